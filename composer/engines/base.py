@@ -1,0 +1,37 @@
+"""What every engine promises: open a host, answer a batch as drafts land, close without residue."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from composer.types import AdapterFile, Caps, Delta, Draft, Host, Measured, Request
+
+
+class Engine(Protocol):
+    """One running host behind one set of calls. An instance serves one host from `open` to `close`."""
+
+    @property
+    def caps(self) -> Caps:
+        """What this engine can do; known before anything is opened."""
+        ...
+
+    async def open(self, host: Host) -> Measured:
+        """Start serving `host`; return when it can answer. Raises EngineError with the log's last lines if it cannot."""
+        ...
+
+    async def attach(self, adapter: AdapterFile) -> None:
+        """Add an adapter to the running host. Raises EngineError where `caps.adapters` is `fixed`."""
+        ...
+
+    def generate(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
+        """Yield (request id, piece) in any order, and exactly one Draft per request, as it lands.
+
+        The draft's `key` is left empty: the pool knows it. A failure is a draft with an `error`, so one bad prompt never
+        costs its batch. Closing the iterator early cancels what is still running.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End the host; no process, socket or file is left. Safe to call twice, and on a host that has died."""
+        ...

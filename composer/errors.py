@@ -1,0 +1,86 @@
+"""Every error we raise: what happened, where, and the next step."""
+
+from __future__ import annotations
+
+
+class ComposerError(Exception):
+    """A failure the user can act on.
+
+    `what` says what was found and what was expected, `where` names the file, line or field, `remedy` the next step.
+    `code` is stable and meant for programs; `exit_code` is what the command ends with.
+    """
+
+    code = "error"
+    exit_code = 2
+
+    def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
+        self.what, self.where, self.remedy = what, where, remedy
+        super().__init__(what, where, remedy)
+
+    def __str__(self) -> str:
+        place = f"{self.where}: " if self.where else ""
+        step = f"\n  next: {self.remedy}" if self.remedy else ""
+        return f"{place}{self.what}{step}"
+
+    def as_dict(self) -> dict[str, str | None]:
+        """The same as data, for `--json`."""
+        return {"code": self.code, "what": self.what, "where": self.where, "remedy": self.remedy}
+
+
+class ConfigError(ComposerError):
+    """The registry file, or a setting, is not what it must be."""
+
+    code = "config"
+
+
+class InputError(ComposerError):
+    """A file or a row that the user gave cannot be used."""
+
+    code = "input"
+
+
+class RequestError(ComposerError):
+    """A request that contradicts itself, or that its engine cannot serve."""
+
+    code = "request"
+
+
+class SourceError(ComposerError):
+    """A model file could not be fetched, or is not the file that was pinned."""
+
+    code = "source"
+    exit_code = 6
+
+
+class EngineError(ComposerError):
+    """A host did not start, died, or answered what cannot be trusted."""
+
+    code = "engine"
+    exit_code = 6
+
+
+class MemoryBudgetError(ComposerError):
+    """What has to be resident does not fit into the memory budget."""
+
+    code = "memory"
+    exit_code = 6
+
+
+class StoreError(ComposerError):
+    """The draft store cannot be opened or written."""
+
+    code = "store"
+    exit_code = 6
+
+
+class StoreLockedError(StoreError):
+    """Another process works on the same run."""
+
+    code = "locked"
+
+
+class StoreCorruptError(StoreError):
+    """Stored data do not match their checksum or schema."""
+
+    code = "corrupt"
+    exit_code = 8

@@ -1,0 +1,249 @@
+"""The values everything hangs on: what is asked (`Request`), what comes back (`Draft`), who can serve it (`Caps`)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from composer.errors import RequestError
+
+Scalar = str | int | float | bool | None
+Speaker = Literal["system", "user", "assistant"]
+Role = Literal["draft", "judge", "merge", "annotate", "knowledge", "probe"]
+Stop = Literal["stop", "length", "error", "cancelled"]
+Level = Literal["text", "logprobs", "logits", "hooks"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a chat."""
+
+    role: Speaker
+    content: str
+
+
+Prompt = str | tuple[Message, ...]
+"""Text is continued as it stands; messages go through the chat template of whoever serves the model."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One source of next-token logits: an expert's weights, an adapter on them (None: the bare base), and a prompt.
+
+    `weight` is its factor where several streams are combined (METHODS C.2); a plain request has one stream of weight 1.
+    """
+
+    expert: str
+    prompt: Prompt
+    adapter: str | None = None
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. Temperature 0 is greedy. `schema` is a JSON schema as text, `template` the options handed
+    to the chat template; `logprobs` asks for that many alternatives per generated token (0: none)."""
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    schema: str | None = None
+    logprobs: int = 0
+    template: tuple[tuple[str, Scalar], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """How several streams become one distribution: scores are summed in `space` over the tokens that stream
+    `mask_from` finds plausible (at least `alpha` times as probable as its best one)."""
+
+    space: Literal["logprob", "logit", "prob"] = "logprob"
+    alpha: float = 0.1
+    mask_from: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sample to be generated. Several streams are atomic by construction: they are decoded in lockstep or not at all.
+
+    `id` and `parent` say where it comes from and are no part of the draft's key; neither are `deadline` (seconds on the
+    monotonic clock) and `priority` (higher goes first).
+    """
+
+    id: str
+    streams: tuple[Stream, ...]
+    sampling: Sampling = Sampling()
+    sample: int = 0
+    mix: Mix | None = None
+    role: Role = "draft"
+    arm: str = ""
+    parent: str | None = None
+    deadline: float | None = None
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.streams:
+            raise RequestError("a request needs at least one stream", where=f"request {self.id!r}")
+        if (len(self.streams) > 1) != (self.mix is not None):
+            raise RequestError(
+                f"{len(self.streams)} stream(s) with mix={self.mix!r}: several streams need a mix, one takes none",
+                where=f"request {self.id!r}",
+            )
+        if self.sample > 0 and self.sampling.temperature == 0:
+            raise RequestError(
+                f"sample {self.sample} at temperature 0 would repeat sample 0",
+                where=f"request {self.id!r}",
+                remedy="ask for one sample, or set a temperature above 0",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A generated token, its natural-log probability, and the most probable alternatives."""
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a call cost. `passes` counts forward passes over the weights' streams; `cost` is None where no price is known."""
+
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cached_in: int = 0
+    passes: int = 0
+    seconds: float = 0.0
+    cost: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no answer. `kind` is one of a small set (`timeout`, `bad_response`, `host_died`, `refused`, …)."""
+
+    kind: str
+    message: str
+    attempts: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One expert's reply. `stop` is `stop` only where the server said so; a failure is a draft with an `error`."""
+
+    key: str
+    text: str
+    stop: Stop
+    usage: Usage = Usage()
+    served_by: str = ""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    error: Failure | None = None
+    cached: bool = False
+
+    @property
+    def ok(self) -> bool:
+        """Complete: ended by the model itself, no failure. Only such drafts are stored for reuse and served from the store."""
+        return self.error is None and self.stop == "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of text of a draft that is still being written."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """All that determines an expert's text besides the request. `weights` None: remote, so it proves no identity."""
+
+    weights: str | None
+    adapter: str | None
+    tokenizer: str | None
+    template: str | None
+    engine: str
+    context: int
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """What an engine can do. `level` is the most it gives: text, logprobs, logits or hooks (each includes those before).
+
+    `mixed_adapters`: different adapters share one batch. `adapters`: named when the host opens (`fixed`) or attached to
+    a running one (`live`). `slots`: how many requests run at once. `memory`: bytes it may use, None where unknown.
+    """
+
+    level: Level = "text"
+    contrast: bool = False
+    mixed_adapters: bool = False
+    adapters: Literal["fixed", "live"] = "fixed"
+    slots: int = 1
+    memory: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """An adapter ready to be loaded: the name it is asked by, its file, and the file's sha256."""
+
+    name: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What an engine process is opened with: a base, the adapters this plan needs, and its limits.
+
+    `context` is tokens per request, `template` the text of a chat template (None: the one inside the weights),
+    `chat` False for models that only continue text. `memory` is the estimate in bytes that the residency counts with.
+    """
+
+    name: str
+    engine: str
+    path: Path | None = None
+    adapters: tuple[AdapterFile, ...] = ()
+    context: int = 2048
+    slots: int = 8
+    threads: int = 1
+    template: str | None = None
+    chat: bool = True
+    memory: int = 0
+    options: tuple[tuple[str, Scalar], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What opening a host showed: seconds until its first completion could be asked, and resident bytes (0: not ours)."""
+
+    seconds: float
+    memory: int
+
+
+def draft_key(request: Request, fingerprints: dict[str, Fingerprint]) -> str:
+    """The sha256 (hex) of all that determines a draft: streams with their fingerprints, sampling, mix, sample index.
+
+    `fingerprints` maps each stream's expert name to its fingerprint. Who asked, for which arm, by when and how urgently
+    is left out, so equal work is done once.
+    """
+    streams = [
+        {
+            "model": asdict(fingerprints[stream.expert]),
+            "prompt": stream.prompt if isinstance(stream.prompt, str) else [asdict(turn) for turn in stream.prompt],
+            "adapter": stream.adapter is not None,
+            "weight": stream.weight,
+        }
+        for stream in request.streams
+    ]
+    material = {
+        "streams": streams,
+        "sampling": asdict(request.sampling),
+        "mix": asdict(request.mix) if request.mix else None,
+        "sample": request.sample,
+    }
+    text = json.dumps(material, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

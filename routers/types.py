@@ -1,0 +1,166 @@
+"""What routers read and write: arms, questions, outcomes, and the two protocols that decide who is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """What is routed: a name that only the registry understands, and a price (any unit, the same for all arms)."""
+
+    name: str
+    price: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """A batch of questions as columns. `vectors` is float32 [n, dim] with unit rows; `skills` holds each question's
+    known skills (empty where unlabelled: at serving time they are never known)."""
+
+    ids: tuple[str, ...]
+    text: tuple[str, ...]
+    vectors: Array
+    skills: tuple[tuple[str, ...], ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Sequence[int] | Indices) -> Questions:
+        """The same columns at `rows`, in that order."""
+        return Questions(
+            ids=tuple(self.ids[i] for i in rows),
+            text=tuple(self.text[i] for i in rows),
+            vectors=self.vectors[np.asarray(rows, dtype=np.int64)],
+            skills=tuple(self.skills[i] for i in rows) if self.skills else (),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Outcomes:
+    """How well arms did on questions, one row per observed (question, arm, sample); cells nobody ran are absent.
+
+    `question` and `arm` are indices into the questions' rows and into `arms`; `score` is in [0, 1]; `answer` is the
+    extracted answer (None: nothing could be extracted); `length` counts characters; `cost` is NaN where unknown.
+    """
+
+    arms: tuple[Arm, ...]
+    question: Indices
+    arm: Indices
+    score: Array
+    sample: Indices
+    answer: tuple[str | None, ...]
+    length: Indices
+    cost: Array
+
+    def matrix(self, n_questions: int) -> NDArray[np.float64]:
+        """Mean score over samples as [question, arm]; NaN where unobserved."""
+        total = np.zeros((n_questions, len(self.arms)))
+        count = np.zeros_like(total)
+        np.add.at(total, (self.question, self.arm), self.score)
+        np.add.at(count, (self.question, self.arm), 1)
+        return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+    def take(self, rows: Sequence[int] | Indices) -> Outcomes:
+        """The outcomes of the questions at `rows`, renumbered to their new places."""
+        place = {int(old): new for new, old in enumerate(rows)}
+        keep = [i for i, q in enumerate(self.question) if int(q) in place]
+        return Outcomes(
+            arms=self.arms,
+            question=np.array([place[int(self.question[i])] for i in keep], dtype=np.int64),
+            arm=self.arm[keep],
+            score=self.score[keep],
+            sample=self.sample[keep],
+            answer=tuple(self.answer[i] for i in keep),
+            length=self.length[keep],
+            cost=self.cost[keep],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a question is scored as it is, for people and for the trace.
+
+    `skills`: (name, weight) found in the question, strongest first; `nearest`: (profile question id, cosine);
+    `fallback`: why nobody but the generalist is trusted, None where skills were found.
+    """
+
+    skills: tuple[tuple[str, float], ...] = ()
+    nearest: tuple[tuple[str, float], ...] = ()
+    fallback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The arms chosen for one question, best first, with every arm's score and the reasons."""
+
+    arms: tuple[str, ...]
+    scores: Mapping[str, float]
+    reason: Reason = field(default_factory=Reason)
+
+
+class Router(Protocol):
+    """Estimates how well each arm will answer each question. The constructor takes settings only and reads no file."""
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The arms of the columns of `score`; raises NotFittedError before `fit`."""
+        ...
+
+    def fit(self, questions: Questions, outcomes: Outcomes) -> Self:
+        """Learn from outcomes; a second fit forgets the first."""
+        ...
+
+    def score(self, questions: Questions) -> Array:
+        """Scores in [0, 1], shape (len(questions), len(arms)). Pure: same questions, same scores, alone or in a batch."""
+        ...
+
+    def explain(self, questions: Questions) -> list[Reason]:
+        """A reason per question."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one row has shown so far: the arms asked, in plan order, and the canonical answers that landed (None: none)."""
+
+    asked: tuple[str, ...] = ()
+    answers: tuple[tuple[str, str | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Ask these arms next, in this order."""
+
+    arms: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Enough has been seen; combine it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Abstain:
+    """Nobody here should answer; say so instead of guessing."""
+
+    why: str
+
+
+Decision = Ask | Stop | Abstain
+
+
+class Policy(Protocol):
+    """Turns scores and what has been seen into the next step of each row. Pure, so tuning and serving share it."""
+
+    def next(self, scores: Array, arms: Sequence[Arm], seen: Sequence[Seen]) -> list[Decision]:
+        """One decision per row of `scores` (shape (n, arms)); `seen[i]` belongs to row i."""
+        ...
