@@ -52,6 +52,12 @@ class SourceError(ComposerError):
     exit_code = 6
 
 
+class UnreachableError(SourceError):
+    """A source could not be asked at all: no network, no such host, or offline by wish."""
+
+    code = "unreachable"
+
+
 class EngineError(ComposerError):
     """A host did not start, died, or answered what cannot be trusted."""
 

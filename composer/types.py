@@ -15,6 +15,8 @@ Speaker = Literal["system", "user", "assistant"]
 Role = Literal["draft", "judge", "merge", "annotate", "knowledge", "probe"]
 Stop = Literal["stop", "length", "error", "cancelled"]
 Level = Literal["text", "logprobs", "logits", "hooks"]
+Kind = Literal["number", "choice", "list", "set", "json", "text"]
+"""How an answer is read out of a draft and compared with others."""
 
 
 @dataclass(frozen=True, slots=True)

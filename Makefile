@@ -1,0 +1,29 @@
+# `make check` is what CI runs; `make fix` repairs what a machine can.
+PYTHON ?= python
+
+.PHONY: check fix lint types imports test slow bench
+
+check: lint imports types test
+
+lint:
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+
+fix:
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+imports:
+	lint-imports
+
+types:
+	$(PYTHON) -m mypy
+
+test:
+	$(PYTHON) -m pytest --cov --cov-report=term
+
+slow:
+	$(PYTHON) -m pytest -m slow
+
+bench:
+	$(PYTHON) -m evals.bench.startup

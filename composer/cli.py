@@ -1,0 +1,272 @@
+"""The command `coe`: parses, calls, prints. Everything heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from composer.errors import ComposerError
+from routers.errors import RouterError
+
+if TYPE_CHECKING:
+    from composer.pipeline import Pipeline
+
+app = typer.Typer(
+    name="coe",
+    help="Composition of experts: routes each question to the language models and adapters that are good at it.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+experts = typer.Typer(help="The experts of the registry.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(experts, name="experts")
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="The registry file (else found as documented).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
+Memory = Annotated[str | None, typer.Option(help="Most memory for resident models, such as 1GiB.")]
+Offline = Annotated[bool, typer.Option("--offline", envvar="COE_OFFLINE", help="Fetch nothing.")]
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    config: Config = None,
+    as_json: AsJson = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show route and drafts below the answer.")] = False,
+    memory: Memory = None,
+    offline: Offline = False,
+) -> None:
+    """Ask one question and print the answer."""
+    import time
+
+    from composer.batch import ask_once
+    from composer.show import drafts_text, printable, route_data, route_text
+
+    began = time.monotonic()
+    with _pipeline(config, memory, offline) as pipeline:
+        answer, trace, route = ask_once(pipeline, _text(question))
+    if as_json:
+        drafts = [
+            {
+                "name": draft["name"],
+                "score": trace["route"]["scores"][draft["name"]],
+                **{key: draft[key] for key in ("draft", "seconds", "cached", "error")},
+                "tokens": draft["tokens_out"],
+            }
+            for draft in trace["drafts"]
+        ]
+        _print_json(
+            {
+                "answer": answer.text if answer.status != "failed" else None,
+                "status": answer.status,
+                "experts": drafts,
+                "route": route_data(trace["question"], route),
+                "seconds": round(time.monotonic() - began, 3),
+                "tokens": sum(draft["tokens"] for draft in drafts if not draft["cached"]),
+                "trace_id": answer.trace_id,
+            }
+        )
+    elif answer.status != "failed":
+        typer.echo(printable(answer.text))
+        if explain:
+            typer.echo("\n" + route_text(route) + "\n" + drafts_text(trace))
+    if answer.status == "failed":
+        for draft in trace["drafts"]:
+            _complain(f"{draft['name']}: {(draft['error'] or {}).get('message') or 'was cut off: ' + draft['stop']}")
+        raise typer.Exit(3)
+
+
+@app.command()
+def route(
+    question: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    config: Config = None,
+    as_json: AsJson = False,
+    offline: Offline = False,
+) -> None:
+    """Show who would answer a question and why; nothing is generated."""
+    from composer.show import route_data, route_text
+
+    text = _text(question)
+    [found] = _pipeline(config, None, offline).route([text])
+    if as_json:
+        _print_json(route_data(text, found))
+    else:
+        typer.echo(route_text(found))
+
+
+@app.command()
+def run(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="JSONL rows: id, question[, choices, kind].")],
+    out: Annotated[Path, typer.Option(help="The answers, one JSONL row per id.")],
+    summary: Annotated[Path | None, typer.Option(help="Write counts, loads, tokens and seconds here as JSON.")] = None,
+    config: Config = None,
+    memory: Memory = None,
+    offline: Offline = False,
+) -> None:
+    """Answer a file of questions, each expert loaded once. Killed and started again it goes on where it was."""
+    from dataclasses import asdict
+
+    from composer.batch import run_file, write_summary
+    from composer.progress import watch
+
+    pipeline = _pipeline(config, memory, offline)
+    with watch(pipeline, "drafts"):
+        done = run_file(pipeline, source, out)
+    if summary is not None:
+        write_summary(done, summary)
+    _say(
+        f"{done.queries} queries: {done.drafts} drafts ({done.cached} from the store), {done.loads} loads of "
+        f"{done.distinct_models} models, {done.seconds:.1f} s; failed {done.failed}, degraded {done.degraded}, "
+        f"bad rows {done.bad_rows}"
+    )
+    if done.bad_rows:
+        _say(f"bad rows: see {out.with_name(out.stem + '.errors.jsonl')}")
+    if asdict(done)["failed"] or done.bad_rows:
+        raise typer.Exit(3)
+
+
+@app.command()
+def profile(
+    source: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="JSONL: id, question, answer[, choices, task, split, kind].")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write (default: in the user's data folder).")] = None,
+    config: Config = None,
+    memory: Memory = None,
+    offline: Offline = False,
+) -> None:
+    """Measure every expert on labelled questions (without FILE: the packaged ones); the router learns from it."""
+    from composer.profiling import profile_file
+    from composer.progress import watch
+
+    pipeline = _pipeline(config, memory, offline)
+    with watch(pipeline, "drafts"):
+        report = profile_file(pipeline, source, out)
+    for line in report.lines():
+        typer.echo(line)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of experts.yaml, for editors."""
+    from composer.config import schema as registry_schema
+
+    _print_json(registry_schema())
+
+
+@experts.command("list")
+def list_(config: Config = None, as_json: AsJson = False) -> None:
+    """List the experts of the registry."""
+    from composer.config import find_registry, load_settings
+
+    settings = load_settings(find_registry(config))
+    rows = [
+        {
+            "name": expert.name,
+            "model": expert.model,
+            "adapter": str(expert.adapter.path) if expert.adapter else None,
+            "skills": list(expert.skills),
+            "generalist": expert.generalist,
+            "answers": expert.answers,
+            "description": expert.description,
+        }
+        for expert in settings.experts.values()
+    ]
+    if as_json:
+        _print_json(rows)
+        return
+    typer.echo(f"registry {settings.path}")
+    width = max(len(expert.name) for expert in settings.experts.values())
+    for expert in settings.experts.values():
+        what = f"{expert.model} + adapter" if expert.adapter else expert.model
+        skills = f" [{', '.join(expert.skills)}]" if expert.skills else " [generalist]" if expert.generalist else ""
+        typer.echo(f"{expert.name:{width}}  {what}{skills}  {expert.description}")
+
+
+@experts.command()
+def check(config: Config = None, as_json: AsJson = False, memory: Memory = None, offline: Offline = False) -> None:
+    """Open every host, ask every expert one question, and prove that each adapter changes its model."""
+    import asyncio
+    from dataclasses import asdict
+
+    from composer.registry.check import Check, check_experts
+    from composer.show import printable
+
+    pipeline = _pipeline(config, memory, offline)
+
+    async def collect() -> list[Check]:
+        return [found async for found in check_experts(pipeline.registry, memory=pipeline.memory)]
+
+    found = asyncio.run(collect())
+    if as_json:
+        _print_json([asdict(row) for row in found])
+    for row in found if not as_json else []:
+        if row.ok:
+            change = (
+                "" if row.difference is None else f"  adapter changes log-probabilities by up to {row.difference:.2f}"
+            )
+            typer.echo(f"ok    {row.expert} on {row.model}: {printable(row.answer)!r}{change}")
+        else:
+            typer.echo(f"BAD   {row.expert} on {row.model}: {row.problem}")
+    if not all(row.ok for row in found):
+        raise typer.Exit(6)
+
+
+@app.command("eval", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def evaluate(context: typer.Context) -> None:
+    """Measure systems on benchmarks: see `coe eval --help`."""
+    from importlib.metadata import entry_points
+
+    points = entry_points(group="coe.commands", name="eval")
+    if not points:
+        raise ComposerError("the package `evals` is not installed", remedy="pip install composition-of-experts")
+    [point] = points
+    point.load()(args=context.args, prog_name="coe eval")
+
+
+def main() -> None:
+    """Run the command; errors of ours become a message and an exit code, never a traceback."""
+    try:
+        app()
+    except (ComposerError, RouterError) as why:
+        _complain(str(why))
+        sys.exit(why.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read us has gone
+        sys.exit(0)
+    except KeyboardInterrupt:
+        _complain("interrupted; what was finished is in the store: the same command goes on from there")
+        sys.exit(130)
+
+
+def _pipeline(config: Path | None, memory: str | None, offline: bool) -> Pipeline:
+    from composer.config import parse_size
+    from composer.pipeline import Pipeline
+    from composer.registry.sources import console_progress
+
+    size = parse_size(memory, "--memory") if memory is not None else None
+    return Pipeline.from_file(config, memory=size, offline=offline, progress=console_progress(), say=_say)
+
+
+def _text(question: str) -> str:
+    return sys.stdin.read() if question == "-" else question
+
+
+def _print_json(data: Any) -> None:
+    import json
+
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _complain(text: str) -> None:
+    from composer.show import printable
+
+    typer.secho(printable(text), err=True, fg=typer.colors.RED)

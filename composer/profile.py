@@ -1,0 +1,234 @@
+"""What the arms have shown on labelled questions: measured once, kept as one folder, read by the routers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from platformdirs import user_data_path
+
+from composer.answers.extract import extract, infer_kind
+from composer.answers.grade import grade
+from composer.config import PACKAGED
+from composer.errors import ConfigError
+from composer.jsonl import Labelled
+from composer.pool.pool import Pool
+from composer.registry.experts import Registry
+from composer.stages.kit import Arms
+from composer.state import Query
+from composer.types import Delta, Draft, Request
+from routers.types import Arm, Array, Outcomes, Questions
+
+OUTCOMES, VECTORS, MANIFEST = "outcomes.parquet", "vectors.npy", "manifest.json"
+UNLABELLED = "unlabelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Outcomes as rows of a table (`question, text, skill, split, arm, score, answer, length`), the questions' vectors
+    in order of first appearance, and what it was measured with: the encoder's sha256 and each arm's fingerprint."""
+
+    table: pa.Table
+    vectors: Array
+    encoder: str
+    arms: Mapping[str, str]
+
+    def columns(self, splits: Sequence[str] = ("profile", "calibration")) -> tuple[Questions, list[int]]:
+        """The questions of `splits`, each once, and their rows in `vectors`."""
+        rows, ids, text, skills = [], [], [], []
+        for place, row in enumerate(_firsts(self.table)):
+            if row["split"] in splits:
+                rows.append(place)
+                ids.append(row["question"])
+                text.append(row["text"])
+                skills.append((row["skill"],))
+        return Questions(tuple(ids), tuple(text), self.vectors[rows], tuple(skills)), rows
+
+    def outcomes(self, questions: Questions, arms: Sequence[Arm]) -> Outcomes:
+        """The outcomes of `arms` on `questions`; rows of other arms and questions are left out."""
+        place = {name: i for i, name in enumerate(questions.ids)}
+        column = {arm.name: j for j, arm in enumerate(arms)}
+        rows = [row for row in self.table.to_pylist() if row["question"] in place and row["arm"] in column]
+        return Outcomes(
+            arms=tuple(arms),
+            question=np.array([place[row["question"]] for row in rows], dtype=np.int64),
+            arm=np.array([column[row["arm"]] for row in rows], dtype=np.int64),
+            score=np.array([row["score"] for row in rows], dtype=np.float32),
+            sample=np.zeros(len(rows), dtype=np.int64),
+            answer=tuple(row["answer"] for row in rows),
+            length=np.array([row["length"] for row in rows], dtype=np.int64),
+            cost=np.full(len(rows), np.nan, dtype=np.float32),
+        )
+
+    def without_stale(self, arms: Mapping[str, str]) -> tuple[Profile, tuple[str, ...]]:
+        """Only the arms whose fingerprint is still the one in `arms`, and the names of those that were dropped."""
+        stale = tuple(sorted(name for name, print_ in self.arms.items() if arms.get(name) != print_))
+        keep = [name not in stale for name in self.table["arm"].to_pylist()]
+        if all(keep):
+            return self, stale
+        kept = {name: print_ for name, print_ in self.arms.items() if name not in stale}
+        seen = [row["question"] for row in _firsts(self.table)]
+        table = self.table.filter(pa.array(keep))
+        still = {row["question"] for row in _firsts(table)}
+        rows = [i for i, name in enumerate(seen) if name in still]
+        return Profile(table, self.vectors[rows], self.encoder, kept), stale
+
+    def plus(self, new: Profile) -> Profile:
+        """Both profiles; where they know the same cell (question, arm), `new` counts."""
+        cells = set(zip(new.table["question"].to_pylist(), new.table["arm"].to_pylist(), strict=True))
+        old = zip(self.table["question"].to_pylist(), self.table["arm"].to_pylist(), strict=True)
+        table = pa.concat_tables([self.table.filter(pa.array([cell not in cells for cell in old])), new.table])
+        vectors: dict[str, Array] = {}
+        for profile in (self, new):
+            for row, vector in zip(_firsts(profile.table), profile.vectors, strict=True):
+                vectors[row["question"]] = vector
+        order = [row["question"] for row in _firsts(table)]
+        return Profile(table, np.stack([vectors[name] for name in order]), new.encoder, {**self.arms, **new.arms})
+
+
+async def measure(
+    items: Sequence[Labelled],
+    pool: Pool,
+    registry: Arms,
+    vectors: Array,
+    *,
+    encoder: str,
+    prints: Mapping[str, str],
+    done: Callable[[str, Draft], None] = lambda _arm, _draft: None,
+) -> Profile:
+    """Ask every arm every question and grade what it says; `vectors` are the questions', [len(items), dim].
+
+    Drafts go through the pool, so what the store already has is asked of nobody. A draft that failed, was cut off or
+    holds no answer scores 0.
+    """
+    arms = [arm.name for arm in registry.arms()]
+    requests: dict[str, tuple[int, Request]] = {}
+    for row, item in enumerate(items):
+        prompt = Query(item.question.id, item.question.text, item.question.choices).prompt
+        for arm in arms:
+            stream = registry.stream(arm, registry.messages(arm, prompt))
+            request = Request(f"{row}:{arm}", (stream,), registry.sampling(arm), arm=arm, parent=item.question.id)
+            requests[request.id] = (row, request)
+    drafts: dict[str, Draft] = {}
+    async for name, piece in pool.submit([request for _, request in requests.values()]):
+        if not isinstance(piece, Delta):
+            drafts[name] = piece
+            done(requests[name][1].arm, piece)
+    rows: list[dict[str, Any]] = []
+    for name, (row, request) in requests.items():
+        question, gold = items[row].question, items[row].answer
+        kind = question.kind or infer_kind(gold, question.choices)
+        draft = drafts[name]
+        answer = extract(draft.text, kind, question.choices) if draft.ok else None
+        rows.append(
+            {
+                "question": question.id,
+                "text": question.text,
+                "skill": items[row].task or UNLABELLED,
+                "split": items[row].split or "profile",
+                "arm": request.arm,
+                "score": grade(answer, gold, kind, question.choices, draft.text),
+                "answer": answer,
+                "length": len(draft.text),
+            }
+        )
+    return Profile(pa.Table.from_pylist(rows, schema=_SCHEMA), vectors, encoder, dict(prints))
+
+
+_FIELDS: list[tuple[str, pa.DataType]] = [
+    ("question", pa.string()),
+    ("text", pa.string()),
+    ("skill", pa.string()),
+    ("split", pa.string()),
+    ("arm", pa.string()),
+    ("score", pa.float32()),
+    ("answer", pa.string()),
+    ("length", pa.int64()),
+]
+_SCHEMA = pa.schema(_FIELDS)
+EMPTY = Profile(_SCHEMA.empty_table(), np.zeros((0, 0), dtype=np.float32), "", {})
+
+
+def write_profile(profile: Profile, folder: Path, *, registry: str) -> None:
+    """Write `folder` as a whole: either the old or the new one is there. `registry` is the registry file's sha256."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    pq.write_table(profile.table, fresh / OUTCOMES, compression="zstd")
+    np.save(fresh / VECTORS, profile.vectors.astype(np.float32), allow_pickle=False)
+    manifest = {"version": 1, "encoder": profile.encoder, "registry": registry, "arms": dict(profile.arms)}
+    (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    fresh.chmod(0o755)
+    old = fresh.with_name(fresh.name + "-old")
+    if folder.exists():
+        folder.rename(old)
+    fresh.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def read_profile(folder: Path, *, encoder: str) -> Profile:
+    """Read `folder`. Raises ConfigError if it is incomplete or was made with another encoder than `encoder` (sha256)."""
+    again = "measure it again with `coe profile`"
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        table = pq.read_table(folder / OUTCOMES).cast(_SCHEMA)
+        vectors = np.load(folder / VECTORS, allow_pickle=False)
+        profile = Profile(table, vectors, manifest["encoder"], manifest["arms"])
+    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as why:
+        raise ConfigError(f"this profile cannot be read: {why}", where=str(folder), remedy=again) from why
+    if profile.encoder != encoder:
+        raise ConfigError(
+            f"this profile was made with encoder {profile.encoder[:12]}…, the registry names {encoder[:12]}…",
+            where=str(folder),
+            remedy=again,
+        )
+    if len(_firsts(table)) != len(vectors):
+        raise ConfigError(
+            f"{len(vectors)} vectors for {len(_firsts(table))} questions", where=str(folder), remedy=again
+        )
+    return profile
+
+
+def user_folder(registry: Registry) -> Path:
+    """Where `coe profile` keeps what it measured for this registry file: in the user's data folder."""
+    packaged = registry.settings.path.parent == PACKAGED or registry.settings.profile == PACKAGED / "profile"
+    path = str(registry.settings.path.resolve())
+    name = "default" if packaged else hashlib.sha256(path.encode()).hexdigest()[:12]
+    return user_data_path("coe") / "profiles" / name
+
+
+def find_profile(registry: Registry) -> tuple[Profile, list[str]]:
+    """The registry's profile with what the user measured on top, less the records of arms that have changed.
+
+    Returns it with notes for the user. Raises ConfigError if neither can be read.
+    """
+    encoder, prints = registry.encoder_sha, registry.prints()
+    found = EMPTY
+    notes: list[str] = []
+    for folder in (registry.settings.profile, user_folder(registry)):
+        if folder is None or not (folder / MANIFEST).exists():
+            continue
+        profile, stale = read_profile(folder, encoder=encoder).without_stale(prints)
+        if stale:
+            notes.append(f"{folder}: the records of {', '.join(stale)} are of other weights or settings: left out")
+        found = found.plus(profile)
+    unknown = sorted(set(prints) - set(found.arms))
+    if unknown:
+        notes.append(f"no record of {', '.join(unknown)}: never chosen until `coe profile` has measured them")
+    return found, notes
+
+
+def _firsts(table: pa.Table) -> list[dict[str, Any]]:
+    """The first row of each question, in order of appearance."""
+    firsts: dict[str, dict[str, Any]] = {}
+    for row in table.select(["question", "text", "skill", "split"]).to_pylist():
+        firsts.setdefault(row["question"], row)
+    return list(firsts.values())

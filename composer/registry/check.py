@@ -1,0 +1,101 @@
+"""Does every expert of the registry open, answer, and differ from its base? Found out by asking, not by reading."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from composer.errors import ComposerError
+from composer.pool.residency import refuse_what_cannot_fit
+from composer.registry.experts import Registry
+from composer.types import Delta, Draft, Request, Sampling
+
+QUESTION = "What is 7 + 5?"
+SAME = 1e-3  # nats; the same weights asked twice differ by far less, a trained adapter by far more
+TOP = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What asking an expert showed. `difference` is the largest change of a log-probability (nats) that its adapter
+    makes to the first token, None for a bare base; `seconds` and `memory` (bytes) are those of opening its host."""
+
+    expert: str
+    model: str
+    ok: bool
+    answer: str
+    difference: float | None
+    seconds: float
+    memory: int
+    problem: str | None
+
+
+async def check_experts(registry: Registry, *, memory: int | None = None) -> AsyncIterator[Check]:
+    """A check per expert, host by host. A host that cannot be opened fails its experts and costs no other host."""
+    settings = registry.settings
+    for model in settings.models:
+        experts = [expert for expert in settings.experts.values() if expert.model == model]
+        adapters = [expert.name for expert in experts if expert.adapter]
+        engine = registry.engine(model)
+        try:
+            refuse_what_cannot_fit(model, registry.estimate(model, adapters), memory, registry.where(model))
+            opened = await engine.open(await asyncio.to_thread(registry.host, model, adapters))
+            asked = {expert.name: _request(registry, expert.name) for expert in experts}
+            drafts: dict[str, Draft] = {}
+            bare = _request(registry, experts[0].name, bare=True) if experts else None
+            async with aclosing(engine.generate([*asked.values(), *([bare] if bare else [])])) as pieces:  # type: ignore[type-var]
+                async for name, piece in pieces:
+                    if not isinstance(piece, Delta):
+                        drafts[name] = piece
+            for expert in experts:
+                draft = drafts[expert.name]
+                difference = _difference(draft, drafts["base"]) if expert.adapter else None
+                problem = _problem(draft, difference)
+                yield Check(
+                    expert.name,
+                    model,
+                    problem is None,
+                    draft.text.strip(),
+                    difference,
+                    round(opened.seconds, 2),
+                    opened.memory,
+                    problem,
+                )
+        except ComposerError as why:
+            for expert in experts:
+                yield Check(expert.name, model, False, "", None, 0.0, 0, str(why))
+        finally:
+            await engine.close()
+
+
+def _request(registry: Registry, expert: str, *, bare: bool = False) -> Request:
+    stream = registry.stream(expert, registry.messages(expert, QUESTION))
+    if bare:
+        stream = type(stream)(stream.expert, stream.prompt)
+    return Request(
+        "base" if bare else expert, (stream,), Sampling(max_tokens=32, logprobs=TOP), role="probe", arm=expert
+    )
+
+
+def _difference(draft: Draft, base: Draft) -> float | None:
+    """The largest |change| over the tokens that both lists of alternatives hold; infinite if they share none."""
+    if not draft.logprobs or not base.logprobs:
+        return None
+    ours, theirs = dict(draft.logprobs[0].top), dict(base.logprobs[0].top)
+    shared = ours.keys() & theirs.keys()
+    return max((abs(ours[token] - theirs[token]) for token in shared), default=float("inf"))
+
+
+def _problem(draft: Draft, difference: float | None) -> str | None:
+    if draft.error is not None:
+        return draft.error.message
+    if not draft.text.strip():
+        return "the answer is empty"
+    if difference is not None and difference < SAME:
+        return (
+            f"the adapter changes nothing (largest difference {difference:.1e} nats): the base answers in its name; "
+            "its modules' names may not be the base's"
+        )
+    return None

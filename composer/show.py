@@ -1,0 +1,79 @@
+"""Routes and answers for people: plain text for a terminal, with nothing in it that a terminal would obey."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from routers.types import Route
+
+
+def printable(text: str) -> str:
+    """`text` without control characters (colour codes, cursor jumps, direction marks); line breaks and tabs stay."""
+    return "".join(char if char in "\n\t" or char.isprintable() else "\ufffd" for char in text)
+
+
+def runner_up(route: Route) -> tuple[str, float] | None:
+    """The best arm that was not chosen, with its score."""
+    rest = [(name, score) for name, score in route.scores.items() if name not in route.arms]
+    return max(rest, key=lambda pair: pair[1], default=None)
+
+
+def why(route: Route) -> str:
+    """The reason of a route in one sentence."""
+    reason = route.reason
+    if reason.fallback:
+        return f"{route.arms[0]}: {reason.fallback}"
+    skills = ", ".join(f"{name} {weight:.2f}" for name, weight in reason.skills[:3])
+    return f"{route.arms[0]} has the best record on what the question needs ({skills})"
+
+
+def route_data(question: str, route: Route) -> dict[str, Any]:
+    """A route as `coe route --json` prints it."""
+    second = runner_up(route)
+    best = route.scores[route.arms[0]]
+    return {
+        "question": question,
+        "chosen": list(route.arms),
+        "scores": {name: round(score, 4) for name, score in route.scores.items()},
+        "runner_up": second[0] if second else None,
+        "margin": round(best - second[1], 4) if second else None,
+        "skills": [{"name": name, "weight": round(weight, 4)} for name, weight in route.reason.skills],
+        "nearest": [{"question": name, "similarity": round(close, 4)} for name, close in route.reason.nearest],
+        "fallback": route.reason.fallback,
+        "why": why(route),
+    }
+
+
+def route_text(route: Route) -> str:
+    """A route in one screen: chosen, runner-up, skills, every score, nearest profile questions, why."""
+    second = runner_up(route)
+    lines = ["route    " + ", ".join(f"{name} {route.scores[name]:.2f}" for name in route.arms)]
+    if second:
+        lines[0] += f"  (runner-up {second[0]} {second[1]:.2f}, margin {route.scores[route.arms[0]] - second[1]:.2f})"
+    lines.append(
+        "skills   " + (", ".join(f"{name} {weight:.2f}" for name, weight in route.reason.skills) or "none found")
+    )
+    ranked = sorted(route.scores.items(), key=lambda pair: (-pair[1], pair[0]))
+    width = max(len(name) for name in route.scores)
+    for i, (name, score) in enumerate(ranked):
+        mark = "*" if name in route.arms else " "
+        bar = "#" * round(30 * max(0.0, min(1.0, score)))
+        lines.append(f"{'scores' if i == 0 else '':9}{mark} {name:{width}}  {score:.2f}  {bar}".rstrip())
+    if route.reason.nearest:
+        near = ", ".join(f"{name} ({close:.2f})" for name, close in route.reason.nearest[:3])
+        lines.append(f"nearest  {near}")
+    lines.append(f"why      {why(route)}")
+    return printable("\n".join(lines))
+
+
+def drafts_text(trace: Mapping[str, Any]) -> str:
+    """The drafts of a trace: who said what, and what it cost."""
+    lines = []
+    for draft in trace["drafts"]:
+        cost = "from the store" if draft["cached"] else f"{draft['tokens_out']} tokens, {draft['seconds']:.2f} s"
+        lines.append(f"draft    {draft['name']} ({cost}):")
+        said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
+        lines += [f"         | {line}" for line in said.strip().splitlines()]
+    lines.append(f"trace    {trace['trace_id']}")
+    return printable("\n".join(lines))

@@ -1,0 +1,64 @@
+"""decide: embed once, score the arms, and let the policy say who is asked next."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from typing import Annotated
+
+from pydantic import Field
+
+from composer.plugins import load
+from composer.stages.kit import Kit, Stage
+from composer.state import State, Update
+from composer.trace import Routed
+from routers.types import Abstain, Ask, Policy, Questions, Router
+
+
+def decide(kit: Kit, *, router: str = "skill", policy: str = "fixed", k: Annotated[int, Field(ge=1)] = 1) -> Stage:
+    """Let `policy` choose by the scores of `router`; `fixed` asks the `k` best arms once."""
+    chooser: Policy = load("policies", policy)(k=k)
+
+    async def stage(state: State) -> Update:
+        judge = kit.router(router)
+        update: Update = {}
+        if state.scores is None:
+            update = await asyncio.to_thread(_score, kit, judge, state)
+            state = state.apply(update)
+        scores = state.scores
+        assert scores is not None
+        rows = [i for i, is_open in enumerate(state.open) if is_open]
+        seen = state.seen
+        decisions = chooser.next(scores[rows], judge.arms, [seen[i] for i in rows])
+        asked = list(state.asked)
+        wanted: list[tuple[str, ...]] = [()] * len(asked)
+        still, abstained = list(state.open), list(state.abstained)
+        for row, decision in zip(rows, decisions, strict=True):
+            if isinstance(decision, Ask):
+                wanted[row] = decision.arms
+                asked[row] += decision.arms
+                by_arm = {arm.name: float(score) for arm, score in zip(judge.arms, scores[row], strict=True)}
+                kit.emit(Routed(state.queries[row].id, decision.arms, by_arm, asdict(state.reasons[row])))
+            else:
+                still[row] = False
+                abstained[row] = decision.why if isinstance(decision, Abstain) else None
+        return {
+            **update,
+            "asked": tuple(asked),
+            "wanted": tuple(wanted),
+            "open": tuple(still),
+            "abstained": tuple(abstained),
+            "round": state.round + 1,
+        }
+
+    return stage
+
+
+def _score(kit: Kit, router: Router, state: State) -> Update:
+    text = tuple(query.text for query in state.queries)
+    questions = Questions(ids=tuple(query.id for query in state.queries), text=text, vectors=kit.encoder().encode(text))
+    return {
+        "scores": router.score(questions),
+        "reasons": tuple(router.explain(questions)),
+        "arms": tuple(arm.name for arm in router.arms),
+    }

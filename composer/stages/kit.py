@@ -1,0 +1,72 @@
+"""What stages work with: handed to every stage factory, so that a test passes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from composer.pool.pool import Pool
+from composer.state import Query, State, Update
+from composer.trace import Event
+from composer.types import Kind, Prompt, Sampling, Stream
+from routers.types import Arm, Array, Router
+
+Stage = Callable[[State], Awaitable[Update]]
+
+
+class Encoder(Protocol):
+    """Text to unit vectors."""
+
+    def encode(self, texts: Sequence[str]) -> Array:
+        """float32 [len(texts), dim]."""
+        ...
+
+
+class Arms(Protocol):
+    """What stages ask of the registry: an arm's name to what is sent and how it is read."""
+
+    @property
+    def generalist(self) -> str:
+        """The arm for what is nobody's skill."""
+        ...
+
+    def arms(self) -> tuple[Arm, ...]:
+        """Every arm with its price, in registry order."""
+        ...
+
+    def stream(self, arm: str, prompt: Prompt) -> Stream:
+        """The arm's expert and adapter with this prompt."""
+        ...
+
+    def sampling(self, arm: str) -> Sampling:
+        """How the arm's drafts are drawn."""
+        ...
+
+    def messages(self, arm: str, text: str) -> Prompt:
+        """A question as the arm wants it: messages for a chat model, text for one that continues."""
+        ...
+
+    def kind(self, arm: str) -> Kind:
+        """How the arm's answers are read where the query does not say."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kit:
+    """The collaborators of a pipeline. `router` and `encoder` load on first use; `emit` reports events as they happen."""
+
+    registry: Arms
+    encoder: Callable[[], Encoder]
+    router: Callable[[str], Router]
+    pool: Callable[[], Pool]
+    emit: Callable[[Event], None]
+
+
+def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:
+    """How this row's answers are read: as the query says, else by its choices, else as its first arm writes."""
+    if query.kind is not None:
+        return query.kind
+    if query.choices:
+        return "choice"
+    return kit.registry.kind(asked[0]) if asked else "text"

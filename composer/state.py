@@ -1,0 +1,156 @@
+"""The batch a pipeline works on, as columns: what was asked, what came back, which rows are still open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
+
+from composer.types import Draft, Kind
+from routers.types import Array, Reason, Route, Seen
+
+Status = Literal["ok", "degraded", "failed"]
+Update = Mapping[str, Any]
+"""The fields of `State` that a stage changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What the user asks. `kind` says how answers are read and compared; None: as the expert that is asked writes them."""
+
+    id: str
+    text: str
+    choices: tuple[str, ...] = ()
+    kind: Kind | None = None
+
+    @property
+    def prompt(self) -> str:
+        """The text an expert is given: the question, and its options as lettered lines."""
+        lines = [f"{chr(ord('A') + i)}) {choice}" for i, choice in enumerate(self.choices)]
+        return "\n".join([self.text, *lines])
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A draft in its row: from which arm, which sample, and the answer read out of it (None: nothing could be read)."""
+
+    arm: str
+    draft: Draft
+    sample: int = 0
+    answer: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the pipeline returns for one query.
+
+    `status` is `ok`, `degraded` (answered, but an expert that was asked failed, or no answer could be read) or `failed`.
+    `score` is the router's score of the arm whose draft was taken, `agreement` the share of drafts that say the same.
+    """
+
+    id: str
+    text: str
+    status: Status
+    experts: tuple[str, ...]
+    score: float | None
+    agreement: float
+    chosen: str | None
+    trace_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Columns over one batch, a row per query. Stages never change it: they return an `Update`.
+
+    `scores` is [row, arm] in the order of `arms`; `asked` holds the arms each row has asked, in plan order, `wanted`
+    those of the current round; `open` marks rows that still want something; `round` counts decisions.
+    """
+
+    queries: tuple[Query, ...]
+    run: str = ""
+    arms: tuple[str, ...] = ()
+    scores: Array | None = None
+    reasons: tuple[Reason, ...] = ()
+    asked: tuple[tuple[str, ...], ...] = ()
+    wanted: tuple[tuple[str, ...], ...] = ()
+    replies: tuple[tuple[Reply, ...], ...] = ()
+    evidence: tuple[tuple[str, ...], ...] = ()
+    abstained: tuple[str | None, ...] = ()
+    answers: tuple[Answer, ...] = ()
+    open: tuple[bool, ...] = ()
+    round: int = 0
+
+    @classmethod
+    def of(cls, queries: tuple[Query, ...], run: str = "") -> State:
+        """A fresh batch: every row open, nothing asked."""
+        n = len(queries)
+        nothing: tuple[tuple[Any, ...], ...] = ((),) * n
+        return cls(
+            queries=queries,
+            run=run,
+            reasons=(Reason(),) * n,
+            asked=nothing,
+            wanted=nothing,
+            replies=nothing,
+            evidence=nothing,
+            abstained=(None,) * n,
+            open=(True,) * n,
+        )
+
+    @property
+    def seen(self) -> list[Seen]:
+        """What each row has shown, for the policy: in plan order, never in order of arrival."""
+        return [
+            Seen(asked=asked, answers=tuple((reply.arm, reply.answer) for reply in replies))
+            for asked, replies in zip(self.asked, self.replies, strict=True)
+        ]
+
+    def route(self, row: int) -> Route:
+        """Who was asked for the query at `row`, and why."""
+        scores = self.scores[row] if self.scores is not None else ()
+        by_arm = {arm: float(score) for arm, score in zip(self.arms, scores, strict=True)}
+        return Route(self.asked[row], by_arm, self.reasons[row])
+
+    def apply(self, update: Update) -> State:
+        """The state with `update`'s fields; a field that does not exist is a bug in the stage and raises TypeError."""
+        unknown = set(update) - {field.name for field in fields(self)}
+        if unknown:
+            raise TypeError(f"a stage returned fields that the state does not have: {', '.join(sorted(unknown))}")
+        return replace(self, **update)
+
+
+def trace_of(state: State, row: int) -> dict[str, Any]:
+    """All that happened to one query, as JSON-ready data: its route with reasons, every draft, the answer."""
+    answer = state.answers[row]
+    route = state.route(row)
+    return {
+        "trace_id": answer.trace_id,
+        "id": answer.id,
+        "question": state.queries[row].text,
+        "route": {
+            "chosen": list(route.arms),
+            "scores": {arm: round(score, 6) for arm, score in route.scores.items()},
+            "reason": asdict(route.reason),
+        },
+        "drafts": [
+            {
+                "name": reply.arm,
+                "sample": reply.sample,
+                "key": reply.draft.key,
+                "draft": reply.draft.text,
+                "answer": reply.answer,
+                "stop": reply.draft.stop,
+                "error": asdict(reply.draft.error) if reply.draft.error else None,
+                "served_by": reply.draft.served_by,
+                "tokens_in": reply.draft.usage.tokens_in,
+                "tokens_out": reply.draft.usage.tokens_out,
+                "seconds": round(reply.draft.usage.seconds, 4),
+                "cached": reply.draft.cached,
+            }
+            for reply in state.replies[row]
+        ],
+        "answer": answer.text,
+        "status": answer.status,
+        "chosen": answer.chosen,
+        "agreement": answer.agreement,
+    }

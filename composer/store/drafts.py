@@ -1,0 +1,130 @@
+"""The draft store: what was generated once is kept, and what was acknowledged survives a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import platformdirs
+
+from composer.store.lock import RunLock
+from composer.store.reader import Reader
+from composer.store.rows import Row, clean, draft_cells, insert, read_draft
+from composer.store.runs import Question, RunHandle, enter_run, find_trace
+from composer.store.schema import CALL, connect
+from composer.store.writer import Writer
+from composer.types import Draft, Request
+
+CHUNK = 500  # keys per query; SQLite's oldest limit is 999 values
+
+
+def default_path() -> Path:
+    """The file that `COE_STORE` names, else `drafts.sqlite` in the user's data folder."""
+    named = os.environ.get("COE_STORE")
+    return Path(named).expanduser() if named else platformdirs.user_data_path("coe") / "drafts.sqlite"
+
+
+class DraftStore:
+    """Drafts by key, and runs, in one SQLite file that many processes may use at once. Not for network file systems.
+
+    Text is stored as UTF-8: a lone surrogate becomes U+FFFD (see `clean`), everything else comes back as it was. Each
+    row is sealed with a sha256; a damaged row counts as missing, is counted in `corrupt`, and the next write of it
+    replaces it. Do not use a store in a forked child: open it there.
+    """
+
+    def __init__(self, path: Path, reader: Reader, writer: Writer) -> None:
+        self.path = path
+        self._reader = reader
+        self._writer = writer
+        self._runs: set[RunHandle] = set()
+
+    @classmethod
+    def open(cls, path: Path | None = None) -> Self:
+        """Open or make the store at `path` (None: `default_path`).
+
+        Raises StoreCorruptError if the file is damaged, StoreError if it cannot be used or a newer version made it.
+        """
+        path = (default_path() if path is None else path).absolute()
+        writing = connect(path)
+        return cls(path, Reader(connect(path), path), Writer(writing, path))
+
+    @property
+    def commits(self) -> int:
+        """Transactions written since it was opened; rows that arrive together share one."""
+        return self._writer.commits
+
+    @property
+    def corrupt(self) -> int:
+        """Damaged rows met since it was opened; none of them was served."""
+        return self._reader.corrupt
+
+    async def get(self, keys: Sequence[str]) -> dict[str, Draft]:
+        """The stored drafts among `keys`, marked as cached, with the usage of when they were generated."""
+        return await asyncio.to_thread(self._get, [clean(key) for key in keys])
+
+    async def put(self, draft: Draft, request: Request) -> None:
+        """Keep a complete draft; returns after the commit that holds it. The first one under a key stays.
+
+        A failed or truncated draft is not kept: it must never be served. Raises StoreError if nothing can be written,
+        ValueError if the draft has no key. If the caller is cancelled, the draft is kept all the same.
+        """
+        if not draft.ok:
+            return
+        if not draft.key:
+            raise ValueError("a draft without a key cannot be stored")
+        cells = draft_cells(draft, request)
+        await asyncio.wrap_future(self._writer.submit(lambda connection: insert(connection, CALL, cells)))
+
+    async def begin(self, run_id: str, config_sha: str, code_version: str, questions: Iterable[Question]) -> RunHandle:
+        """Begin a run, or resume it where it was left; `questions` are (custom_id, line number, sha256 of the input).
+
+        Raises StoreLockedError while another process works on it, and StoreError if it was begun with another
+        configuration or a question of the same id had another input. New questions may be added.
+        """
+        return await asyncio.to_thread(self._begin, clean(run_id), clean(config_sha), clean(code_version), questions)
+
+    async def trace(self, trace_id: str) -> dict[str, Any] | None:
+        """The payload of the result whose payload has this `trace_id`."""
+        return await asyncio.to_thread(find_trace, trace_id, self._reader)
+
+    def close(self) -> None:
+        """Commit what is under way, free the runs, close the file. Safe to call twice."""
+        self._writer.close()
+        for run in list(self._runs):
+            run.close()
+        self._reader.close()
+
+    async def aclose(self) -> None:
+        """`close` without holding up the event loop."""
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    def _get(self, keys: list[str]) -> dict[str, Draft]:
+        rows: list[Row] = []
+        for start in range(0, len(keys), CHUNK):
+            chunk = keys[start : start + CHUNK]
+            rows += self._reader.rows(CALL, f"FROM call WHERE call_key IN ({', '.join('?' * len(chunk))})", chunk)
+        return {draft.key: draft for draft in map(read_draft, rows)}
+
+    def _begin(self, run_id: str, config_sha: str, code_version: str, questions: Iterable[Question]) -> RunHandle:
+        lock = RunLock(self.path, run_id)
+        try:
+            enter_run(run_id, config_sha, code_version, questions, self._reader, self._writer)
+        except BaseException:
+            lock.release()
+            raise
+        return RunHandle(run_id, lock, self._reader, self._writer, self._runs)

@@ -1,0 +1,187 @@
+"""The store's file: its tables, how it is opened, and what SQLite's complaints mean for the user."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from composer.errors import StoreCorruptError, StoreError
+
+VERSION = 1
+APPLICATION = 0x434F4544  # "COED" in the file's header: nobody else's database is written to
+BUSY_SECONDS = 10.0  # how long one attempt waits for another process; ATTEMPTS of them, then the caller hears of it
+ATTEMPTS = 3
+BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table of sealed rows: the first `keys` columns are its primary key, the last one is the seal."""
+
+    name: str
+    columns: tuple[str, ...]
+    keys: int
+
+    @property
+    def listed(self) -> str:
+        """The columns as SQL."""
+        return ", ".join(f"{self.name}.{column}" for column in self.columns)
+
+
+RUN = Table("run", ("run_id", "config_sha", "code_version", "started", "sha256"), keys=1)
+QUESTION = Table("question", ("run_id", "custom_id", "line_no", "input_sha", "sha256"), keys=2)
+CALL = Table(
+    "call",
+    (
+        "call_key",
+        "expert",
+        "arm",
+        "role",
+        "request_sha",
+        "response",
+        "finish_reason",
+        "usage",
+        "logprobs",
+        "served_by",
+        "created",
+        "sha256",
+    ),
+    keys=1,
+)
+RESULT = Table("result", ("run_id", "custom_id", "k", "status", "payload", "trace_id", "sha256"), keys=3)
+
+# Without rowid each table is one tree: no second index whose damage could point a key at another key's row.
+_TABLES = (
+    """CREATE TABLE run (
+        run_id TEXT PRIMARY KEY, config_sha TEXT NOT NULL, code_version TEXT NOT NULL, started TEXT NOT NULL,
+        sha256 TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE question (
+        run_id TEXT NOT NULL, custom_id TEXT NOT NULL, line_no INTEGER NOT NULL, input_sha TEXT NOT NULL,
+        sha256 TEXT NOT NULL, PRIMARY KEY (run_id, custom_id)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE call (
+        call_key TEXT PRIMARY KEY, expert TEXT NOT NULL, arm TEXT NOT NULL, role TEXT NOT NULL,
+        request_sha TEXT NOT NULL, response TEXT NOT NULL, finish_reason TEXT NOT NULL, usage TEXT NOT NULL,
+        logprobs TEXT, served_by TEXT NOT NULL, created TEXT NOT NULL, sha256 TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE result (
+        run_id TEXT NOT NULL, custom_id TEXT NOT NULL, k INTEGER NOT NULL, status TEXT NOT NULL,
+        payload TEXT NOT NULL, trace_id TEXT, sha256 TEXT NOT NULL, PRIMARY KEY (run_id, custom_id, k)
+    ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX result_trace ON result (trace_id) WHERE trace_id IS NOT NULL",
+)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open the store at `path`, making it if nothing is there. Any thread may use the connection, one at a time.
+
+    Text comes back as bytes: it is decoded only after its seal was checked. Raises StoreCorruptError if the file is no
+    readable database, StoreError if it cannot be opened, belongs to something else, or is newer than this program.
+    """
+    connection: sqlite3.Connection | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        connection.text_factory = bytes
+        _prepare(connection, path)
+    except (OSError, sqlite3.Error, StoreError) as why:
+        if connection is not None:
+            connection.close()
+        if isinstance(why, StoreError):
+            raise
+        raise explain(why, path) from why
+    return connection
+
+
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Check whose file it is before anything in it is changed, then set it up for durable writes."""
+    known = _known(connection, path)
+    # Several processes may open a new store at once; switching to WAL does not wait for the others by itself.
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            [mode] = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+            break
+        except sqlite3.OperationalError as why:
+            if not busy(why) or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+    if mode != b"wal":
+        raise StoreError(
+            f"the file system does not allow SQLite's write-ahead log (journal mode is {mode.decode()!r})",
+            where=str(path),
+            remedy="name a file on a local disk in COE_STORE",
+        )
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA fullfsync = ON")  # macOS: its plain fsync leaves data in the disk's cache
+    if known:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    if not _known(connection, path):
+        for statement in _TABLES:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute("COMMIT")
+
+
+def _known(connection: sqlite3.Connection, path: Path) -> bool:
+    """Whether our tables are there; False for an empty file, StoreError for anything else."""
+    [application] = connection.execute("PRAGMA application_id").fetchone()
+    [version] = connection.execute("PRAGMA user_version").fetchone()
+    [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if not (application or version or tables):
+        return False
+    if application != APPLICATION:
+        raise StoreError(
+            "this is a database, but not a draft store", where=str(path), remedy="name another file in COE_STORE"
+        )
+    if version != VERSION:
+        raise StoreError(
+            f"the draft store has schema {version}, this version of coe reads schema {VERSION}",
+            where=str(path),
+            remedy="upgrade composition-of-experts, or name another file in COE_STORE",
+        )
+    return True
+
+
+def busy(why: Exception) -> bool:
+    """Whether another process merely held the database."""
+    return _code(why) in BUSY_CODES
+
+
+def _code(why: Exception) -> int:
+    """SQLite's primary result code; 0 if the error is not SQLite's."""
+    return int(getattr(why, "sqlite_errorcode", 0)) & 0xFF
+
+
+def explain(why: Exception, path: Path) -> StoreError:
+    """What an error of SQLite or of the system means, with the next step."""
+    code, where = _code(why), str(path)
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return StoreCorruptError(
+            f"the draft store is damaged, or is no database ({why})",
+            where=where,
+            remedy=f"move {path.name}, {path.name}-wal and {path.name}-shm away, or name another file in COE_STORE; "
+            "a new store is made, and what only the old one held is asked again",
+        )
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
+        return StoreError(
+            f"the draft store cannot be written ({why})",
+            where=where,
+            remedy="free disk space or check the disk, then run the same command again: everything finished is kept",
+        )
+    if code in BUSY_CODES:
+        return StoreError(
+            f"another process has kept the draft store locked for {BUSY_SECONDS * ATTEMPTS:.0f} s ({why})",
+            where=where,
+            remedy="end that process and run the same command again, or name another file in COE_STORE",
+        )
+    return StoreError(
+        f"the draft store cannot be used ({why})",
+        where=where,
+        remedy="make the file and its folder writable, or name another file in COE_STORE",
+    )

@@ -1,0 +1,66 @@
+"""What happened to each query and why: events while it happens, a record afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from composer.types import Draft
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A query was given to arms: every arm's score, and the reason in the router's words."""
+
+    id: str
+    arms: tuple[str, ...]
+    scores: Mapping[str, float]
+    reason: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A piece of a draft, where the engine streams."""
+
+    id: str
+    arm: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drafted:
+    """A draft is there (in the store, too, if it is complete)."""
+
+    id: str
+    arm: str
+    text: str
+    ok: bool
+    cached: bool
+    tokens: int
+    seconds: float
+    failure: str | None
+
+    @classmethod
+    def of(cls, id: str, arm: str, draft: Draft) -> Drafted:
+        """The event of a draft."""
+        failure = draft.error.message if draft.error else None
+        usage = draft.usage
+        return cls(id, arm, draft.text, draft.ok, draft.cached, usage.tokens_out, usage.seconds, failure)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A query is settled."""
+
+    id: str
+    text: str
+    status: str
+    trace_id: str
+
+
+Event = Routed | Written | Drafted | Answered
+
+
+def nothing(_: Event) -> None:
+    """A listener that does not listen."""

@@ -1,0 +1,1 @@
+"""Benchmarks and the questions of the default skills; importing this loads nothing."""
