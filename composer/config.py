@@ -13,6 +13,7 @@ from typing import Any
 
 from platformdirs import user_config_path
 
+from composer.checks import check, suggest
 from composer.errors import ConfigError
 from composer.form import (
     DEFAULT_ENGINE,
@@ -24,7 +25,6 @@ from composer.form import (
     SamplingRow,
     StageRow,
 )
-from composer.rows import check, suggest
 from composer.types import Kind, Sampling, Scalar
 from composer.yamlfile import Document, read
 
@@ -33,8 +33,8 @@ PACKAGED = Path(__file__).resolve().parent / "default"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SOURCES = {
-    "pypi": (re.compile(r"pypi:[A-Za-z0-9][\w.-]*==[\w.!+]+/(.+)"), "pypi:package==version/file"),
-    "hf": (re.compile(r"hf:[\w.-]+/[\w.-]+@[\w.-]+/(.+)"), "hf:owner/repo@revision/file"),
+    "pypi": (re.compile(r"pypi:[A-Za-z0-9][\w.-]*==[\w.!+]+/([^/].*)"), "pypi:package==version/file"),
+    "hf": (re.compile(r"hf:[\w.-]+/[\w.-]+@[\w.-]+/([^/].*)"), "hf:owner/repo@revision/file"),
 }
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]+):")  # two letters or more: `C:/models` is a path
 _UNITS = (

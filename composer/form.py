@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from composer.rows import Row
+from composer.checks import Row
 from composer.types import Kind, Scalar
 
 DEFAULT_ENGINE = "llamacpp"

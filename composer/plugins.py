@@ -9,8 +9,8 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import Field, create_model
 
+from composer.checks import Row, check, suggest
 from composer.errors import ConfigError
-from composer.rows import Row, check, suggest
 
 Group = Literal["stages", "engines", "routers", "policies", "aggregators"]
 

@@ -22,8 +22,8 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
 )
 
+from composer.checks import child
 from composer.errors import ConfigError
-from composer.rows import child
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
@@ -189,21 +189,16 @@ class _Tree:
 
     def refuse(self, event: Any, line: int, path: str) -> None:
         """Anchors, aliases and tags: a file that repeats itself without them stays small when it is read."""
+        anchor, tag = getattr(event, "anchor", None), getattr(event, "tag", None)
         if isinstance(event, AliasEvent):
-            raise self.error(
-                f"aliases are not used here: `*{event.anchor}`",
-                line,
-                "write the value out; quote it if it is text",
-                path,
-            )
-        if getattr(event, "anchor", None) is not None:
-            raise self.error(
-                f"anchors are not used here: `&{event.anchor}`", line, "remove it; quote the value if it is text", path
-            )
-        if getattr(event, "tag", None) is not None:
-            raise self.error(
-                f"tags are not used here: `{event.tag}`", line, "remove it; quote the value if it is text", path
-            )
+            what, remedy = f"aliases are not used here: `*{anchor:.60}`", "write the value out; quote it if it is text"
+        elif anchor is not None:
+            what, remedy = f"anchors are not used here: `&{anchor:.60}`", "remove it; quote the value if it is text"
+        elif tag is not None:
+            what, remedy = f"tags are not used here: `{tag:.60}`", "remove it; quote the value if it is text"
+        else:
+            return
+        raise self.error(what, line, remedy, path)
 
     def scalar(self, event: ScalarEvent, line: int, path: str) -> str | int | float | bool | None:
         """A plain scalar by YAML 1.2's core rules (`no` and `12:30` are text); anything quoted is text."""

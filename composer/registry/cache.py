@@ -21,11 +21,12 @@ PART = ".part"
 
 @dataclass(frozen=True, slots=True)
 class _Note:
-    """What a file looked like when it was hashed. A file that still looks so is not read again."""
+    """What a file looked like when it was hashed: a file that still looks so is not read again. `kept`: we fetched it."""
 
     size: int
     mtime_ns: int
     sha256: str
+    kept: bool = False
 
 
 def cache_folder() -> Path:
@@ -34,9 +35,9 @@ def cache_folder() -> Path:
     return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("coe", appauthor=False)
 
 
-def unlike(path: Path, found: str, expected: str, *, remedy: str) -> SourceError:
+def unlike(where: str, found: str, expected: str, *, remedy: str) -> SourceError:
     """The error of a file that is not the one that was pinned."""
-    return SourceError(f"its sha256 is {found}, expected {expected}", where=str(path), remedy=remedy)
+    return SourceError(f"its sha256 is {found}, expected {expected}", where=where, remedy=remedy)
 
 
 class Cache:
@@ -50,8 +51,8 @@ class Cache:
         return self.root / "files" / sha256
 
     def find(self, sha256: str) -> Path | None:
-        """The file with this sha256, if it is here. One that we kept and that has changed since is deleted; one that
-        somebody put here and that is another file is a SourceError, for it is not ours to delete."""
+        """The file with this sha256, if it is here. One that we kept and that has changed since does not count (`keep`
+        replaces it); one that somebody put here and that is another file is a SourceError: it is not ours to replace."""
         try:
             names = sorted(self.folder(sha256).iterdir())
         except (FileNotFoundError, NotADirectoryError):
@@ -59,13 +60,12 @@ class Cache:
         for path in names:
             if path.name.endswith(PART) or not path.is_file():
                 continue
-            known = self._note(path)
             found = self.digest(path)
             if found == sha256:
                 return path
-            if known is None or known.sha256 != sha256:
-                raise unlike(path, found, sha256, remedy=f"remove {path}, or put the right file there")
-            path.unlink(missing_ok=True)
+            note = self._note(path)
+            if note is None or not note.kept:
+                raise unlike(str(path), found, sha256, remedy=f"remove {path}, or put the right file there")
         return None
 
     def digest(self, path: Path) -> str:
@@ -76,17 +76,19 @@ class Cache:
             if known and (known.size, known.mtime_ns) == (state.st_size, state.st_mtime_ns):
                 return known.sha256
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        self._write_note(path, _Note(state.st_size, state.st_mtime_ns, sha256))
+        self._write_note(path, _Note(state.st_size, state.st_mtime_ns, sha256, kept=bool(known and known.kept)))
         return sha256
 
     def keep(self, part: Path, sha256: str, name: str) -> Path:
-        """Take over a finished, checked file under its name. What is left of other attempts goes."""
+        """Take over a finished, checked file under its name, holding the lock. Whatever else lies there goes: a file
+        that has changed, and what other attempts left unfinished."""
         path = self.folder(sha256) / name
         state = part.stat()
         part.replace(path)
-        self._write_note(path, _Note(state.st_size, state.st_mtime_ns, sha256))
-        for left in self.folder(sha256).glob(f"*{PART}"):
-            left.unlink(missing_ok=True)
+        self._write_note(path, _Note(state.st_size, state.st_mtime_ns, sha256, kept=True))
+        for left in self.folder(sha256).iterdir():
+            if left != path:
+                left.unlink()
         return path
 
     @contextlib.contextmanager
@@ -96,9 +98,13 @@ class Cache:
 
         locks, folder = self.root / "locks", self.folder(sha256)
         locks.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / f"{sha256}.lock"):
-            yield folder
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                yield folder
+            finally:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # only if nothing came of it
 
     def _note_path(self, path: Path) -> Path:
         key = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()

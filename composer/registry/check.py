@@ -8,8 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from composer.errors import ComposerError
-from composer.pool.residency import refuse_what_cannot_fit
 from composer.registry.experts import Registry
+from composer.registry.memory import refuse_what_cannot_fit
 from composer.types import Delta, Draft, Request, Sampling
 
 QUESTION = "What is 7 + 5?"

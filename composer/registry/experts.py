@@ -7,15 +7,18 @@ from collections.abc import Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from composer.config import ExpertSpec, ModelSpec, Settings
-from composer.engines.base import Engine
 from composer.errors import ConfigError
 from composer.plugins import load
-from composer.registry.gguf import check_adapter
+from composer.registry.gguf import check_adapter, read_header
 from composer.registry.sources import Progress, fetch, parse_source
 from composer.types import AdapterFile, Fingerprint, Host, Kind, Message, Prompt, Request, Sampling, Stream, Usage
 from routers.types import Arm
+
+if TYPE_CHECKING:
+    from composer.engines.base import Engine
 
 _CONTEXT_MEMORY = (
     70 * 2**20
@@ -68,13 +71,15 @@ class Registry:
         """The model's file and these experts' adapters, fetched and checked. Raises SourceError or ConfigError."""
         model = self.settings.models[name]
         path = self._weights(model)
+        header = read_header(path, where=self.where(name)) if adapters and path is not None else None
         files = []
         for adapter in adapters:
             spec = self.settings.experts[adapter].adapter
             assert spec is not None
             where = self.settings.where(f"experts.{adapter}.adapter")
             file = self._pinned(spec.path, spec.sha256, where)
-            check_adapter(file, path, where=where)
+            if header is not None:
+                check_adapter(file, header, name=name, where=where)
             files.append(AdapterFile(adapter, file, spec.sha256))
         return Host(
             name=name,
@@ -183,7 +188,9 @@ class Registry:
         price = self.settings.models[expert.model].price
         return price.tokens_in + price.tokens_out if price else 1.0
 
-    def _weights(self, model: ModelSpec) -> Path:
+    def _weights(self, model: ModelSpec) -> Path | None:
+        if model.sha256 is None:
+            return None  # served by somebody else: nothing of ours to fetch
         sources = [parse_source(text) for text in model.sources]
         return fetch(
             sources,

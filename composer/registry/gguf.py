@@ -101,9 +101,9 @@ def _value(file: BinaryIO, kind: int) -> str | int | float | bool | None:
     return None
 
 
-def check_adapter(adapter: Path, base: Path, *, where: str) -> None:
-    """Raise ConfigError unless `adapter` is a LoRA whose every tensor fits a tensor of `base` (both GGUF)."""
-    lora, model = read_header(adapter, where=where), read_header(base)
+def check_adapter(adapter: Path, base: Header, *, name: str, where: str) -> None:
+    """Raise ConfigError unless `adapter` is a LoRA whose every tensor fits a tensor of `base`, the model `name`."""
+    lora = read_header(adapter, where=where)
     if lora.metadata.get("general.type") != "adapter" or lora.metadata.get("adapter.type") != "lora":
         raise ConfigError(
             f"{adapter.name} is no LoRA adapter (general.type {lora.metadata.get('general.type')!r}, "
@@ -113,14 +113,14 @@ def check_adapter(adapter: Path, base: Path, *, where: str) -> None:
         )
     for name, shape in lora.shapes.items():
         target, side = name.removesuffix(".lora_a").removesuffix(".lora_b"), name[-1]
-        wanted = model.shapes.get(target)
+        wanted = base.shapes.get(target)
         # GGUF lists the fastest dimension first: a weight is (in, out), lora_a (in, rank), lora_b (rank, out).
         fits = wanted is not None and (shape[0] == wanted[0] if side == "a" else shape[-1] == wanted[-1])
         if not fits:
             found = f"{wanted[0]} x {wanted[-1]}" if wanted else "no such tensor"
             raise ConfigError(
                 f"adapter {adapter.name} was made for another base: its tensor {name} has shape {shape}, "
-                f"the base {base.name} has {found} for {target}",
+                f"the model {name} has {found} for {target}",
                 where=where,
                 remedy="name the model it was trained on, or train it again on this one",
             )

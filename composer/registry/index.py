@@ -13,7 +13,7 @@ from urllib.request import url2pathname
 
 from composer.errors import SourceError, UnreachableError
 from composer.registry.pipconf import PipSettings
-from composer.registry.transfer import Transfer, origin, shown
+from composer.registry.transfer import Transfer, shown
 
 _ACCEPT = "application/vnd.pypi.simple.v1+json, application/vnd.pypi.simple.v1+html;q=0.2, text/html;q=0.01"
 _WHEEL = re.compile(r"([\w.]+)-([\w.!+]+)(?:-\d\w*)?-([\w.]+-[\w.]+-[\w.]+)\.whl", re.ASCII)
@@ -132,21 +132,24 @@ def _choose(links: Sequence[Link], project: str, version: str, place: str) -> Li
     versions: list[str] = []
     for link in links:
         parts = _WHEEL.fullmatch(link.filename)
-        if not parts or _normal(parts[1]) != project:
+        if not parts or _normal(parts[1]) != project or not _reachable(link, place):
             continue
         versions.append(parts[2])
         if parts[2].lower() == version.lower():
             found.append((not parts[3].endswith("none-any"), link.filename, link))
     if found:
-        link = min(found)[2]
-        if link.path is None and urlsplit(place).scheme == "file" and not origin(link.url).startswith("http"):
-            raise SourceError("its link to the wheel is of no use", where=shown(place))
-        return link
+        return min(found)[2]
     others = f"its wheels: {', '.join(dict.fromkeys(versions[-8:]))}" if versions else "it has none at all"
     source = re.compile(rf"{re.escape(project)}-{re.escape(version)}\.(tar\.gz|zip)", re.IGNORECASE)
     if any(source.fullmatch(link.filename.replace("_", "-")) for link in links):
         others = f"only its source archive, out of which nothing is taken; {others}"
     raise SourceError(f"no wheel of {project} {version} here ({others})", where=shown(place))
+
+
+def _reachable(link: Link, place: str) -> bool:
+    """Whether the address is one to follow; only a place on this machine may point to files of this machine."""
+    scheme = urlsplit(link.url).scheme
+    return scheme in ("http", "https") or (scheme == "file" and local(place) is not None)
 
 
 def _normal(name: str) -> str:

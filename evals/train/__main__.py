@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder to write (default: the skill's name)")
     parser.add_argument("--start", type=Path, help="a PEFT folder to go on from")
     parser.add_argument("--steps", type=int)
-    parser.add_argument("--rate", type=float, default=2e-3)
+    parser.add_argument("--rate", type=float, default=2.5e-3)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     skills = tuple((given.skills or given.skill).split(","))

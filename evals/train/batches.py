@@ -11,7 +11,7 @@ from evals.tasks.skills import Lesson, teach
 from evals.train.base import prompt
 
 _WINDOW = 12  # batches whose lessons are sorted by length together
-_THREE_DIGIT = 0.12  # of the arithmetic lessons
+_THREE_DIGIT = 0.08  # of the arithmetic lessons
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class Recipe:
     size: int = 8
     rank: int = 4
     alpha: int = 8
-    rate: float = 2e-3
+    rate: float = 2.5e-3
     warmup: int = 15
     start: Path | None = None  # an adapter to go on from
 

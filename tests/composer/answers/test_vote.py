@@ -5,12 +5,13 @@ from __future__ import annotations
 import doctest
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from composer.answers import vote as module
 from composer.answers.vote import Aggregator, Candidate, Choice, best, majority
 
+CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 CANDIDATES = st.lists(
     st.builds(
         Candidate,
@@ -84,6 +85,7 @@ def test_nothing_is_taken_where_nothing_was_written(make: type[Aggregator]) -> N
 
 
 @pytest.mark.parametrize("make", [best, majority])
+@CALM
 @given(rows=st.lists(CANDIDATES, max_size=4))
 def test_every_row_gets_one_consistent_choice(make: type[Aggregator], rows: list[list[Candidate]]) -> None:
     choices = make().combine(rows)

@@ -254,6 +254,21 @@ async def test_a_full_disk_fails_what_does_not_fit_and_keeps_what_was_acknowledg
         await store.put(GOOD, ASKED)  # with room again it goes on
 
 
+async def test_a_store_that_another_process_keeps_locked_is_a_clear_error_and_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "drafts.sqlite"
+    async with DraftStore.open(path) as store:
+        store._writer._connection.execute("PRAGMA busy_timeout = 10")  # instead of ten seconds
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+
+        with pytest.raises(StoreError, match="another process"):
+            await store.put(GOOD, ASKED)
+        other.close()
+        await store.put(GOOD, ASKED)
+
+        assert set(await store.get(["key"])) == {"key"}
+
+
 def test_when_the_writer_dies_every_caller_hears_of_it(tmp_path: Path) -> None:
     path = tmp_path / "drafts.sqlite"
     writer = Writer(connect(path), path)

@@ -1,0 +1,65 @@
+"""From systems' results to rows with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routers.stats import bootstrap_interval
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One system on every item: right (0 to 1), and the calls, tokens and seconds it needed; NaN where unknown."""
+
+    system: str
+    right: NDArray[np.float64]
+    calls: NDArray[np.float64]
+    tokens: NDArray[np.float64]
+    seconds: NDArray[np.float64]
+    chosen: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The common form of every `coe eval`: accuracies in [0, 1], means per question, unknown is None.
+
+    `chosen` marks what was fixed before the test questions were opened.
+    """
+
+    system: str
+    group: str
+    n: int
+    accuracy: float
+    low: float
+    high: float
+    calls: float | None
+    tokens: float | None
+    seconds: float | None
+    chosen: bool
+
+
+def row(result: Result, group: str, at: Sequence[int]) -> Row:
+    """The result on the items at `at`, with a 95 % bootstrap interval over questions."""
+    right = result.right[list(at)]
+    low, high = bootstrap_interval(right)
+    return Row(
+        system=result.system,
+        group=group,
+        n=len(right),
+        accuracy=round(float(right.mean()), 4),
+        low=round(low, 4),
+        high=round(high, 4),
+        calls=_mean(result.calls, at),
+        tokens=_mean(result.tokens, at),
+        seconds=_mean(result.seconds, at),
+        chosen=result.chosen,
+    )
+
+
+def _mean(values: NDArray[np.float64], at: Sequence[int]) -> float | None:
+    mean = float(values[list(at)].mean())
+    return None if np.isnan(mean) else round(mean, 4)

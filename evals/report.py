@@ -1,0 +1,35 @@
+"""The common form of all evaluations: rows as JSON for programs, as a table for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from composer.jsonl import write_atomic
+from evals.metrics import Row
+
+
+def write_json(path: Path, command: str, data: str, rows: Sequence[Row]) -> None:
+    """Write `{"command", "data", "rows"}`."""
+    with write_atomic(path) as file:
+        json.dump({"command": command, "data": data, "rows": [asdict(row) for row in rows]}, file, indent=1)
+        file.write("\n")
+
+
+def table(rows: Sequence[Row], groups: Sequence[str]) -> Iterator[str]:
+    """Accuracy in per cent per system and group, the interval below 'all'; `*` marks what was fixed beforehand."""
+    systems = list(dict.fromkeys(row.system for row in rows))
+    cells = {(row.system, row.group): row for row in rows}
+    width = max(len(name) for name in systems) + 2
+    yield f"{'system':{width}}" + "".join(f"{group:>14}" for group in groups) + f"{'interval':>15}{'calls':>7}{'tokens':>8}"
+    for system in systems:
+        found = [cells.get((system, group)) for group in groups]
+        last = next(row for row in reversed(found) if row is not None)
+        name = system + (" *" if last.chosen else "")
+        values = "".join(f"{100 * row.accuracy:14.1f}" if row else f"{'-':>14}" for row in found)
+        interval = f"[{100 * last.low:.1f}, {100 * last.high:.1f}]"
+        calls = "-" if last.calls is None else f"{last.calls:.1f}"
+        tokens = "-" if last.tokens is None else f"{last.tokens:.0f}"
+        yield f"{name:{width}}{values}{interval:>15}{calls:>7}{tokens:>8}"

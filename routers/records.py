@@ -1,0 +1,117 @@
+"""How well each arm did on each skill, derived from outcomes whenever it is needed and never stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routers.errors import RouterError
+from routers.types import Arm, Outcomes, Questions
+
+Table = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """One row per arm, one column per skill. An arm's row depends on its own outcomes alone.
+
+    `right` sums scores over the observed questions of a skill (several samples of one question count as their mean),
+    `count` counts these questions; `overall` is (sum of scores, number) over all questions, labelled or not.
+    """
+
+    arms: tuple[Arm, ...]
+    skills: tuple[str, ...]
+    right: Table
+    count: Table
+    overall: Table
+
+    @classmethod
+    def of(cls, questions: Questions, outcomes: Outcomes) -> Records:
+        """The records of these outcomes; a question with several skills counts fully in each of them.
+
+        Raises RouterError when nothing was observed, or a score is not in [0, 1].
+        """
+        if len(outcomes.question) == 0 or not outcomes.arms:
+            raise RouterError("there are no outcomes to learn from\n  next: run `coe profile` on a labelled set")
+        if not bool(np.all((outcomes.score >= 0) & (outcomes.score <= 1))):
+            raise RouterError("an outcome's score is not in [0, 1]\n  next: check the grader that wrote the profile")
+        skills, labels = label_matrix(questions)
+        scores = outcomes.matrix(len(questions))
+        seen = ~np.isnan(scores)
+        scores = np.where(seen, scores, 0.0)
+        overall = np.stack([scores.sum(axis=0), seen.sum(axis=0)], axis=1)
+        return cls(outcomes.arms, skills, scores.T @ labels, seen.T.astype(float) @ labels, overall)
+
+    @property
+    def net(self) -> Table:
+        """Right minus wrong, [arm, skill]: what METHODS A calls P; 0 where nothing was observed."""
+        return 2 * self.right - self.count
+
+    def log_odds(self, prior: float) -> Table:
+        """Smoothed log-odds of being right, [arm, skill], with `prior` pseudo-counts on each side; unobserved is 0."""
+        odds: Table = np.log((self.right + prior) / (self.count - self.right + prior))
+        return odds
+
+    def share(self, prior: float) -> tuple[Table, Table]:
+        """The share answered right, [arm, skill] and [arm] over all questions.
+
+        A skill's share is shrunk with `prior` pseudo-counts towards the arm's overall share, and that one with a
+        single wrong answer, so that an arm nobody has measured is worth 0.
+        """
+        overall: Table = self.overall[:, 0] / (self.overall[:, 1] + 1)
+        return (self.right + prior * overall[:, None]) / (self.count + prior), overall
+
+    def as_dict(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """Per arm and skill (sum of scores, questions), leaving out what was not observed."""
+        return {
+            arm.name: {
+                skill: (float(self.right[row, column]), float(self.count[row, column]))
+                for column, skill in enumerate(self.skills)
+                if self.count[row, column] > 0
+            }
+            for row, arm in enumerate(self.arms)
+        }
+
+
+def label_matrix(questions: Questions) -> tuple[tuple[str, ...], Table]:
+    """The skills named by the labels, sorted, and which question needs which, as 0/1 [question, skill].
+
+    Raises RouterError when no question is labelled.
+    """
+    names = tuple(sorted({skill for own in questions.skills for skill in own}))
+    if not names:
+        raise RouterError(
+            "no profile question is labelled with a skill\n  next: give each row of the labelled set a `task`"
+        )
+    column = {name: place for place, name in enumerate(names)}
+    labels = np.zeros((len(questions), len(names)))
+    for row, own in enumerate(questions.skills):
+        labels[row, [column[name] for name in own]] = 1
+    return names, labels
+
+
+def generalist_place(arms: tuple[Arm, ...], generalist: str | None) -> int | None:
+    """The generalist's column. Raises RouterError when no arm has that name."""
+    if generalist is None:
+        return None
+    names = [arm.name for arm in arms]
+    if generalist not in names:
+        raise RouterError(
+            f"the generalist {generalist!r} is not one of the arms\n  next: name one of {', '.join(sorted(names))}"
+        )
+    return names.index(generalist)
+
+
+def fallback_row(overall: Table, generalist: int | None) -> Any:
+    """Scores [arm] that sum to 1 for a question of no known skill: the generalist first, the others by their overall
+    worth `overall` (non-negative); all by that where there is no generalist."""
+    total = overall.sum()
+    share = overall / total if total > 0 else np.full(len(overall), 1 / len(overall))
+    if generalist is None:
+        return share
+    share = share / 2
+    share[generalist] += 0.5
+    return share

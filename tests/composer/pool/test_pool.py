@@ -1,0 +1,259 @@
+"""The pool: store first, one flight per key, each host opened once, nothing lost."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from composer.engines.base import Engine
+from composer.engines.scripted import ScriptedEngine
+from composer.errors import EngineError, MemoryBudgetError
+from composer.pool.pool import Pool
+from composer.store import DraftStore
+from composer.types import AdapterFile, Delta, Draft, Failure, Fingerprint, Host, Request, Stream, Usage
+
+MIB = 2**20
+HOSTS = {"base": "small", "sums": "small", "sorts": "small", "law": "large", "tax": "third"}
+
+
+class Resolver:
+    """A registry of three models, 100 MiB each, one engine instance per opening."""
+
+    def __init__(self, answer: Callable[[Request], str | Draft | Failure] = lambda r: f"{r.streams[0].prompt}!") -> None:
+        self.answer = answer
+        self.engines: list[ScriptedEngine] = []
+        self.opened: list[tuple[str, tuple[str, ...]]] = []
+
+    def host_of(self, expert: str) -> str:
+        return HOSTS[expert]
+
+    def host(self, name: str, adapters: Sequence[str]) -> Host:
+        files = tuple(AdapterFile(adapter, Path(adapter), "0" * 64) for adapter in adapters)
+        self.opened.append((name, tuple(adapters)))
+        return Host(name, "scripted", adapters=files, memory=100 * MIB)
+
+    def estimate(self, name: str, adapters: Sequence[str]) -> int:
+        return 100 * MIB
+
+    def weights(self, name: str) -> str:
+        return name
+
+    def where(self, name: str) -> str:
+        return f"experts.yaml:1 (models.{name})"
+
+    def fingerprint(self, expert: str) -> Fingerprint:
+        return Fingerprint(HOSTS[expert], expert, None, None, "scripted", 2048)
+
+    def engine(self, name: str) -> Engine:
+        self.engines.append(ScriptedEngine(self.answer))
+        return self.engines[-1]
+
+    def cost(self, request: Request, usage: Usage) -> float | None:
+        return None
+
+    def batches(self) -> list[tuple[str, ...]]:
+        return [batch for engine in self.engines for batch in engine.batches]
+
+
+def ask(name: str, expert: str, prompt: str) -> Request:
+    return Request(name, (Stream(expert, prompt, expert if expert in ("sums", "sorts") else None),), arm=expert)
+
+
+async def collect(pool: Pool, requests: Sequence[Request], **options: Callable[[Request], bool]) -> dict[str, Draft]:
+    found: dict[str, Draft] = {}
+    async for name, piece in pool.submit(requests, **options):
+        if not isinstance(piece, Delta):
+            assert name not in found
+            found[name] = piece
+    return found
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> DraftStore:
+    return DraftStore.open(tmp_path / "drafts.sqlite")
+
+
+async def test_every_request_gets_one_draft_with_its_key(store: DraftStore) -> None:
+    async with store:
+        pool = Pool(Resolver(), store)
+
+        found = await collect(pool, [ask("1", "sums", "a"), ask("2", "base", "b")])
+        await pool.close()
+
+    assert {name: draft.text for name, draft in found.items()} == {"1": "a!", "2": "b!"}
+    assert all(len(draft.key) == 64 and not draft.cached for draft in found.values())
+
+
+async def test_each_host_is_opened_once_however_many_want_it(store: DraftStore) -> None:
+    resolver = Resolver()
+    async with store:
+        pool = Pool(resolver, store)
+
+        await collect(pool, [ask(str(i), ("sums", "law", "sorts", "base")[i % 4], str(i)) for i in range(40)])
+        await pool.close()
+
+    assert resolver.opened == [("small", ("sorts", "sums")), ("large", ())]
+    assert pool.ledger.loads == 2
+
+
+async def test_what_is_in_the_store_opens_no_host(store: DraftStore) -> None:
+    async with store:
+        first = Pool(Resolver(), store)
+        before = await collect(first, [ask("1", "sums", "a")])
+        await first.close()
+        resolver = Resolver()
+        pool = Pool(resolver, store)
+
+        after = await collect(pool, [ask("x", "sums", "a")])
+
+    assert (after["x"].text, after["x"].cached, after["x"].key) == ("a!", True, before["1"].key)
+    assert resolver.engines == []
+    assert (pool.ledger.cached, pool.ledger.loads, pool.ledger.tokens_out) == (1, 0, 0)
+
+
+async def test_equal_requests_are_asked_once(store: DraftStore) -> None:
+    resolver = Resolver()
+    async with store:
+        pool = Pool(resolver, store)
+
+        found = await collect(pool, [ask("1", "sums", "a"), ask("2", "sums", "a")])
+        await pool.close()
+
+    assert [len(batch) for batch in resolver.batches()] == [1]
+    assert sorted(draft.cached for draft in found.values()) == [False, True]
+
+
+async def test_two_callers_share_one_flight(store: DraftStore) -> None:
+    resolver = Resolver()
+    async with store:
+        pool = Pool(resolver, store)
+
+        one, two = await asyncio.gather(
+            collect(pool, [ask("1", "sums", "a")]), collect(pool, [ask("2", "sums", "a"), ask("3", "sums", "b")])
+        )
+        await pool.close()
+
+    assert (one["1"].text, two["2"].text, two["3"].text) == ("a!", "a!", "b!")
+    assert sum(len(batch) for batch in resolver.batches()) == 2
+
+
+async def test_the_memory_budget_bounds_what_is_resident(store: DraftStore) -> None:
+    resolver = Resolver()
+    async with store:
+        pool = Pool(resolver, store, memory=250 * MIB)
+
+        await collect(pool, [ask(expert, expert, "a") for expert in ("base", "law", "tax")])
+
+        assert [engine.closes for engine in resolver.engines] == [1, 0, 0]
+        await pool.close()
+    assert all(engine.closes == 1 for engine in resolver.engines)
+
+
+async def test_what_can_never_fit_is_refused_before_anything_opens(store: DraftStore) -> None:
+    resolver = Resolver()
+    async with store:
+        pool = Pool(resolver, store, memory=50 * MIB)
+
+        with pytest.raises(MemoryBudgetError, match="'large' needs about 100 MiB"):
+            await collect(pool, [ask("1", "law", "a")])
+
+    assert resolver.opened == []
+
+
+async def test_a_host_that_dies_is_opened_once_more(store: DraftStore) -> None:
+    deaths = iter([True])
+
+    def answer(request: Request) -> str | Failure:
+        return Failure("host_died", "gone") if next(deaths, False) else "fine"
+
+    resolver = Resolver(answer)
+    async with store:
+        pool = Pool(resolver, store)
+
+        found = await collect(pool, [ask("1", "sums", "a"), ask("2", "sums", "b")])
+        await pool.close()
+
+    assert {draft.text for draft in found.values()} == {"fine"}
+    assert pool.ledger.loads == 2
+
+
+async def test_a_host_that_dies_twice_gives_failed_drafts_that_are_not_kept(store: DraftStore) -> None:
+    resolver = Resolver(lambda _: Failure("host_died", "gone"))
+    async with store:
+        pool = Pool(resolver, store)
+
+        found = await collect(pool, [ask("1", "sums", "a")])
+        await pool.close()
+
+        assert found["1"].error is not None and found["1"].error.kind == "host_died"
+        assert await store.get([found["1"].key]) == {}
+    assert pool.ledger.failed == 1
+
+
+async def test_a_host_that_does_not_start_costs_no_other_host(store: DraftStore) -> None:
+    class Broken(Resolver):
+        def engine(self, name: str) -> Engine:
+            engine = super().engine(name)
+            if name == "large":
+
+                async def refuse(_: Host) -> None:
+                    raise EngineError("it does not start")
+
+                engine.open = refuse  # type: ignore[method-assign,assignment]
+            return engine
+
+    async with store:
+        pool = Pool(Broken(), store)
+
+        found = await collect(pool, [ask("1", "law", "a"), ask("2", "sums", "b")])
+        await pool.close()
+
+    assert found["1"].error is not None and "does not start" in found["1"].error.message
+    assert found["2"].text == "b!"
+
+
+async def test_a_draft_that_nobody_wants_any_more_is_withdrawn(store: DraftStore) -> None:
+    resolver = Resolver()
+    async with store:
+        pool = Pool(resolver, store)
+
+        found = await collect(
+            pool, [ask("1", "sums", "a"), ask("2", "sums", "b")], still_wanted=lambda request: request.id != "2"
+        )
+        await pool.close()
+
+    assert found["2"].stop == "cancelled"
+    assert resolver.batches() == [("1",)]
+    assert pool.ledger.cancelled == 1
+
+
+async def test_a_host_is_reopened_with_the_adapters_a_later_plan_needs(store: DraftStore) -> None:
+    resolver = Resolver()
+    async with store:
+        pool = Pool(resolver, store)
+
+        await collect(pool, [ask("1", "sums", "a")])
+        await collect(pool, [ask("2", "sorts", "a")])
+        await collect(pool, [ask("3", "sums", "b")])
+        await pool.close()
+
+    assert [len(engine.opens[0].adapters) for engine in resolver.engines] == [1, 2]
+    assert pool.ledger.loads == 2
+
+
+async def test_closing_the_iterator_early_stops_the_work(store: DraftStore) -> None:
+    resolver = Resolver()
+    async with store:
+        pool = Pool(resolver, store)
+        requests = [ask(str(i), "sums", str(i)) for i in range(50)]
+
+        async for _ in (stream := pool.submit(requests)):
+            break
+        await stream.aclose()
+        again = await collect(pool, requests)
+        await pool.close()
+
+    assert len(again) == 50

@@ -1,0 +1,384 @@
+"""experts.yaml as people write it: what is understood, and what each mistake is told."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, replace
+from pathlib import Path
+
+import pytest
+
+from composer.config import (
+    PACKAGED,
+    Price,
+    Settings,
+    load_settings,
+    packaged_registry,
+    parse_size,
+)
+from composer.errors import ConfigError
+from composer.types import Sampling
+
+SHA = "ab" * 32
+REGISTRY = f"""\
+models:
+  small:
+    sources: [small.gguf]
+    sha256: {SHA}
+experts:
+  general: {{model: small}}
+  law:
+    model: small
+    adapter: {{path: law.gguf, sha256: {SHA}}}
+pipeline:
+  - {{use: decide, options: {{k: 1}}}}
+  - use: aggregate
+"""
+MODEL = "    sources: [small.gguf]\n"  # line 3; what is written after it stands on line 4
+GENERAL = "general: {model: small}"  # line 6
+
+Load = Callable[[str], Settings]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Writes experts.yaml into an empty working directory and reads it."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("experts.yaml")
+
+    def write_and_load(text: str) -> Settings:
+        path.write_text(text, encoding="utf-8")
+        return load_settings(path)
+
+    return write_and_load
+
+
+def told(load: Load, text: str) -> ConfigError:
+    """The error that `text` gets."""
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    assert caught.value.where and caught.value.remedy
+    return caught.value
+
+
+# What is understood ---------------------------------------------------------------------------------------------------
+
+
+def test_a_short_registry_is_filled_with_defaults(load: Load, tmp_path: Path) -> None:
+    settings = load(REGISTRY)
+
+    small = settings.models["small"]
+    assert (small.engine, small.context, small.slots, small.threads) == ("llamacpp", 2048, 8, 1)
+    assert (small.price, small.memory, small.base, small.template) == (None, None, None, None)
+    assert small.sources == (str(tmp_path / "small.gguf"),)
+    assert small.sampling == Sampling()
+    assert (settings.encoder, settings.profile, settings.memory) == (None, None, None)
+
+
+def test_everything_that_can_be_said_arrives(load: Load, tmp_path: Path) -> None:
+    text = f"""\
+models:
+  big:
+    engine: replay
+    sources: ["hf:owner/repo@main/big.gguf", "pypi:big==1.2/big/big.gguf", /srv/big.gguf, models/big.gguf]
+    sha256: {SHA}
+    base: Owner/Big
+    context: 4096
+    template: big.jinja
+    sampling: {{max_tokens: 100, temperature: 0.5, top_p: 0.9, seed: 3, stop: ["\\n\\n", END]}}
+    memory: 1.5GiB
+    price: {{in: 1, out: 2.5}}
+    slots: 2
+    threads: 4
+    options: {{mlock: true, batch: 512, mode: fast}}
+experts:
+  only: {{model: big, description: all, skills: [a, b], answers: json, sampling: {{seed: 4}}, generalist: true}}
+encoder: {{sources: [model.onnx], sha256: {SHA}, tokenizer: tokenizer.json}}
+profile: mine/profile
+memory: 4 GB
+"""
+
+    settings = load(text)
+
+    big, only = settings.models["big"], settings.experts["only"]
+    assert big.sources == (
+        "hf:owner/repo@main/big.gguf",
+        "pypi:big==1.2/big/big.gguf",
+        "/srv/big.gguf",
+        str(tmp_path / "models/big.gguf"),
+    )
+    assert big.sampling == Sampling(max_tokens=100, temperature=0.5, top_p=0.9, seed=3, stop=("\n\n", "END"))
+    assert (big.memory, big.price, big.template) == (3 * 2**29, Price(1.0, 2.5), tmp_path / "big.jinja")
+    assert big.options == (("mlock", True), ("batch", 512), ("mode", "fast"))
+    assert only.sampling == replace(big.sampling, seed=4)
+    assert (only.skills, only.answers, only.generalist) == (("a", "b"), "json", True)
+    assert settings.encoder and settings.encoder.tokenizer == tmp_path / "tokenizer.json"
+    assert (settings.profile, settings.memory) == (tmp_path / "mine/profile", 4 * 10**9)
+    assert [stage.use for stage in settings.pipeline] == ["decide", "generate", "verify", "aggregate"]
+
+
+def test_an_experts_sampling_changes_only_what_it_names(load: Load) -> None:
+    text = REGISTRY.replace(MODEL, MODEL + "    sampling: {max_tokens: 99, temperature: 0.7}\n")
+
+    settings = load(text.replace(GENERAL, "general: {model: small, sampling: {temperature: 0}}"))
+
+    assert settings.experts["general"].sampling == Sampling(max_tokens=99, temperature=0)
+    assert settings.experts["law"].sampling == Sampling(max_tokens=99, temperature=0.7)
+
+
+def test_the_first_expert_without_an_adapter_is_the_generalist(load: Load) -> None:
+    settings = load(REGISTRY.replace(GENERAL, "first: {model: small, generalist: false}\n  second: {model: small}"))
+
+    assert settings.generalist.name == "second"
+    assert [name for name, expert in settings.experts.items() if expert.generalist] == ["second"]
+
+
+def test_a_declared_generalist_may_have_an_adapter(load: Load) -> None:
+    assert load(REGISTRY + "").generalist.name == "general"
+    assert load(REGISTRY.replace("law:\n", "law:\n    generalist: true\n")).generalist.name == "law"
+
+
+def test_settings_are_frozen(load: Load) -> None:
+    settings = load(REGISTRY)
+
+    with pytest.raises(FrozenInstanceError):
+        settings.models["small"].context = 1  # type: ignore[misc]
+
+
+def test_a_setting_knows_its_line_and_a_missing_one_that_of_its_parent(load: Load) -> None:
+    settings = load(REGISTRY)
+
+    assert settings.where("experts.law.adapter") == "experts.yaml:9 (experts.law.adapter)"
+    assert settings.where("pipeline[1].options.by") == "experts.yaml:12 (pipeline[1].options.by)"
+    assert settings.where("models.small.template") == "experts.yaml:2 (models.small.template)"
+    assert settings.where("") == "experts.yaml:1"
+    assert [stage.line for stage in settings.pipeline] == [11, 12]
+
+
+def test_names_with_dots_keep_their_lines(load: Load) -> None:
+    settings = load(REGISTRY.replace("law:", "law-1.5b:"))
+
+    assert settings.where("experts.law-1.5b.adapter.path") == "experts.yaml:9 (experts.law-1.5b.adapter.path)"
+
+
+def test_config_sha_follows_the_content_and_not_the_layout(load: Load) -> None:
+    plain = load(REGISTRY)
+    commented = load("# a comment\n" + REGISTRY.replace(GENERAL, "general:\n    model: small"))
+    changed = load(REGISTRY.replace("k: 1", "k: 2"))
+
+    assert plain.config_sha == commented.config_sha != changed.config_sha
+
+
+def test_text_that_yaml_1_1_would_change_stays_text(load: Load) -> None:
+    settings = load(REGISTRY.replace(GENERAL, "no: {model: small, description: 12:30:45, skills: [yes, off, 1_000]}"))
+
+    assert settings.experts["no"].description == "12:30:45"
+    assert settings.experts["no"].skills == ("yes", "off", "1_000")
+
+
+def test_a_byte_order_mark_means_nothing(load: Load) -> None:
+    assert load("\ufeff" + REGISTRY).config_sha == load(REGISTRY).config_sha
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("350MiB", 350 * 2**20), ("4 GB", 4 * 10**9), ("1.5gib", 3 * 2**29), ("512 B", 512), ("2TB", 2 * 10**12)],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "350", "350M", "-1GB", "1e3MB", "lots", "GiB", "1.GB", "9" * 400 + "GB"])
+def test_a_size_without_a_clear_unit_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="no size"):
+        parse_size(text)
+
+
+# What each mistake is told --------------------------------------------------------------------------------------------
+
+IN_A_MODEL = {
+    "misspelt key": ("contxt: 5", "contxt", "unknown key `contxt`", "did you mean `context`?"),
+    "text for a number": ("context: many", "context", "found 'many', expected a whole number", "`context: 2048`"),
+    "quoted number": ('context: "2048"', "context", "found '2048'", "remove the quotes: 2048"),
+    "fraction": ("slots: 2.5", "slots", "found 2.5, expected a whole number", "`slots: 8`"),
+    "too small": ("context: 1", "context", "found 1, expected a number greater than or equal to 16", "2048"),
+    "no for false": ("completion: no", "completion", "`no` is text in YAML 1.2", "write false"),
+    "yes for true": ("completion: Yes", "completion", "`Yes` is text in YAML 1.2", "write true"),
+    "on for true": ("completion: on", "completion", "`on` is text in YAML 1.2", "write true"),
+    "off for false": ("completion: off", "completion", "`off` is text in YAML 1.2", "write false"),
+    "quoted boolean": ('completion: "false"', "completion", "`false` is text", "write false, unquoted"),
+    "number for text": ("base: 1.10", "base", "found 1.1, expected text", "quote what is meant as text"),
+    "boolean for text": ("base: true", "base", "found true, expected text", "quote what is meant as text"),
+    "nothing": ("engine:", "engine", "found nothing, expected text", "`engine: llamacpp`"),
+    "size without unit": ("memory: 350M", "memory", "'350M' is no size", "350MiB"),
+    "number for a size": ("memory: 350", "memory", "found 350, expected text", "`memory: 350MiB`"),
+    "half a price": ("price: {in: 1}", "price.out", "`out` is missing", "`out: 0.6`"),
+    "no number at all": ("price: {in: .nan, out: 1}", "price.in", "expected a finite number", "`in: 0.15`"),
+    "text for a mapping": ("price: free", "price", "found 'free', expected a mapping", "`price: {in: 0.0, out: 0.0}`"),
+    "list for a mapping": ("sampling: [1]", "sampling", "found a list of 1, expected a mapping", "max_tokens"),
+    "number in a list": ("sampling: {stop: [a, 1]}", "sampling.stop[1]", "found 1, expected text", "quote"),
+    "nested option": ("options: {a: [1]}", "options.a", "found a list of 1", "for example"),
+    "completion with template": (
+        "completion: true\n    template: t.jinja",
+        "template",
+        "no chat template",
+        "remove one",
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "at", "what", "remedy"), IN_A_MODEL.values(), ids=IN_A_MODEL)
+def test_a_mistake_in_a_model_names_line_path_and_remedy(
+    load: Load, line: str, at: str, what: str, remedy: str
+) -> None:
+    error = told(load, REGISTRY.replace(MODEL, f"{MODEL}    {line}\n"))
+
+    number = 5 if "\n" in line else 4
+    assert error.where == f"experts.yaml:{number} (models.small.{at})"
+    assert what in error.what
+    assert remedy in str(error.remedy)
+
+
+IN_THE_EXPERTS = {
+    "unknown model": (
+        GENERAL,
+        "general: {model: smal}",
+        "6 (experts.general.model)",
+        "no model is called 'smal'",
+        "`small`",
+    ),
+    "unknown kind": (
+        GENERAL,
+        "general: {model: small, answers: numbr}",
+        "6 (experts.general.answers)",
+        "'number', 'choice', 'list', 'set', 'json' or 'text'",
+        "did you mean `number`?",
+    ),
+    "case twins": (
+        GENERAL,
+        f"{GENERAL}\n  General: {{model: small}}",
+        "7 (experts.General)",
+        "differs only by case from `general` on line 6",
+        "rename",
+    ),
+    "same name twice": (GENERAL, f"{GENERAL}\n  {GENERAL}", "7 (experts.general)", "on line 6 and on line 7", "rename"),
+    "number as name": (GENERAL, "1.10: {model: small}", "6 (experts)", "`1.10` is a number", 'quote it: "1.10"'),
+    "boolean as name": (GENERAL, "true: {model: small}", "6 (experts)", "`true` is a boolean", 'quote it: "true"'),
+    "path as name": (GENERAL, "a/b: {model: small}", "6 (experts.a/b)", "'a/b' is no name", "rename"),
+    "two generalists": (
+        GENERAL,
+        "a: {model: small, generalist: true}\n  b: {model: small, generalist: true}",
+        "7 (experts.b.generalist)",
+        "`a` is one already",
+        "keep one",
+    ),
+    "no generalist": (
+        GENERAL,
+        "a: {model: small, generalist: false}",
+        "5 (experts)",
+        "no expert is the generalist",
+        "write",
+    ),
+    "empty expert": (GENERAL, "general:", "6 (experts.general)", "found nothing", "`general: {model: smollm2}`"),
+    "answers fill the context": (
+        GENERAL,
+        "general: {model: small, sampling: {max_tokens: 2048}}",
+        "6 (experts.general.sampling.max_tokens)",
+        "leave no room",
+        "`context`",
+    ),
+    "adapter without sha256": (
+        f", sha256: {SHA}}}",
+        "}",
+        "9 (experts.law.adapter.sha256)",
+        "`sha256` is missing",
+        "add",
+    ),
+    "adapter as text": ("{path: law.gguf", "law.gguf #", "9 (experts.law.adapter)", "expected a mapping", "path: "),
+    "adapter from a hub": ("law.gguf", "hf:a/b@c/d", "9 (experts.law.adapter.path)", "`hf:`", "default:file"),
+    "short sha256": (f"    sha256: {SHA}", "    sha256: abc", "4 (models.small.sha256)", "64 lower-case hex", "sha256"),
+    "model without sha256": (f"    sha256: {SHA}\n", "", "2 (models.small.sha256)", "missing", "sha256sum"),
+    "model without sources": (MODEL, "", "2 (models.small.sources)", "nothing to load", "hf:owner/repo@revision/file"),
+    "stage twice": ("use: aggregate", "use: decide", "12 (pipeline[1].use)", "stands twice", "remove"),
+    "misspelt stage key": (
+        "use: aggregate",
+        "us: aggregate",
+        "12 (pipeline[1].us)",
+        "unknown key",
+        "did you mean `use`?",
+    ),
+    "bare stage": ("use: aggregate", "aggregate", "12 (pipeline[1])", "found 'aggregate', expected a mapping", "use: "),
+    "one stage": ("  - use: aggregate\n", "", "10 (pipeline)", "expected 2 or more", "pipeline"),
+    "misspelt group": ("pipeline:", "pipelines:", "10 (pipelines)", "unknown key", "did you mean `pipeline`?"),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "at", "what", "remedy"), IN_THE_EXPERTS.values(), ids=IN_THE_EXPERTS)
+def test_a_mistake_among_the_experts_names_line_path_and_remedy(
+    load: Load, old: str, new: str, at: str, what: str, remedy: str
+) -> None:
+    assert old in REGISTRY
+
+    error = told(load, REGISTRY.replace(old, new, 1))
+
+    assert error.where == f"experts.yaml:{at}"
+    assert what in error.what
+    assert remedy in str(error.remedy)
+
+
+def test_several_mistakes_are_all_placed(load: Load) -> None:
+    error = told(load, REGISTRY.replace(MODEL, MODEL + "    slots: x\n    threads: y\n"))
+
+    assert error.where == "experts.yaml:4 (models.small.slots)"
+    assert "also wrong: experts.yaml:5 (models.small.threads)" in error.what
+
+
+def test_an_unknown_key_does_not_repeat_its_value(load: Load) -> None:
+    error = told(load, REGISTRY.replace(MODEL, MODEL + "    api_key: sk-canary-123\n"))
+
+    assert "canary" not in str(error)
+
+
+# The registry that comes with the package -----------------------------------------------------------------------------
+
+
+def test_the_packaged_registry_loads_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    settings = load_settings(packaged_registry())
+
+    assert list(settings.experts) == ["general", "arithmetic", "sorting", "extraction", "units"]
+    assert settings.generalist.name == "general"
+    assert settings.models["smollm2"].price == Price(0.0, 0.0)
+    assert settings.models["smollm2"].template == PACKAGED / "chatml.jinja"
+    assert settings.profile == PACKAGED / "profile"
+
+
+def test_a_copy_of_the_packaged_registry_means_the_same(tmp_path: Path) -> None:
+    copy = tmp_path / "experts.yaml"
+    copy.write_bytes(packaged_registry().read_bytes())
+
+    original, copied = load_settings(packaged_registry()), load_settings(copy)
+
+    assert (copied.models, copied.experts, copied.encoder) == (original.models, original.experts, original.encoder)
+    assert copied.config_sha == original.config_sha
+
+
+def test_the_packaged_template_is_plain_chatml() -> None:
+    text = (PACKAGED / "chatml.jinja").read_text(encoding="utf-8")
+
+    assert text.startswith("{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n'")
+    assert text.endswith("{{ '<|im_start|>assistant\\n' }}{% endif %}")
+
+
+def test_reading_settings_loads_no_model_library() -> None:
+    code = (
+        "import sys; from composer.config import load_settings, packaged_registry; load_settings(packaged_registry());"
+        "print([m for m in ('numpy', 'onnxruntime', 'httpx', 'langgraph', 'pyarrow', 'xllamacpp') if m in sys.modules])"
+    )
+
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert shown.strip() == "[]"

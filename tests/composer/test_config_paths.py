@@ -1,0 +1,222 @@
+"""Where a registry may point to, and which registry is read."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from composer.config import (
+    PACKAGED,
+    Settings,
+    find_registry,
+    load_settings,
+    packaged_registry,
+)
+from composer.errors import ConfigError
+
+SHA = "ab" * 32
+REGISTRY = f"""\
+models:
+  small:
+    sources: [small.gguf]
+    sha256: {SHA}
+experts:
+  general: {{model: small}}
+  law:
+    model: small
+    adapter: {{path: law.gguf, sha256: {SHA}}}
+pipeline:
+  - {{use: decide, options: {{k: 1}}}}
+  - use: aggregate
+"""
+MODEL = "    sources: [small.gguf]\n"  # line 3; what is written after it stands on line 4
+GENERAL = "general: {model: small}"  # line 6
+
+Load = Callable[[str], Settings]
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
+    """Writes experts.yaml into an empty working directory and reads it."""
+    monkeypatch.chdir(tmp_path)
+    path = Path("experts.yaml")
+
+    def write_and_load(text: str) -> Settings:
+        path.write_text(text, encoding="utf-8")
+        return load_settings(path)
+
+    return write_and_load
+
+
+def told(load: Load, text: str) -> ConfigError:
+    """The error that `text` gets."""
+    with pytest.raises(ConfigError) as caught:
+        load(text)
+    assert caught.value.where and caught.value.remedy
+    return caught.value
+
+
+def test_absolute_paths_are_taken_as_written(load: Load) -> None:
+    text = REGISTRY.replace("[small.gguf]", "[/models/small.gguf]").replace("law.gguf", "/adapters/law.gguf")
+
+    settings = load(text)
+
+    law = settings.experts["law"].adapter
+    assert settings.models["small"].sources == ("/models/small.gguf",)
+    assert law and law.path == Path("/adapters/law.gguf")
+
+
+def test_default_paths_point_into_the_package(load: Load) -> None:
+    settings = load(REGISTRY.replace("law.gguf", "default:adapters/law/law.gguf"))
+
+    law = settings.experts["law"].adapter
+    assert law and law.path == PACKAGED / "adapters/law/law.gguf"
+
+
+# Paths stay inside ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../law.gguf",
+        "..",
+        "a/../../law.gguf",
+        "a/../law.gguf",
+        "./../law.gguf",
+        "//server/share/law.gguf",
+        "\\\\server\\share",
+        "a\\..\\..\\law.gguf",
+        "C:\\law.gguf",
+        "~/law.gguf",
+        "~root/law.gguf",
+        "law\\0.gguf",
+        "law\\n.gguf",
+        "law\\e[31m.gguf",
+        "",
+        " ",
+        "out/law.gguf",
+        "link.gguf",
+        "default:../law.gguf",
+        "default:a/../../../law.gguf",
+        "default:/etc/passwd",
+        "default://etc/passwd",
+        "file:///etc/passwd",
+        "https://example.org/law.gguf",
+        "pypi:a==1/law.gguf",
+    ],
+)
+def test_a_path_that_leaves_its_folder_is_refused(load: Load, tmp_path: Path, path: str) -> None:
+    (tmp_path / "out").symlink_to(tmp_path.parent, target_is_directory=True)
+    (tmp_path / "link.gguf").symlink_to("/etc/passwd")
+    quoted = path if path.startswith("law\\") else path.replace("\\", "\\\\")
+
+    error = told(load, REGISTRY.replace("law.gguf", f'"{quoted}"'))
+
+    assert error.where == "experts.yaml:9 (experts.law.adapter.path)"
+
+
+@pytest.mark.parametrize("field", ["template: ../x", "sources: [../x]"])
+def test_every_path_of_a_model_stays_inside(load: Load, field: str) -> None:
+    error = told(load, REGISTRY.replace(MODEL, f"    {field}\n" + ("" if "sources" in field else MODEL)))
+
+    assert "leaves the folder of this file" in error.what
+
+
+def test_a_link_inside_the_folder_is_followed(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "real.gguf").write_bytes(b"")
+    (tmp_path / "law.gguf").symlink_to("real.gguf")
+
+    law = load(REGISTRY).experts["law"].adapter
+
+    assert law and law.path == tmp_path / "real.gguf"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "pypi:package/file",
+        "pypi:package==1.0",
+        "pypi:package==1.0/../file",
+        "pypi:package>=1.0/file",
+        "pypi:package==1.0//etc/passwd",
+        "hf:repo@main/file",
+        "hf:owner/repo/file",
+        "hf:owner/repo@main/a/../../file",
+        "hf:../..@main/file",
+        "https://example.org/model.gguf",
+        "pipy:package==1.0/file",
+    ],
+)
+def test_a_malformed_source_is_refused_where_it_stands(load: Load, source: str) -> None:
+    error = told(load, REGISTRY.replace("[small.gguf]", f'[small.gguf, "{source}"]'))
+
+    assert error.where == "experts.yaml:3 (models.small.sources[1])"
+    assert "write" in str(error.remedy)
+
+
+# Which file is read ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """A registry in every place where one is looked for."""
+    found = {
+        "flag": tmp_path / "flag.yaml",
+        "env": tmp_path / "env.yaml",
+        "here": tmp_path / "work" / "experts.yaml",
+        "user": tmp_path / "home" / "coe" / "experts.yaml",
+    }
+    for path in found.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(REGISTRY, encoding="utf-8")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COE_CONFIG", str(found["env"]))
+    monkeypatch.chdir(tmp_path / "work")
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="XDG_CONFIG_HOME moves the user's folder on Linux only")
+def test_registries_are_found_in_order(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [find_registry(places["flag"]), find_registry()]
+    monkeypatch.delenv("COE_CONFIG")
+    for name in ("here", "user"):
+        found.append(find_registry())
+        places[name].unlink()
+
+    assert found == [places["flag"], places["env"], places["here"], places["user"]]
+    assert find_registry() == packaged_registry()
+
+
+def test_a_named_registry_is_relative_to_the_working_directory(places: dict[str, Path]) -> None:
+    assert load_settings(find_registry(Path("../flag.yaml"))).models
+
+
+def test_a_missing_named_registry_is_no_reason_to_look_further(
+    places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="none.yaml is no file") as by_flag:
+        find_registry(Path("none.yaml"))
+    monkeypatch.setenv("COE_CONFIG", "none.yaml")
+    with pytest.raises(ConfigError, match="none.yaml is no file") as by_env:
+        find_registry()
+
+    assert (by_flag.value.where, by_env.value.where) == ("--config", "COE_CONFIG")
+
+
+def test_an_empty_variable_counts_as_unset(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COE_CONFIG", "")
+
+    assert find_registry() == places["here"]
+
+
+def test_a_dangling_link_is_not_passed_over(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COE_CONFIG")
+    places["here"].unlink()
+    places["here"].symlink_to("nowhere.yaml")
+
+    with pytest.raises(ConfigError, match="is not there"):
+        load_settings(find_registry())
