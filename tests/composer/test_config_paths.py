@@ -198,10 +198,10 @@ def test_a_named_registry_is_relative_to_the_working_directory(places: dict[str,
 def test_a_missing_named_registry_is_no_reason_to_look_further(
     places: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="none.yaml is no file") as by_flag:
+    with pytest.raises(ConfigError, match=r"none\.yaml is no file") as by_flag:
         find_registry(Path("none.yaml"))
     monkeypatch.setenv("COE_CONFIG", "none.yaml")
-    with pytest.raises(ConfigError, match="none.yaml is no file") as by_env:
+    with pytest.raises(ConfigError, match=r"none\.yaml is no file") as by_env:
         find_registry()
 
     assert (by_flag.value.where, by_env.value.where) == ("--config", "COE_CONFIG")

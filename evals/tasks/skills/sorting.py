@@ -1,4 +1,4 @@
-"""Putting four to eight letters or common lower-case words into alphabetical order.
+"""Putting four to seven letters or four to six lower-case words into alphabetical order.
 
 Promise: ascending alphabetical order only. Letters may repeat, words do not. The answer
 is the list, parted by a comma and a space.
@@ -123,11 +123,10 @@ WORDINGS = {
 def draw(rng: Random, split: Split) -> Problem:
     """One list: letters or words, half each."""
     del split
-    size = rng.randint(4, 8)
     if rng.random() < 0.5:
-        name, things = "letters", [rng.choice(LETTERS) for _ in range(size)]
+        name, things = "letters", [rng.choice(LETTERS) for _ in range(rng.randint(4, 7))]
     else:
-        name, things = "words", rng.sample(WORDS, min(size, 7))
+        name, things = "words", rng.sample(WORDS, rng.randint(4, 6))
     ordered = sorted(things)
     if things == ordered:
         things.reverse()
