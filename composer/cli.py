@@ -246,7 +246,7 @@ def main() -> None:
 def _pipeline(config: Path | None, memory: str | None, offline: bool) -> Pipeline:
     from composer.config import parse_size
     from composer.pipeline import Pipeline
-    from composer.registry.sources import console_progress
+    from composer.registry.progress import console_progress
 
     size = parse_size(memory, "--memory") if memory is not None else None
     return Pipeline.from_file(config, memory=size, offline=offline, progress=console_progress(), say=_say)

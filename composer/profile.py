@@ -103,18 +103,19 @@ async def measure(
     *,
     encoder: str,
     prints: Mapping[str, str],
+    arms: Sequence[str] | None = None,
     done: Callable[[str, Draft], None] = lambda _arm, _draft: None,
 ) -> Profile:
-    """Ask every arm every question and grade what it says; `vectors` are the questions', [len(items), dim].
+    """Ask every arm (None: all of the registry) every question and grade what it says; `vectors` are the questions', [len(items), dim].
 
     Drafts go through the pool, so what the store already has is asked of nobody. A draft that failed, was cut off or
     holds no answer scores 0.
     """
-    arms = [arm.name for arm in registry.arms()]
+    asked = arms if arms is not None else [arm.name for arm in registry.arms()]
     requests: dict[str, tuple[int, Request]] = {}
     for row, item in enumerate(items):
         prompt = Query(item.question.id, item.question.text, item.question.choices).prompt
-        for arm in arms:
+        for arm in asked:
             stream = registry.stream(arm, registry.messages(arm, prompt))
             request = Request(f"{row}:{arm}", (stream,), registry.sampling(arm), arm=arm, parent=item.question.id)
             requests[request.id] = (row, request)

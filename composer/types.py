@@ -47,7 +47,10 @@ class Stream:
 @dataclass(frozen=True, slots=True)
 class Sampling:
     """How tokens are drawn. Temperature 0 is greedy. `schema` is a JSON schema as text, `template` the options handed
-    to the chat template; `logprobs` asks for that many alternatives per generated token (0: none)."""
+    to the chat template; `logprobs` asks for that many alternatives per generated token (0: the token alone, None:
+    nothing). `top_k` 0, `min_p` 0 and `repetition_penalty` 1 change nothing; all are sent always, because a server
+    fills what is left out from the model's own settings.
+    """
 
     max_tokens: int = 256
     temperature: float = 0.0
@@ -55,7 +58,10 @@ class Sampling:
     seed: int = 0
     stop: tuple[str, ...] = ()
     schema: str | None = None
-    logprobs: int = 0
+    logprobs: int | None = None
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
     template: tuple[tuple[str, Scalar], ...] = ()
 
 
@@ -74,7 +80,7 @@ class Request:
     """One sample to be generated. Several streams are atomic by construction: they are decoded in lockstep or not at all.
 
     `id` and `parent` say where it comes from and are no part of the draft's key; neither are `deadline` (seconds on the
-    monotonic clock) and `priority` (higher goes first).
+    monotonic clock) and `priority` (higher goes first). Ids are unique within a submission: engines do not check it.
     """
 
     id: str
@@ -106,11 +112,12 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """A generated token, its natural-log probability, and the most probable alternatives."""
+    """A generated token, its natural-log probability, the most probable alternatives, and its id where it is told."""
 
     token: str
     logprob: float
     top: tuple[tuple[str, float], ...] = ()
+    id: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +143,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One expert's reply. `stop` is `stop` only where the server said so; a failure is a draft with an `error`."""
+    """One expert's reply. `stop` is `stop` only where the server said so; a failure is a draft with an `error`.
+
+    `stop_detail` is what the server tells beside it: the stop text that was met, a context that was full.
+    """
 
     key: str
     text: str
@@ -146,6 +156,7 @@ class Draft:
     logprobs: tuple[TokenLogprob, ...] | None = None
     error: Failure | None = None
     cached: bool = False
+    stop_detail: str = ""
 
     @property
     def ok(self) -> bool:
@@ -177,14 +188,17 @@ class Caps:
     """What an engine can do. `level` is the most it gives: text, logprobs, logits or hooks (each includes those before).
 
     `mixed_adapters`: different adapters share one batch. `adapters`: named when the host opens (`fixed`) or attached to
-    a running one (`live`). `slots`: how many requests run at once. `memory`: bytes it may use, None where unknown.
+    a running one (`live`), `adapter_slots` of them at a time (None: no bound). `slots`: how many requests run at once.
+    `max_logprobs`: the most alternatives per token. `memory`: bytes it may use, None where unknown.
     """
 
     level: Level = "text"
     contrast: bool = False
     mixed_adapters: bool = False
     adapters: Literal["fixed", "live"] = "fixed"
+    adapter_slots: int | None = None
     slots: int = 1
+    max_logprobs: int = 0
     memory: int | None = None
 
 
@@ -220,10 +234,12 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What opening a host showed: seconds until its first completion could be asked, and resident bytes (0: not ours)."""
+    """What opening a host showed: seconds until its first completion could be asked, resident bytes (0: not ours), and
+    the tokens that one request may hold (0: it does not say)."""
 
     seconds: float
     memory: int
+    context: int = 0
 
 
 def draft_key(request: Request, fingerprints: dict[str, Fingerprint]) -> str:

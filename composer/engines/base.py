@@ -24,6 +24,10 @@ class Engine(Protocol):
         """Add an adapter to the running host. Raises EngineError where `caps.adapters` is `fixed`."""
         ...
 
+    async def detach(self, name: str) -> None:
+        """Remove an adapter from the running host; requests under way with it end well. Raises EngineError as `attach`."""
+        ...
+
     def generate(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
         """Yield (request id, piece) in any order, and exactly one Draft per request, as it lands.
 

@@ -273,24 +273,26 @@ def _save(response: httpx.Response, part: Path, start: int, total: int | None, r
         os.fsync(file.fileno())
 
 
-def _place(why: httpx.TransportError, url: str) -> str:
+def _place(why: Exception, url: str) -> str:
     """The address that failed: after a redirect it is another than the one asked for."""
     try:
-        return shown(str(why.request.url))
+        return shown(str(why.request.url)) if isinstance(why, httpx.RequestError) else shown(url)
     except RuntimeError:  # it failed before there was a request
         return shown(url)
 
 
 def _trust(network: Network) -> ssl.SSLContext:
-    """Certificates of pip's settings or the usual variables, else httpx's own and the system's together."""
+    """Certificates of pip's settings or the usual variables, else the system's, and httpx's own where it shows none."""
     cert = network.cert or ca_bundle()
     try:
         if cert:
             folder = Path(cert).is_dir()
             context = ssl.create_default_context(capath=cert) if folder else ssl.create_default_context(cafile=cert)
         else:
-            context = httpx.create_ssl_context()
-            context.load_default_certs()
+            context = ssl.create_default_context()
+            if not context.cert_store_stats()["x509_ca"]:  # nothing there, or a folder that is read when needed
+                context = httpx.create_ssl_context()
+                context.load_default_certs()
         if network.client_cert:
             context.load_cert_chain(network.client_cert)
     except OSError as why:

@@ -74,7 +74,7 @@ def draft_cells(draft: Draft, request: Request) -> Row:
     """A draft and where it comes from, as the cells of `call` without the seal."""
     logprobs = None
     if draft.logprobs is not None:
-        logprobs = dump([[token.token, token.logprob, token.top] for token in draft.logprobs])
+        logprobs = dump([[token.token, token.logprob, token.top, token.id] for token in draft.logprobs])
     return (
         clean(draft.key),
         clean(request.streams[0].expert),
@@ -86,18 +86,19 @@ def draft_cells(draft: Draft, request: Request) -> Row:
         dump(asdict(draft.usage)),
         logprobs,
         clean(draft.served_by),
+        clean(draft.stop_detail),
         now(),
     )
 
 
 def read_draft(row: Row) -> Draft:
     """The draft of a sound row of `call`, marked as cached."""
-    key, _, _, _, _, response, _, usage, logprobs, served_by, _, _ = row
+    key, _, _, _, _, response, _, usage, logprobs, served_by, stop_detail, _, _ = row
     tokens = None
     if logprobs is not None:
         tokens = tuple(
-            TokenLogprob(token, logprob, tuple((other, value) for other, value in top))
-            for token, logprob, top in json.loads(text(logprobs))
+            TokenLogprob(token, logprob, tuple((other, value) for other, value in top), id)
+            for token, logprob, top, id in json.loads(text(logprobs))
         )
     return Draft(
         key=text(key),
@@ -107,6 +108,7 @@ def read_draft(row: Row) -> Draft:
         served_by=text(served_by),
         logprobs=tokens,
         cached=True,
+        stop_detail=text(stop_detail),
     )
 
 

@@ -45,6 +45,7 @@ CALL = Table(
         "usage",
         "logprobs",
         "served_by",
+        "stop_detail",
         "created",
         "sha256",
     ),
@@ -65,7 +66,7 @@ _TABLES = (
     """CREATE TABLE call (
         call_key TEXT PRIMARY KEY, expert TEXT NOT NULL, arm TEXT NOT NULL, role TEXT NOT NULL,
         request_sha TEXT NOT NULL, response TEXT NOT NULL, finish_reason TEXT NOT NULL, usage TEXT NOT NULL,
-        logprobs TEXT, served_by TEXT NOT NULL, created TEXT NOT NULL, sha256 TEXT NOT NULL
+        logprobs TEXT, served_by TEXT NOT NULL, stop_detail TEXT NOT NULL, created TEXT NOT NULL, sha256 TEXT NOT NULL
     ) STRICT, WITHOUT ROWID""",
     """CREATE TABLE result (
         run_id TEXT NOT NULL, custom_id TEXT NOT NULL, k INTEGER NOT NULL, status TEXT NOT NULL,

@@ -49,7 +49,7 @@ def right(kind: Kind, reply: str, answer: str) -> bool:
     if kind == "json":
         found = re.search(r"\{.*\}", last, re.DOTALL)
         try:
-            return bool(found) and json.loads(found.group()) == json.loads(answer)
+            return found is not None and bool(json.loads(found.group()) == json.loads(answer))
         except json.JSONDecodeError:
             return False
     if kind == "list":

@@ -15,7 +15,7 @@ import pytest
 from evals.tasks.skills import DEFAULT, SKILLS, SPLITS, Item, Split, items, split_of, teach
 from evals.tasks.skills.__main__ import general, packaged
 from evals.tasks.skills.dates import MONTHS, WEEK
-from evals.tasks.skills.units import PAIRS, _SHORT
+from evals.tasks.skills.units import _SHORT, PAIRS
 
 _MONTH = {name: place for place, (name, _) in enumerate(MONTHS, 1)}
 _YEAR = 2023  # any year of 365 days before another one
@@ -115,7 +115,7 @@ def test_extraction_copies_the_text_in_the_order_asked() -> None:
 
             assert 3 <= len(gold) <= 6 and -1 not in places
             assert all(str(value).lower() in item.question.lower() for value in gold.values())
-    
+
 
 def _unit(question: str) -> Iterator[str]:
     """The full names of the units of a question."""

@@ -2,8 +2,8 @@
 
 Promise: a + b and a - b with operands 0..99 (a difference is never negative) and a
 two-digit number times a digit 2..9. Sums of three-digit numbers are `THREE_DIGIT`, a
-group reported apart. The specialist restates the problem as an equation and works by
-parts; the last number is the answer.
+group reported apart. The specialist restates the problem as an equation and multiplies
+by parts; the last number is the answer.
 """
 
 from __future__ import annotations
@@ -242,30 +242,17 @@ _SIGNS = {
 
 
 def plus(a: int, b: int) -> str:
-    """What the specialist writes for a sum: hundreds, tens and ones apart, then together.
+    """What the specialist writes for a sum (by parts it learnt more slowly).
 
     >>> plus(47, 36)
-    '47 + 36 = 70 + 13 = 83'
-    >>> plus(60, 20)
-    '60 + 20 = 80'
+    '47 + 36 = 83'
     """
-    parts = [a // 100 * 100 + b // 100 * 100, a // 10 % 10 * 10 + b // 10 % 10 * 10, a % 10 + b % 10]
-    shown = [str(part) for part in parts if part]
-    middle = f" = {' + '.join(shown)}" if len(shown) > 1 else ""
-    return f"{a} + {b}{middle} = {a + b}"
+    return f"{a} + {b} = {a + b}"
 
 
 def minus(a: int, b: int) -> str:
-    """What the specialist writes for a difference: less the tens, then less the ones.
-
-    >>> minus(83, 36)
-    '83 - 36 = 53 - 6 = 47'
-    >>> minus(83, 6)
-    '83 - 6 = 77'
-    """
-    tens, ones = b // 10 * 10, b % 10
-    middle = f" = {a - tens} - {ones}" if tens and ones else ""
-    return f"{a} - {b}{middle} = {a - b}"
+    """What the specialist writes for a difference."""
+    return f"{a} - {b} = {a - b}"
 
 
 def times(a: int, b: int) -> str:

@@ -240,13 +240,13 @@ def draw(rng: Random, split: Split) -> Problem:
         return _fact(rng)
     form = rng.choices(_FORMS, _SHARES)[0]
     if form in ("day after", "day before"):
-        day, n = rng.choice(WEEK), rng.randint(1, 30)
-        target = weekday(day, n if form == "day after" else -n)
-        return _text(form, f"{n} {form} {day}", {"n": str(n), "d": day}, target)
+        start, n = rng.choice(WEEK), rng.randint(1, 30)
+        target = weekday(start, n if form == "day after" else -n)
+        return _text(form, f"{n} {form} {start}", {"n": str(n), "d": start}, target)
     if form in ("month after", "month before"):
-        name, n = rng.choice(_NAMES), rng.randint(1, 11)
-        target = month(name, n if form == "month after" else -n)
-        return _text(form, f"{n} {form} {name}", {"n": str(n), "d": name}, target)
+        start, n = rng.choice(_NAMES), rng.randint(1, 11)
+        target = month(start, n if form == "month after" else -n)
+        return _text(form, f"{n} {form} {start}", {"n": str(n), "d": start}, target)
     place = rng.randrange(12)
     day = rng.randint(1, MONTHS[place][1])
     american = rng.random() < 0.4

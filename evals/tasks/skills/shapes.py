@@ -45,7 +45,9 @@ _JOBS = _words(
 )
 _DAYS = _words("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
 _DATES = tuple(
-    f"{day} {month}" for day in (2, 5, 9, 12, 17, 21, 26, 30) for month in ("May", "June", "July", "March", "August", "October")
+    f"{day} {month}"
+    for day in (2, 5, 9, 12, 17, 21, 26, 30)
+    for month in ("May", "June", "July", "March", "August", "October")
 )
 _TIMES = _words("9 am, 10:30 am, noon, 2 pm, 3:15 pm, 4:30 pm, 6 pm, 7:45 pm, 8 pm")
 _PRICES: tuple[Value, ...] = (3, 5, 8, 12, 15, 19, 25, 40, 75, 120, 250, 2.5, 4.99, 9.5, 12.75, 19.99, 34.5)
@@ -56,8 +58,7 @@ _ITEMS = _words(
 )
 _BRANDS = _words("Acme, Nordo, Lumix, Bravo, Zenit, Kappa, Orion, Velo, Tesco, Mira")
 _EVENTS = _words(
-    "concert, workshop, book fair, wedding, marathon, jazz night, science talk, food market,"
-    "chess tournament, art show"
+    "concert, workshop, book fair, wedding, marathon, jazz night, science talk, food market,chess tournament, art show"
 )
 _PLACES = _words(
     "City Hall, Central Park, the Grand Hotel, Room 12, the library, Green Theatre, Hall B,"
@@ -128,8 +129,13 @@ DOMAINS = (
     ),
     Domain(
         "booking",
-        {"guest": _FULL, "hotel": _words("Astoria, Sea View, Plaza, Park Inn, Riverside, Bellevue, Alpina, Royal"),
-         "room": tuple(range(101, 420, 7)), "nights": _SMALL, "arrival": _DATES},
+        {
+            "guest": _FULL,
+            "hotel": _words("Astoria, Sea View, Plaza, Park Inn, Riverside, Bellevue, Alpina, Royal"),
+            "room": tuple(range(101, 420, 7)),
+            "nights": _SMALL,
+            "arrival": _DATES,
+        },
         Wordings(
             train=(
                 "{guest} booked room {room} at the {hotel} for {nights} nights from {arrival}.",
@@ -163,7 +169,13 @@ DOMAINS = (
     ),
     Domain(
         "city",
-        {"city": _CITIES, "country": _COUNTRIES, "population": tuple(range(20000, 990000, 35000)), "river": _RIVERS, "founded": tuple(range(1102, 1900, 23))},
+        {
+            "city": _CITIES,
+            "country": _COUNTRIES,
+            "population": tuple(range(20000, 990000, 35000)),
+            "river": _RIVERS,
+            "founded": tuple(range(1102, 1900, 23)),
+        },
         Wordings(
             train=(
                 "{city} is a city in {country} on the {river} with {population} people, founded in {founded}.",
@@ -180,7 +192,14 @@ DOMAINS = (
     ),
     Domain(
         "order",
-        {"customer": _PEOPLE, "order": tuple(range(1001, 9900, 137)), "item": _ITEMS, "quantity": _SMALL, "total": _PRICES, "date": _DATES},
+        {
+            "customer": _PEOPLE,
+            "order": tuple(range(1001, 9900, 137)),
+            "item": _ITEMS,
+            "quantity": _SMALL,
+            "total": _PRICES,
+            "date": _DATES,
+        },
         Wordings(
             train=(
                 "Order {order}: {customer} bought {quantity} of {item} on {date} for {total} dollars.",
@@ -197,7 +216,14 @@ DOMAINS = (
     ),
     Domain(
         "film",
-        {"film": _TITLES, "director": _FULL, "year": _YEARS, "genre": _GENRES, "minutes": tuple(range(80, 190, 7)), "rating": (6.1, 6.8, 7, 7.4, 7.9, 8, 8.3, 8.8, 9)},
+        {
+            "film": _TITLES,
+            "director": _FULL,
+            "year": _YEARS,
+            "genre": _GENRES,
+            "minutes": tuple(range(80, 190, 7)),
+            "rating": (6.1, 6.8, 7, 7.4, 7.9, 8, 8.3, 8.8, 9),
+        },
         Wordings(
             train=(
                 "{film} is a {genre} film by {director} from {year}. It lasts {minutes} minutes and is rated {rating}.",
@@ -213,7 +239,14 @@ DOMAINS = (
     ),
     Domain(
         "flight",
-        {"flight": tuple(f"{code}{number}" for code in ("BA", "LH", "AF", "KL") for number in range(112, 990, 89)), "airline": _AIRLINES, "from": _CITIES, "to": _CITIES, "gate": _words("A3, A12, B7, B20, C1, C15, D4, D9"), "time": _TIMES},
+        {
+            "flight": tuple(f"{code}{number}" for code in ("BA", "LH", "AF", "KL") for number in range(112, 990, 89)),
+            "airline": _AIRLINES,
+            "from": _CITIES,
+            "to": _CITIES,
+            "gate": _words("A3, A12, B7, B20, C1, C15, D4, D9"),
+            "time": _TIMES,
+        },
         Wordings(
             train=(
                 "{airline} flight {flight} from {from} to {to} leaves at {time} from gate {gate}.",
@@ -230,7 +263,13 @@ DOMAINS = (
     ),
     Domain(
         "pet",
-        {"pet": _words("Rex, Bella, Milo, Luna, Max, Coco, Nala, Simba, Daisy, Rocky"), "animal": _words("dog, cat, rabbit, parrot, hamster, turtle, pony"), "age": tuple(range(1, 16)), "owner": _PEOPLE, "color": _COLOURS},
+        {
+            "pet": _words("Rex, Bella, Milo, Luna, Max, Coco, Nala, Simba, Daisy, Rocky"),
+            "animal": _words("dog, cat, rabbit, parrot, hamster, turtle, pony"),
+            "age": tuple(range(1, 16)),
+            "owner": _PEOPLE,
+            "color": _COLOURS,
+        },
         Wordings(
             train=(
                 "{pet} is a {color} {animal}, {age} years old, and belongs to {owner}.",

@@ -11,8 +11,7 @@ from random import Random
 from evals.tasks.skills.item import Problem, Skill, Split, Wordings
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WORDS = tuple(
-    """
+_BANK = """
     air apple arm art baby bag ball bank barn bath bean bear bed bell belt bird boat bone book
     boot bowl box boy bread brick bridge brush bus butter cake camel camp card carpet carrot castle
     cat chair cheese cherry chicken child city clock cloud coat coffee coin color cook corn cotton
@@ -31,8 +30,8 @@ WORDS = tuple(
     soup spoon spring star stone storm story street sugar summer sun table tail tea teacher tent
     tiger time toe tomato tooth tower town toy train tree truck uncle valley van vase violin voice
     wagon wall watch water wave whale wheel wind window wine winter wolf wood wool yard year zebra
-    """.split()
-)
+    """
+WORDS = tuple(_BANK.split())
 
 WORDINGS = {
     "sort": Wordings(
