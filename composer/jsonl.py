@@ -14,9 +14,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Literal, TypeVar, cast, get_args, overload
 
-from composer.answers.extract import Kind, infer_kind
+from composer.answers.extract import infer_kind
 from composer.answers.grade import canonical_gold
 from composer.errors import InputError
+from composer.types import Kind
 
 MAX_LINE = 10_000_000  # bytes; a longer line is one bad row, and is never held in memory
 MAX_CHOICES = 26

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,20 +76,21 @@ class Records:
 
 
 def label_matrix(questions: Questions) -> tuple[tuple[str, ...], Table]:
-    """The skills named by the labels, sorted, and which question needs which, as 0/1 [question, skill].
-
-    Raises RouterError when no question is labelled.
-    """
+    """The skills named by the labels, sorted, and which question needs which, as 0/1 [question, skill]."""
     names = tuple(sorted({skill for own in questions.skills for skill in own}))
-    if not names:
-        raise RouterError(
-            "no profile question is labelled with a skill\n  next: give each row of the labelled set a `task`"
-        )
     column = {name: place for place, name in enumerate(names)}
     labels = np.zeros((len(questions), len(names)))
     for row, own in enumerate(questions.skills):
         labels[row, [column[name] for name in own]] = 1
     return names, labels
+
+
+def need_labels(questions: Questions) -> None:
+    """Raise RouterError when no question is labelled with a skill."""
+    if not any(questions.skills):
+        raise RouterError(
+            "no profile question is labelled with a skill\n  next: give each row of the labelled set a `task`"
+        )
 
 
 def generalist_place(arms: tuple[Arm, ...], generalist: str | None) -> int | None:
@@ -105,13 +105,12 @@ def generalist_place(arms: tuple[Arm, ...], generalist: str | None) -> int | Non
     return names.index(generalist)
 
 
-def fallback_row(overall: Table, generalist: int | None) -> Any:
-    """Scores [arm] that sum to 1 for a question of no known skill: the generalist first, the others by their overall
-    worth `overall` (non-negative); all by that where there is no generalist."""
-    total = overall.sum()
-    share = overall / total if total > 0 else np.full(len(overall), 1 / len(overall))
+def fallback_row(overall: Table, generalist: int | None) -> Table:
+    """Scores [arm] for a question of no known skill, from the arms' overall shares: the generalist keeps its own, and
+    nobody else is credited with more than half of that; without a generalist all keep theirs."""
     if generalist is None:
-        return share
-    share = share / 2
-    share[generalist] += 0.5
-    return share
+        return overall
+    own = max(float(overall[generalist]), float(np.finfo(np.float32).eps))
+    row: Table = np.clip(overall, 0, own) / 2
+    row[generalist] = own
+    return row

@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routers.errors import NotFittedError, RouterError
-from routers.records import Table, label_matrix
+from routers.records import Table, label_matrix, need_labels
 from routers.types import Array, Indices, Questions
 
+_SHARPEN = 3  # regression on 0/1 labels shrinks to the middle; cubed, shares are closest to how often they hold
+_ENOUGH = 0.5  # under this sum of weights "none of the known skills" is more likely than any
 _KIN = 5  # how many nearest others the automatic floor looks at
 _STRAYS = 0.01  # the share of profile questions that may lie under it
 
@@ -20,10 +22,10 @@ _STRAYS = 0.01  # the share of profile questions that may lie under it
 class Found:
     """The skills of n texts.
 
-    `weights` [n, skill] are shares (rows sum to at most 1, and to 0 where the text is under the floor); `similarity`
-    [n, skill] is the cosine to the nearest profile question of each skill; `nearest` and `cosine` [n, m] are the
-    nearest profile questions of all (rows of the fitted questions) and their cosines; `known` [n] is False where not
-    even the nearest question reaches the floor.
+    `weights` [n, skill] are shares: a row sums to at most 1, to 0 where no skill was found. `similarity` [n, skill] is
+    the cosine to the nearest profile question of each skill; `nearest` and `cosine` [n, m] are the nearest profile
+    questions of all (rows of the fitted questions) and their cosines. `near` [n] is False where not even the nearest
+    one reaches the floor.
     """
 
     skills: tuple[str, ...]
@@ -31,17 +33,18 @@ class Found:
     similarity: Table
     nearest: Indices
     cosine: Table
-    known: NDArray[np.bool_]
+    near: NDArray[np.bool_]
 
 
 @dataclass(slots=True)
 class SkillFinder:
     """Kernel ridge regression from a text's cosines with the profile's questions to their skill labels.
 
-    weights(x) = max(0, sum over profile questions i of exp((cos(x, i) - 1) / width) * alpha_i), scaled down to sum to
-    1 where they exceed it, with alpha = (K + ridge * I)^-1 labels. So one matrix product and one exponential per
-    batch. Unlike a mean over the nearest neighbours it learns which differences matter, and that is what
-    keeps a question whose surface words point elsewhere ("sort out this sum: 23 plus 48") with its own skill.
+    raw(x) = max(0, sum over profile questions i of exp((cos(x, i) - 1) / width) * alpha_i), alpha = (K + ridge I)^-1
+    labels: one matrix product and one exponential for a whole batch. The weights are the cubes of raw, scaled to raw's
+    sum or to 1 if that is less; a sum under one half is no skill at all. Unlike a mean over nearest neighbours this
+    learns which differences matter, and that keeps a question whose surface words point elsewhere ("sort out this
+    sum: 23 plus 48") with its own skill.
 
     `floor`: a text whose nearest profile question has a smaller cosine has no known skill. None: chosen at fit as the
     value that 1 % of the profile's questions would miss, each compared with the mean of its five nearest others (the
@@ -61,7 +64,11 @@ class SkillFinder:
     floor_: float = field(default=0.0, init=False)
 
     def fit(self, questions: Questions) -> Self:
-        """Learn the skills of labelled questions. A question without a label is an example of no skill."""
+        """Learn the skills of labelled questions; one without a label is an example of no skill.
+
+        Raises RouterError when none is labelled.
+        """
+        need_labels(questions)
         self.skills_, labels = label_matrix(questions)
         self.rows_ = _thinned(questions, self.most)
         # float64: a row's result must not depend on how many rows are multiplied together
@@ -83,20 +90,27 @@ class SkillFinder:
                 "  next: embed both with the same encoder"
             )
         cosine: Table = vectors.astype(np.float64) @ self.vectors_.T
-        weights = np.maximum(self._kernel(cosine) @ self.pull_, 0)
-        weights /= np.maximum(weights.sum(axis=1, keepdims=True), 1)
+        near = cosine.max(axis=1) >= self.floor_
+        weights = _shares(np.maximum(self._kernel(cosine) @ self.pull_, 0))
+        weights[~near] = 0
         columns = [np.flatnonzero(self.labels_[:, column]) for column in range(len(self.skills_))]
         similarity = np.stack([cosine[:, rows].max(axis=1) for rows in columns], axis=1)
-        known = cosine.max(axis=1) >= self.floor_
-        weights[~known] = 0
         wanted = min(nearest, cosine.shape[1])
         order = np.argpartition(-cosine, wanted - 1, axis=1)[:, :wanted]
         order = np.take_along_axis(order, np.argsort(-np.take_along_axis(cosine, order, 1), axis=1, kind="stable"), 1)
-        return Found(self.skills_, weights, similarity, self.rows_[order], np.take_along_axis(cosine, order, 1), known)
+        return Found(self.skills_, weights, similarity, self.rows_[order], np.take_along_axis(cosine, order, 1), near)
 
     def _kernel(self, cosine: Table) -> Table:
         near: Table = np.exp((cosine - 1) / self.width)
         return near
+
+
+def _shares(raw: Table) -> Table:
+    """Regression values (non-negative, [n, skill]) as shares."""
+    total = np.minimum(raw.sum(axis=1, keepdims=True), 1)
+    sharp = raw**_SHARPEN
+    shares: Table = sharp * total / np.maximum(sharp.sum(axis=1, keepdims=True), np.finfo(float).tiny)
+    return np.where(total >= _ENOUGH, shares, 0)
 
 
 def _floor(cosine: Table) -> float:

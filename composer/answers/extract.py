@@ -8,9 +8,9 @@ import string
 import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any
 
-Kind = Literal["number", "choice", "list", "set", "json", "text"]
+from composer.types import Kind
 
 LOOK = 20_000
 """Characters of a draft that are looked at: the last ones for numbers and choices, the first ones for the rest."""
@@ -24,6 +24,7 @@ DEPTH = 32
 _DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"))
 _OUTER = " \t\r\n.,;:!?\"'`*_()[]{}<>…“”‘’«»¿¡"  # no + - # % $: they belong to C++, -40, C#, 5%, $3
 
+_CONCLUSION = re.compile(r"^[ \t]{0,8}(?:final )?answer:", re.IGNORECASE | re.MULTILINE)
 # The gaps are bounded, so that every pattern here stays linear in the length of the text.
 _MARKER = re.compile(r"\banswer\b[^.\n=:]{0,40}?(?:\bis\b|[:=])|####", re.IGNORECASE)
 _LETTER_MARKER = re.compile(r"\b(?:answer|option|choice)\b[^.\n=:]{0,40}?(?:\bis\b|[:=])", re.IGNORECASE)
@@ -68,7 +69,7 @@ def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
     list    items in order, case-folded: "a, b, c". Lead-ins, bullets and numbering are dropped.
     set     a list, sorted and without duplicates.
     json    the first balanced object or array, with sorted keys; None where a key comes twice, or for NaN.
-    text    the whole text: NFKC, case-folded, without outer punctuation and articles.
+    text    what follows a line-initial "Answer:", else the whole text: NFKC, case-folded, without outer punctuation and articles.
 
     >>> extract("So 250 + 18 = 268.", "number"), extract("Sorted: ant, Bee and cow", "list")
     ('268', 'ant, bee, cow')
@@ -88,7 +89,7 @@ def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
         case "json":
             return _json(text)
         case "text":
-            return _phrase(text) or None
+            return _phrase(conclusion(text)) or None
 
 
 def agree(a: str | None, b: str | None) -> bool:
@@ -108,6 +109,16 @@ def infer_kind(answer: str, choices: Sequence[str] = ()) -> Kind:
     if plain[:1] in ("{", "[") and _balanced(plain, 0) == len(plain) and _json(plain) is not None:
         return "json"
     return "number" if _PLAIN_NUMBER.fullmatch(plain.translate(_DASHES)) else "text"
+
+
+def conclusion(text: str) -> str:
+    """What follows the last line that begins with "Answer:" (the steps before it are no answer), else the whole text.
+
+    >>> conclusion("Thursday + 1 = Friday\\nAnswer: Friday"), conclusion("Friday")
+    ('Friday', 'Friday')
+    """
+    ends = [match.end() for match in _CONCLUSION.finditer(text)]
+    return text[ends[-1] :] if ends and text[ends[-1] :].strip() else text
 
 
 def words(text: str) -> list[str]:

@@ -7,7 +7,8 @@ import string
 from collections.abc import Sequence
 from decimal import Decimal
 
-from composer.answers.extract import Kind, agree, extract, holds, words
+from composer.answers.extract import agree, conclusion, extract, holds, words
+from composer.types import Kind
 
 HEAD_SENTENCES = 2
 HEAD_CHARACTERS = 200
@@ -33,7 +34,7 @@ def grade(extracted: str | None, gold: str, kind: Kind, choices: Sequence[str] =
         case "number":
             return float(_close(extract(extracted, "number"), extract(gold, "number")))
         case "text":
-            said = words(_head(text or extracted))
+            said = words(_head(conclusion(text) if text else extracted))
             return float(any(holds(said, words(phrase)) for phrase in _alternatives(gold)))
         case _:
             return float(agree(extracted, canonical_gold(gold, kind, choices)))

@@ -143,7 +143,9 @@ def _choose(links: Sequence[Link], project: str, version: str, place: str) -> Li
     source = re.compile(rf"{re.escape(project)}-{re.escape(version)}\.(tar\.gz|zip)", re.IGNORECASE)
     if any(source.fullmatch(link.filename.replace("_", "-")) for link in links):
         others = f"only its source archive, out of which nothing is taken; {others}"
-    raise SourceError(f"no wheel of {project} {version} here ({others})", where=shown(place))
+    raise SourceError(
+        f"no wheel of {project} {version} here ({others})", where=shown(place), remedy="correct the version"
+    )
 
 
 def _reachable(link: Link, place: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
+from composer.answers.extract import conclusion
 from composer.answers.vote import Aggregator, Candidate
 from composer.plugins import load
 from composer.stages.kit import Kit, Stage, kind_of
@@ -59,4 +60,6 @@ def _status(taken: Reply | None, all_good: bool) -> Status:
 
 def _shown(reply: Reply, kind: Kind) -> str:
     """Numbers and choices as read, without the steps that led to them; everything else in the expert's own words."""
-    return reply.answer if reply.answer is not None and kind in ("number", "choice") else reply.draft.text.strip()
+    if reply.answer is not None and kind in ("number", "choice"):
+        return reply.answer
+    return (conclusion(reply.draft.text) if kind == "text" else reply.draft.text).strip()

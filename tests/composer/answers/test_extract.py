@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from composer.answers import extract as module
-from composer.answers.extract import LOOK, Kind, agree, extract, infer_kind
+from composer.answers.extract import LOOK, agree, extract, infer_kind
+from composer.types import Kind
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 KINDS: tuple[Kind, ...] = get_args(Kind)

@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from composer.answers import grade as module
-from composer.answers.extract import Kind, extract
+from composer.answers.extract import extract
 from composer.answers.grade import canonical_gold, grade
+from composer.types import Kind
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -121,3 +122,13 @@ def test_every_score_is_between_0_and_1(kind: Kind, text: str, gold: str) -> Non
 @given(gold=st.text('0123456789,.ab{}[]": ', max_size=30))
 def test_a_readable_label_is_right_about_itself(kind: Kind, gold: str) -> None:
     assert score(gold, gold, kind) == float(canonical_gold(gold, kind) is not None)
+
+
+def test_steps_before_the_answer_line_are_no_answer() -> None:
+    draft = "Tuesday + 2 = Thursday\nAnswer: Friday"
+
+    answer = extract(draft, "text")
+
+    assert answer == "friday"
+    assert grade(answer, "Friday", "text", text=draft) == 1.0
+    assert grade(answer, "Thursday", "text", text=draft) == 0.0

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from composer.engines.scripted import ScriptedEngine
 
 from composer.engines.base import Engine
-from composer.engines.scripted import ScriptedEngine
 from composer.errors import EngineError, MemoryBudgetError
 from composer.pool.pool import Pool
 from composer.store import DraftStore

@@ -1,0 +1,27 @@
+"""From rows of scores to arms, best first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from routers.errors import RouterError
+from routers.types import Arm, Array, Indices
+
+
+def top_k(scores: Array, k: int, arms: Sequence[Arm]) -> Indices:
+    """The `k` best arms of each row, best first: int64 [n, min(k, arms)]. Equal scores go to the cheaper arm, then by name.
+
+    >>> top_k(np.array([[0.5, 0.5, 0.9]], dtype=np.float32), 2, [Arm("b"), Arm("a"), Arm("c")]).tolist()
+    [[2, 1]]
+    """
+    if k < 1:
+        raise RouterError(f"k is {k}: at least one arm has to be asked")
+    if scores.ndim != 2 or scores.shape[1] != len(arms):
+        raise RouterError(f"scores have the shape {scores.shape}, but there are {len(arms)} arms")
+    if np.isnan(scores).any():
+        raise RouterError("a score is not a number\n  next: check the router's outcomes for missing scores")
+    order = np.array(sorted(range(len(arms)), key=lambda i: (arms[i].price, arms[i].name)), dtype=np.int64)
+    ranked = np.argsort(-scores[:, order], axis=1, kind="stable")[:, :k]
+    return order[ranked]

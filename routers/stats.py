@@ -1,0 +1,107 @@
+"""Intervals, paired differences, and the cut of the calibration split."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from routers.errors import RouterError
+from routers.types import Array
+
+_CELLS = 4_000_000  # how many drawn indices are held at once
+_TWINS = 0.95  # questions whose vectors have at least this cosine are one question in other words
+
+
+def bootstrap_interval(
+    values: ArrayLike, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """The percentile interval of the mean of `values` (one per question), by resampling questions.
+
+    Raises RouterError for no values.
+
+    >>> bootstrap_interval([0.0, 1.0] * 50)
+    (0.4, 0.6)
+    """
+    means = _resampled(np.asarray(values, dtype=np.float64), resamples, seed)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def paired_difference(
+    a: ArrayLike, b: ArrayLike, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float, float]:
+    """The mean of a - b over the same questions, and its bootstrap interval: (mean, low, high).
+
+    Raises RouterError when they are not of one length, or empty.
+
+    >>> paired_difference([1, 1, 1, 1], [1, 0, 1, 0])
+    (0.5, 0.0, 1.0)
+    """
+    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if left.shape != right.shape:
+        raise RouterError(f"paired values need the same questions, got {left.shape} and {right.shape}")
+    low, high = bootstrap_interval(left - right, resamples=resamples, seed=seed, level=level)
+    return float((left - right).mean()), low, high
+
+
+def calibration_split(
+    ids: Sequence[str], vectors: Array | None = None, share: float = 0.2, seed: int = 0
+) -> NDArray[np.bool_]:
+    """Which questions of a profile are its calibration part: bool [n], about `share` of them True.
+
+    Near-duplicates (cosine of at least 0.95 between `vectors`, unit rows [n, dim]) stay on one side, also when only
+    a chain of others links them. The cut depends on the ids and the seed, not on the order of the rows. Raises
+    RouterError for ids that repeat.
+    """
+    if len(set(ids)) != len(ids):
+        raise RouterError("question ids repeat, so the calibration split would not be reproducible")
+    groups: dict[int, list[int]] = {}
+    for row, root in enumerate(_components(vectors) if vectors is not None else range(len(ids))):
+        groups.setdefault(root, []).append(row)
+    hashed = sorted(groups.values(), key=lambda rows: _hash(seed, min(ids[row] for row in rows)))
+    chosen = np.zeros(len(ids), dtype=bool)
+    room = round(share * len(ids))
+    for rows in hashed:
+        if len(rows) <= room:
+            chosen[rows] = True
+            room -= len(rows)
+    return chosen
+
+
+def _resampled(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
+    """The means of `resamples` draws of all questions with replacement."""
+    if values.ndim != 1 or len(values) == 0:
+        raise RouterError(f"an interval needs one value per question, got the shape {values.shape}")
+    rng = np.random.default_rng(seed)
+    step = max(1, _CELLS // len(values))
+    parts = [
+        values[rng.integers(0, len(values), (min(step, resamples - start), len(values)))].mean(axis=1)
+        for start in range(0, resamples, step)
+    ]
+    return np.concatenate(parts)
+
+
+def _components(vectors: Array) -> list[int]:
+    """For each row the smallest row it is linked to through near-duplicates."""
+    parent = list(range(len(vectors)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    step = max(1, _CELLS // max(1, len(vectors)))
+    for start in range(0, len(vectors), step):
+        twins = np.argwhere(vectors[start : start + step] @ vectors.T >= _TWINS)
+        for own, other in twins:
+            low, high = sorted((root(start + int(own)), root(int(other))))
+            parent[high] = low
+    return [root(row) for row in range(len(vectors))]
+
+
+def _hash(seed: int, text: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{text}".encode()).digest()
