@@ -118,7 +118,7 @@ def conclusion(text: str) -> str:
     ('Friday', 'Friday')
     """
     ends = [match.end() for match in _CONCLUSION.finditer(text)]
-    return text[ends[-1] :] if ends and text[ends[-1] :].strip() else text
+    return text[ends[-1] :].strip() or text if ends else text
 
 
 def words(text: str) -> list[str]:
