@@ -36,7 +36,7 @@ class _Learnt:
     def _learn(self, questions: Questions, outcomes: Outcomes, generalist: str | None) -> None:
         records = Records.of(questions, outcomes)
         place = generalist_place(records.arms, generalist)
-        self.rest_ = fallback_row(records.share(_PRIOR)[1], place)
+        self.rest_ = fallback_row(records.overall, place)
         self.records_ = records
 
     def _known(self) -> Records:
@@ -65,7 +65,7 @@ class KeywordRouter(_Learnt):
     def score(self, questions: Questions) -> Array:
         """P(right) by record on the skill the words name, shape (n, arms)."""
         records = self._known()
-        shares = records.share(_PRIOR)[0]
+        shares = records.share(_PRIOR)
         scores = np.tile(self.rest_, (len(questions), 1))
         for row, skill in enumerate(self._skills(questions)):
             if skill in records.skills:
@@ -130,7 +130,7 @@ class TfidfRouter(_Learnt):
     def score(self, questions: Questions) -> Array:
         """P(right) expected over the skills, shape (n, arms)."""
         records = self._known()
-        shares = records.share(_PRIOR)[0]
+        shares = records.share(_PRIOR)
         scores: Array = (self._probable(questions) @ shares.T).astype(np.float32)
         return scores
 

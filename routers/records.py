@@ -18,7 +18,9 @@ class Records:
     """One row per arm, one column per skill. An arm's row depends on its own outcomes alone.
 
     `right` sums scores over the observed questions of a skill (several samples of one question count as their mean),
-    `count` counts these questions; `overall` is (sum of scores, number) over all questions, labelled or not.
+    `count` counts these questions, both [arm, skill]. `overall` [arm] is the share right over the profile's mix of
+    skills: each skill counts by its number of questions, whichever of them the arm was asked, and as wrong where it
+    was asked none. So an arm measured on its own skill alone does not pass for good at everything.
     """
 
     arms: tuple[Arm, ...]
@@ -41,8 +43,10 @@ class Records:
         scores = outcomes.matrix(len(questions))
         seen = ~np.isnan(scores)
         scores = np.where(seen, scores, 0.0)
-        overall = np.stack([scores.sum(axis=0), seen.sum(axis=0)], axis=1)
-        return cls(outcomes.arms, skills, scores.T @ labels, seen.T.astype(float) @ labels, overall)
+        strata: Table = np.column_stack([labels, labels.sum(axis=1) == 0])  # the unlabelled are one more group
+        right, count = scores.T @ strata, seen.T.astype(float) @ strata
+        overall = (right / np.maximum(count, 1)) @ strata.sum(axis=0) / strata.sum()
+        return cls(outcomes.arms, skills, right[:, :-1], count[:, :-1], overall)
 
     @property
     def net(self) -> Table:
@@ -54,14 +58,10 @@ class Records:
         odds: Table = np.log((self.right + prior) / (self.count - self.right + prior))
         return odds
 
-    def share(self, prior: float) -> tuple[Table, Table]:
-        """The share answered right, [arm, skill] and [arm] over all questions.
-
-        A skill's share is shrunk with `prior` pseudo-counts towards the arm's overall share, and that one with a
-        single wrong answer, so that an arm nobody has measured is worth 0.
-        """
-        overall: Table = self.overall[:, 0] / (self.overall[:, 1] + 1)
-        return (self.right + prior * overall[:, None]) / (self.count + prior), overall
+    def share(self, prior: float) -> Table:
+        """The share answered right, [arm, skill], shrunk with `prior` pseudo-counts towards the arm's overall share."""
+        shrunk: Table = (self.right + prior * self.overall[:, None]) / (self.count + prior)
+        return shrunk
 
     def as_dict(self) -> dict[str, dict[str, tuple[float, float]]]:
         """Per arm and skill (sum of scores, questions), leaving out what was not observed."""

@@ -84,10 +84,9 @@ class SkillRouter:
         """Scores in [0, 1], shape (len(questions), len(arms)); what they mean is up to `score_mode`."""
         finder, records = self._fitted()
         weights = finder.find(questions.vectors).weights
-        shares, overall = records.share(_PRIOR)
-        rest = fallback_row(overall, self.generalist_)
+        rest = fallback_row(records.overall, self.generalist_)
         if self.score_mode == "expected":
-            scores = weights @ shares.T + (1 - weights.sum(axis=1, keepdims=True)) * rest
+            scores = weights @ records.share(_PRIOR).T + (1 - weights.sum(axis=1, keepdims=True)) * rest
         else:
             recruit = self._power(records, weights) if self.score_mode == "power" else self._softmax(records, weights)
             missing = weights.sum(axis=1) == 0
@@ -116,8 +115,7 @@ class SkillRouter:
             local = weights @ (records.right / np.maximum(records.count, 1)).T
         else:
             local = 1 / (1 + np.exp(-(weights @ records.log_odds(1.0).T)))
-        overall = records.overall[:, 0] / np.maximum(records.overall[:, 1], 1)
-        raised = np.exp(local * overall / self.temperature)
+        raised = np.exp(local * records.overall / self.temperature)
         normal: Table = raised / raised.sum(axis=1, keepdims=True)
         return normal
 

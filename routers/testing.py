@@ -193,11 +193,11 @@ def _settings(router: Router) -> dict[str, object]:
 
 
 def _unchanged(before: tuple[Questions, Outcomes], after: tuple[Questions, Outcomes]) -> None:
-    for was, now in zip(before, after, strict=True):
-        for name in was.__dataclass_fields__:
-            old, new = getattr(was, name), getattr(now, name)
-            same = repr(old) == repr(new) if isinstance(old, tuple) else old.tobytes() == new.tobytes()
-            assert same, f"fit and score leave `{name}` of their arguments as it was"
+    columns = [(one, name) for one in (0, 1) for name in type(before[one]).__dataclass_fields__]
+    for one, name in columns:
+        old, new = getattr(before[one], name), getattr(after[one], name)
+        same = repr(old) == repr(new) if isinstance(old, tuple) else old.tobytes() == new.tobytes()
+        assert same, f"fit and score leave `{name}` of their arguments as it was"
 
 
 def _equal(a: Array, b: Array) -> bool:

@@ -1,0 +1,51 @@
+"""What several engines need: a batch run a few requests at a time, the draft of a failure, a prompt as text."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+from composer.types import Draft, Failure, Prompt, Request
+
+
+async def in_slots(
+    requests: Sequence[Request], answer: Callable[[Request], Awaitable[Draft]], slots: int
+) -> AsyncIterator[tuple[str, Draft]]:
+    """Yield (id, draft) as they land; at most `slots` run at once, started in the order given.
+
+    What is past its deadline is not started. Closing the iterator cancels what runs, and returns when it has ended.
+    """
+
+    async def one(request: Request) -> tuple[str, Draft]:
+        if request.deadline is not None and request.deadline <= time.monotonic():
+            return request.id, failed("timeout", "its deadline passed before its turn came")
+        return request.id, await answer(request)
+
+    waiting = iter(requests)
+    running: set[asyncio.Task[tuple[str, Draft]]] = set()
+    landed: set[asyncio.Task[tuple[str, Draft]]] = set()
+    try:
+        while True:
+            while len(running) < slots and (request := next(waiting, None)) is not None:
+                running.add(asyncio.create_task(one(request)))
+            for task in landed:  # only now: a slow reader leaves no slot empty
+                yield task.result()
+            if not running:
+                return
+            landed, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            running -= landed
+    finally:
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+def failed(kind: str, message: str) -> Draft:
+    """The draft of a request that has no answer."""
+    return Draft(key="", text="", stop="error", error=Failure(kind, message))
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """The words of a prompt without its speakers: text as it stands, the turns of a chat line after line."""
+    return prompt if isinstance(prompt, str) else "\n".join(turn.content for turn in prompt)

@@ -1,0 +1,116 @@
+"""Every router keeps the public contract; the contract notices routers that do not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Self
+
+import numpy as np
+import pytest
+
+from routers.baselines import BestSingle, KeywordRouter, RandomRouter, TfidfRouter
+from routers.errors import NotFittedError
+from routers.skill import SkillRouter
+from routers.testing import GENERALIST, check_router
+from routers.types import Arm, Array, Outcomes, Questions, Reason, Router
+
+RULES = {"cooking": ("bake", "flour", "soup"), "sailing": ("mast", "anchor"), "music": ("piano", "tune")}
+
+ROUTERS: dict[str, Callable[[], Router]] = {
+    "skill": SkillRouter,
+    "skill with a generalist": lambda: SkillRouter(generalist=GENERALIST),
+    "skill, as released": lambda: SkillRouter(GENERALIST, score_mode="power"),
+    "skill, log-odds": lambda: SkillRouter(GENERALIST, score_mode="power", record="log_odds"),
+    "skill, softmax": lambda: SkillRouter(score_mode="softmax"),
+    "skill, softmax of log-odds": lambda: SkillRouter(score_mode="softmax", record="log_odds"),
+    "skill, all under the floor": lambda: SkillRouter(GENERALIST, floor=2.0),
+    "keywords": lambda: KeywordRouter(RULES, GENERALIST),
+    "tfidf": lambda: TfidfRouter(GENERALIST),
+    "random": lambda: RandomRouter(seed=3),
+    "best single": BestSingle,
+}
+
+
+@pytest.mark.parametrize("make", ROUTERS.values(), ids=ROUTERS.keys())
+def test_every_router_keeps_the_contract(make: Callable[[], Router]) -> None:
+    check_router(make)
+
+
+@dataclass
+class Constant:
+    """A router that keeps the contract; the faulty ones below break one promise each."""
+
+    arms_: tuple[Arm, ...] = field(default=(), init=False)
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        if not self.arms_:
+            raise NotFittedError("fit first")
+        return self.arms_
+
+    def fit(self, questions: Questions, outcomes: Outcomes) -> Self:
+        self.arms_ = outcomes.arms
+        return self
+
+    def score(self, questions: Questions) -> Array:
+        return np.full((len(questions), len(self.arms)), 0.5, dtype=np.float32)
+
+    def explain(self, questions: Questions) -> list[Reason]:
+        return [Reason()] * len(self.arms and questions)
+
+
+class Eager(Constant):
+    def score(self, questions: Questions) -> Array:
+        return np.zeros((len(questions), 4), dtype=np.float32)
+
+
+class OutOfRange(Constant):
+    def score(self, questions: Questions) -> Array:
+        return super().score(questions) * 3
+
+
+class Batchy(Constant):
+    def score(self, questions: Questions) -> Array:
+        return super().score(questions) / max(1, len(questions))
+
+
+class Hoarder(Constant):
+    def fit(self, questions: Questions, outcomes: Outcomes) -> Self:
+        self.arms_ = self.arms_ or outcomes.arms
+        self.count = getattr(self, "count", 0) + len(questions)
+        return self
+
+    def score(self, questions: Questions) -> Array:
+        return np.full_like(super().score(questions), 1 / self.count)
+
+
+class Vandal(Constant):
+    def fit(self, questions: Questions, outcomes: Outcomes) -> Self:
+        outcomes.score[:] = 0
+        return super().fit(questions, outcomes)
+
+
+class Ordered(Constant):
+    def score(self, questions: Questions) -> Array:
+        return super().score(questions) * np.linspace(0, 1, len(self.arms), dtype=np.float32)
+
+
+def test_a_plain_router_passes() -> None:
+    check_router(Constant)
+
+
+@pytest.mark.parametrize(
+    ("faulty", "promise"),
+    [
+        (Eager, "score raises NotFittedError before fit"),
+        (OutOfRange, "scores lie in"),
+        (Batchy, "alone scores as in a batch"),
+        (Hoarder, "a second fit forgets the first"),
+        (Vandal, "leave `score` of their arguments"),
+        (Ordered, "same columns in that order"),
+    ],
+)
+def test_a_router_that_breaks_a_promise_is_told_which(faulty: Callable[[], Router], promise: str) -> None:
+    with pytest.raises(AssertionError, match=promise):
+        check_router(faulty)

@@ -1,0 +1,119 @@
+"""The encoder on its real files: its vectors are those of the published model, and a text's vector is its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from composer.registry.experts import Registry
+from routers.embed import OnnxEncoder
+from routers.errors import RouterError
+
+TEXTS = [
+    "What is 47 + 38?",
+    "Sort these words alphabetically: pear, apple, fig",
+    "add 47 and 38",
+    "hi",
+    "Extract name and city as JSON: " + "Maria, who is a nurse, moved to Lima long ago. " * 6,
+    "naïve café, 東京, \U0001f600",
+]
+
+
+@pytest.fixture(scope="module")
+def encoder(packaged: Registry) -> OnnxEncoder:
+    return OnnxEncoder(*packaged.encoder_files())
+
+
+def test_vectors_are_unit_rows_and_near_for_texts_that_mean_the_same(encoder: OnnxEncoder) -> None:
+    vectors = encoder.encode(TEXTS)
+
+    cosines = vectors @ vectors.T
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (len(TEXTS), encoder.dim) == (len(TEXTS), 384)
+    assert np.allclose(np.diag(cosines), 1, atol=1e-6)
+    assert cosines[0, 2] > 0.7 > 0.4 > cosines[0, 1]
+
+
+def test_similarity_is_that_of_the_full_precision_model(encoder: OnnxEncoder) -> None:
+    one, other = encoder.encode(["That is a happy person", "That is a happy dog"])
+
+    assert float(one @ other) == pytest.approx(0.6946, abs=0.01)  # 0.6946 with the full-precision weights
+
+
+def test_a_text_has_one_vector_alone_or_among_others(encoder: OnnxEncoder) -> None:
+    together = encoder.encode(TEXTS * 8)
+
+    alone = np.concatenate([encoder.encode([text]) for text in TEXTS])
+
+    assert np.abs(np.tile(alone, (8, 1)) - together).max() < 1e-6
+    assert np.array_equal(encoder.encode(TEXTS[::-1])[::-1], encoder.encode(TEXTS))
+
+
+def test_equal_texts_are_encoded_once(encoder: OnnxEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    run = encoder._run
+    monkeypatch.setattr(encoder, "_run", lambda tokens: (sizes.append(len(tokens)), run(tokens))[1])
+
+    vectors = encoder.encode(["same"] * 50 + ["other"])
+
+    assert sum(sizes) == 2
+    assert np.array_equal(vectors[0], vectors[49])
+
+
+def test_a_long_text_is_cut_and_an_empty_or_broken_one_still_has_a_vector(encoder: OnnxEncoder) -> None:
+    start = "word " * 254  # with its two marks 256 tokens
+    vectors = encoder.encode([start, start + "and then some more", "", "half a pair \ud83d"])
+
+    assert np.allclose(vectors[0], vectors[1], atol=1e-6)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+
+
+def test_no_texts_give_no_rows(encoder: OnnxEncoder) -> None:
+    assert encoder.encode([]).shape == (0, 384)
+
+
+def test_the_fingerprint_covers_both_files(encoder: OnnxEncoder, tmp_path: Path) -> None:
+    changed = tmp_path / "tokenizer.json"
+    changed.write_bytes(encoder.tokenizer.read_bytes() + b"\n")
+
+    same, other = OnnxEncoder(encoder.model, encoder.tokenizer), OnnxEncoder(encoder.model, changed)
+
+    assert encoder.fingerprint == same.fingerprint != other.fingerprint
+    assert len(encoder.fingerprint) == 64
+
+
+def test_nothing_is_read_before_it_is_needed_and_a_missing_file_is_named(tmp_path: Path) -> None:
+    encoder = OnnxEncoder(tmp_path / "no.onnx", tmp_path / "no.json")
+
+    with pytest.raises(RouterError, match=r"no\.json is missing"):
+        encoder.encode(["text"])
+    with pytest.raises(RouterError, match=r"no\.onnx is missing"):
+        _ = encoder.dim
+    with pytest.raises(RouterError, match="missing"):
+        _ = encoder.fingerprint
+
+
+@pytest.mark.parametrize("content", [b"", b"not what it should be" * 99])
+def test_a_damaged_file_is_named_with_its_remedy(encoder: OnnxEncoder, tmp_path: Path, content: bytes) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.write_bytes(content)
+
+    with pytest.raises(RouterError, match="damaged is not an ONNX model"):
+        _ = OnnxEncoder(damaged, encoder.tokenizer).dim
+    with pytest.raises(RouterError, match=r"damaged is not a tokenizer\.json"):
+        OnnxEncoder(encoder.model, damaged).encode(["text"])
+
+
+def test_routing_without_embedding_loads_no_heavy_library() -> None:
+    heavy = ("onnxruntime", "tokenizers", "sklearn", "scipy", "pyarrow", "composer", "evals")
+    modules = "skill, routers.skills, routers.select, routers.policy, routers.stats, routers.baselines, routers.testing"
+    code = f"import sys, routers; bare = 'numpy' in sys.modules; import routers.{modules}"
+    code += f"; print(bare, [name for name in {heavy!r} if name in sys.modules])"
+
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+    assert shown == "False []\n"
