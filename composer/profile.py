@@ -19,7 +19,7 @@ from platformdirs import user_data_path
 from composer.answers.extract import extract, infer_kind
 from composer.answers.grade import grade
 from composer.config import PACKAGED
-from composer.errors import ConfigError
+from composer.errors import ConfigError, EngineError
 from composer.jsonl import Labelled
 from composer.pool.pool import Pool
 from composer.registry.experts import Registry
@@ -108,8 +108,9 @@ async def measure(
 ) -> Profile:
     """Ask every arm (None: all of the registry) every question and grade what it says; `vectors` are the questions', [len(items), dim].
 
-    Drafts go through the pool, so what the store already has is asked of nobody. A draft that failed, was cut off or
-    holds no answer scores 0.
+    Drafts go through the pool, so what the store already has is asked of nobody. A draft that was cut off or holds no
+    answer scores 0; a call that failed says nothing about the arm and leaves its cell unobserved. Raises EngineError
+    if every call failed.
     """
     asked = arms if arms is not None else [arm.name for arm in registry.arms()]
     requests: dict[str, tuple[int, Request]] = {}
@@ -125,10 +126,14 @@ async def measure(
             drafts[name] = piece
             done(requests[name][1].arm, piece)
     rows: list[dict[str, Any]] = []
+    failures: list[str] = []
     for name, (row, request) in requests.items():
         question, gold = items[row].question, items[row].answer
         kind = question.kind or infer_kind(gold, question.choices)
         draft = drafts[name]
+        if draft.error is not None:
+            failures.append(draft.error.message)
+            continue
         answer = extract(draft.text, kind, question.choices) if draft.ok else None
         rows.append(
             {
@@ -142,7 +147,12 @@ async def measure(
                 "length": len(draft.text),
             }
         )
-    return Profile(pa.Table.from_pylist(rows, schema=_SCHEMA), vectors, encoder, dict(prints))
+    if failures and not rows:
+        raise EngineError(f"all {len(failures)} calls failed; the first: {failures[0]}", remedy="coe experts check")
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+    place = {item.question.id: i for i, item in enumerate(items)}
+    measured = [place[row["question"]] for row in _firsts(table)]
+    return Profile(table, vectors[measured], encoder, {arm: prints[arm] for arm in asked})
 
 
 _FIELDS: list[tuple[str, pa.DataType]] = [

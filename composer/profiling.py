@@ -25,6 +25,7 @@ class Report:
     folder: Path
     errors: tuple[RowError, ...]
     cached: int
+    failed: int
 
     def lines(self) -> Iterator[str]:
         """A table for people: the share of right answers per skill and arm."""
@@ -42,6 +43,8 @@ class Report:
                 cells.append(f"{np.mean(scores):10.2f}" if scores else f"{'-':>10}")
             yield f"{skill:{width}}  {n:4}  " + "  ".join(cells)
         yield f"written to {self.folder} ({self.cached} drafts came from the store)"
+        if self.failed:
+            yield f"{self.failed} calls failed or were cut off; failed ones are left unobserved: ask again with the same command"
         yield from (f"left out: line {error.line}: {error.reason}" for error in self.errors)
 
 
@@ -67,9 +70,9 @@ def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None) -> R
                 done=lambda arm, draft: pipeline.emit(Drafted.of("", arm, draft)),
             )
         )
-        cached = pipeline.ledger.cached
+        cached, failed = pipeline.ledger.cached, pipeline.ledger.failed
     if (folder / MANIFEST).exists():
         kept, _ = read_profile(folder, encoder=registry.encoder_sha).without_stale(registry.prints())
         new = kept.plus(new)
     write_profile(new, folder, registry=pipeline.settings.config_sha)
-    return Report(new, folder, read.errors, cached)
+    return Report(new, folder, read.errors, cached, failed)

@@ -21,8 +21,8 @@ _PRIOR = 2.0  # as in the skill router: the references differ from it in how ski
 class _Learnt:
     """What `fit` of every reference keeps: the records, and the row of scores for a question of no known skill."""
 
-    records_: Records | None = field(default=None, init=False, repr=False)
-    rest_: Table = field(default_factory=lambda: np.zeros(0), init=False, repr=False)
+    records_: Records | None = field(default=None, init=False, repr=False, compare=False)
+    rest_: Table = field(default_factory=lambda: np.zeros(0), init=False, repr=False, compare=False)
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -104,7 +104,7 @@ class TfidfRouter(_Learnt):
     """
 
     generalist: str | None = None
-    model_: Any = field(default=None, init=False, repr=False)
+    model_: Any = field(default=None, init=False, repr=False, compare=False)
 
     def fit(self, questions: Questions, outcomes: Outcomes) -> Self:
         """Learn words and records. Raises RouterError when scikit-learn is missing or there is only one skill."""

@@ -48,10 +48,10 @@ class SkillRouter:
     record: Record = "net"
     temperature: float = 0.5
     floor: float | None = None
-    finder_: SkillFinder | None = field(default=None, init=False, repr=False)
-    records_: Records | None = field(default=None, init=False, repr=False)
-    ids_: tuple[str, ...] = field(default=(), init=False, repr=False)
-    generalist_: int | None = field(default=None, init=False, repr=False)
+    finder_: SkillFinder | None = field(default=None, init=False, repr=False, compare=False)
+    records_: Records | None = field(default=None, init=False, repr=False, compare=False)
+    ids_: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    generalist_: int | None = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         _one_of("score_mode", self.score_mode, ("expected", "power", "softmax"))

@@ -56,12 +56,12 @@ class SkillFinder:
     width: float = 0.6
     ridge: float = 0.1
     most: int = 2000
-    skills_: tuple[str, ...] = field(default=(), init=False)
-    rows_: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64), init=False)
-    vectors_: Table = field(default_factory=lambda: np.zeros((0, 0)), init=False)
-    labels_: Table = field(default_factory=lambda: np.zeros((0, 0)), init=False)
-    pull_: Table = field(default_factory=lambda: np.zeros((0, 0)), init=False)
-    floor_: float = field(default=0.0, init=False)
+    skills_: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    rows_: Indices = field(default_factory=lambda: np.zeros(0, dtype=np.int64), init=False, repr=False, compare=False)
+    vectors_: Table = field(default_factory=lambda: np.zeros((0, 0)), init=False, repr=False, compare=False)
+    labels_: Table = field(default_factory=lambda: np.zeros((0, 0)), init=False, repr=False, compare=False)
+    pull_: Table = field(default_factory=lambda: np.zeros((0, 0)), init=False, repr=False, compare=False)
+    floor_: float = field(default=0.0, init=False, repr=False, compare=False)
 
     def fit(self, questions: Questions) -> Self:
         """Learn the skills of labelled questions; one without a label is an example of no skill.
@@ -94,7 +94,7 @@ class SkillFinder:
         weights = _shares(np.maximum(self._kernel(cosine) @ self.pull_, 0))
         weights[~near] = 0
         columns = [np.flatnonzero(self.labels_[:, column]) for column in range(len(self.skills_))]
-        similarity = np.stack([cosine[:, rows].max(axis=1) for rows in columns], axis=1)
+        similarity = np.stack([cosine[:, rows].max(axis=1, initial=-1) for rows in columns], axis=1)
         wanted = min(nearest, cosine.shape[1])
         order = np.argpartition(-cosine, wanted - 1, axis=1)[:, :wanted]
         order = np.take_along_axis(order, np.argsort(-np.take_along_axis(cosine, order, 1), axis=1, kind="stable"), 1)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from composer.types import Draft, Failure, Prompt, Request
 
 
 async def in_slots(
     requests: Sequence[Request], answer: Callable[[Request], Awaitable[Draft]], slots: int
-) -> AsyncIterator[tuple[str, Draft]]:
+) -> AsyncGenerator[tuple[str, Draft], None]:
     """Yield (id, draft) as they land; at most `slots` run at once, started in the order given.
 
     What is past its deadline is not started. Closing the iterator cancels what runs, and returns when it has ended.

@@ -37,6 +37,7 @@ class ChatClient:
             headers={"accept-encoding": "identity"} | ({"authorization": f"Bearer {api_key}"} if api_key else {}),
             timeout=None,  # one deadline over the whole call instead: a dripping reply defeats timeouts per read
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_IDLE),
+            verify=base_url.startswith("https:"),  # certificates take long to load, and redirects are not followed
             trust_env=False,
             follow_redirects=False,
         )
@@ -105,13 +106,15 @@ def _path(request: Request) -> str:
 
 
 def _body(request: Request) -> dict[str, object]:
-    """What is sent: every field that shapes the text, and no other."""
+    """What is sent: every field that shapes the text, and no other. The repetition penalty has a name per server."""
     sampling = request.sampling
     prompt = request.streams[0].prompt
     body: dict[str, object] = {
         "max_tokens": sampling.max_tokens,
         "temperature": sampling.temperature,
         "top_p": sampling.top_p,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
         "seed": sampling.seed,
         "stream": False,
     }
@@ -127,7 +130,7 @@ def _body(request: Request) -> dict[str, object]:
         body["messages"] = [{"role": turn.role, "content": turn.content} for turn in prompt]
         if sampling.template:
             body["chat_template_kwargs"] = dict(sampling.template)
-    return body | logprobs if sampling.logprobs else body
+    return body | logprobs if sampling.logprobs is not None else body
 
 
 def _encoded(body: Mapping[str, object]) -> bytes:
@@ -216,7 +219,8 @@ def _read(raw: bytes, request: Request) -> Draft:
     text = choice.message.content if choice.message else choice.text
     if text is None:
         raise _Unusable("bad_response", "the reply does not count: it has no text")
-    if request.sampling.logprobs and choice.logprobs is None:
+    wanted = request.sampling.logprobs
+    if wanted is not None and choice.logprobs is None:
         raise _Unusable("bad_response", "the reply does not count: log-probabilities were asked for, it has none")
     stop: Stop = choice.finish_reason
     detail = "" if choice.stop_reason is None else str(choice.stop_reason)
@@ -233,15 +237,17 @@ def _read(raw: bytes, request: Request) -> Draft:
             cached_in=(details and details.cached_tokens) or 0,
             passes=reply.usage.completion_tokens,
         ),
-        logprobs=_logprobs(choice.logprobs) if request.sampling.logprobs else None,
+        logprobs=None if wanted is None or choice.logprobs is None else _logprobs(choice.logprobs, wanted),
         stop_detail=detail,
     )
 
 
-def _logprobs(found: _Logprobs | None) -> tuple[TokenLogprob, ...]:
+def _logprobs(found: _Logprobs, most: int) -> tuple[TokenLogprob, ...]:
     return tuple(
-        TokenLogprob(token.token, token.logprob, tuple((top.token, top.logprob) for top in token.top_logprobs), token.id)
-        for token in (found.content if found else ())
+        TokenLogprob(
+            step.token, step.logprob, tuple((top.token, top.logprob) for top in step.top_logprobs[:most]), step.id
+        )
+        for step in found.content
     )
 
 

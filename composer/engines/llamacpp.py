@@ -15,7 +15,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from composer.engines.common import in_slots
 from composer.engines.http import ChatClient
@@ -29,9 +29,14 @@ _LOG_TAIL, _LOG_LINES = 4000, 8  # bytes and lines of the child's log that an er
 _CLOSED = Failure("closed", "it is not open")
 _CHILD = Path(__file__).with_name("llamacpp_host.py")
 _LESS_MEMORY = "lower `context` or `slots`, take a smaller quantisation, or keep fewer models resident (--memory)"
-# The request says all about sampling: what else llama.cpp would do (top-k 40, min-p 0.05, what the file's metadata
-# ask for) is off, and temperature comes before top-p as everywhere else.
-_PLAIN_SAMPLING: dict[str, object] = {"samplers": ["temperature", "top_p"], "mirostat": 0}
+# What the request does not say is off, whatever the model's file asks for, and the order is vLLM's: only then does a
+# number mean the same on both.
+_SAMPLERS: dict[str, object] = {
+    "samplers": ["penalties", "temperature", "min_p", "top_k", "top_p"],
+    "mirostat": 0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+}
 _SEEDS = 2**32 - 1  # the last 32-bit number means "a random seed" to llama.cpp
 
 
@@ -63,24 +68,24 @@ class LlamaCppEngine:
         self._host = host
         self._caps = replace(self._caps, slots=host.slots)
         try:
-            await self._start(host)
+            context = await self._start(host)
         except BaseException:
             await self.close()
             raise
         assert self._process is not None
-        return Measured(time.monotonic() - started, _resident(self._process.pid))
+        return Measured(time.monotonic() - started, _resident(self._process.pid), context)
 
     async def attach(self, adapter: AdapterFile) -> None:
         """Raises EngineError: llama.cpp is told its adapters when it starts."""
         raise EngineError(
             f"llama.cpp takes no adapter ({adapter.name!r}) while it runs",
-            where=self._host and self._host.name,
+            where=self._where,
             remedy="open the host again with all adapters it needs",
         )
 
     async def detach(self, name: str) -> None:
         """Raises EngineError, as `attach`."""
-        raise EngineError(f"llama.cpp drops no adapter ({name!r}) while it runs", where=self._host and self._host.name)
+        raise EngineError(f"llama.cpp drops no adapter ({name!r}) while it runs", where=self._where)
 
     async def generate(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
         """Adapters one after the other, in order of their first request: llama.cpp batches only equal ones.
@@ -101,15 +106,21 @@ class LlamaCppEngine:
         client, self._client = self._client, None
         process, self._process = self._process, None
         log, self._log = self._log, None
-        if client is not None:
-            await client.close()
-        if process is not None:
-            await _end(process)
-        if log is not None:
-            log.close()
+        try:
+            if process is not None:
+                await _end(process)  # first: it sends the signal before it waits, so no cancellation comes between
+            if client is not None:
+                await client.close()
+        finally:
+            if log is not None:
+                log.close()
 
-    async def _start(self, host: Host) -> None:
-        """Spawn the child, tell it what to load, wait for its address, and ask it for one token."""
+    @property
+    def _where(self) -> str | None:
+        return self._host.name if self._host else None
+
+    async def _start(self, host: Host) -> int:
+        """Spawn the child, tell it what to load, wait for its address, ask it for one token; return its context."""
         self._log = tempfile.TemporaryFile()  # nameless: nothing is left of it even if we are killed  # noqa: SIM115
         self._process = process = await asyncio.create_subprocess_exec(
             sys.executable,
@@ -128,7 +139,7 @@ class LlamaCppEngine:
                 line = await process.stdout.readline()
         except TimeoutError as why:
             raise self._not_started(f"no answer for {LONGEST_START:.0f} s") from why
-        told: dict[str, str] = json.loads(line) if line else {}
+        told: dict[str, Any] = json.loads(line) if line else {}
         if "address" not in told:
             await process.wait()
             raise self._not_started(told.get("error") or _ending(process))
@@ -138,6 +149,9 @@ class LlamaCppEngine:
         first = await self._answer(Request("first", (Stream(host.name, prompt),), Sampling(max_tokens=1), role="probe"))
         if first.error is not None:
             raise self._not_started(f"its first completion failed: {first.error.message}")
+        if told["context"] < host.context:
+            raise self._not_started(f"it holds {told['context']} tokens per request, {host.context} are asked for")
+        return int(told["context"])
 
     async def _answer(self, request: Request) -> Draft:
         if self._gone is not None or self._client is None or self._host is None:
@@ -164,7 +178,7 @@ class LlamaCppEngine:
         return True
 
     def _failed(self, why: Failure) -> Draft:
-        name = self._host.name if self._host else "?"
+        name = self._where or ""
         return Draft("", "", "error", served_by=name, error=replace(why, message=f"host {name!r}: {why.message}"))
 
     def _not_started(self, problem: str) -> EngineError:
@@ -177,7 +191,7 @@ class LlamaCppEngine:
             remedy = f"compare the file, its template and its adapters with what is declared; or {_LESS_MEMORY}"
         return EngineError(
             f"the llama.cpp process did not start: {problem}{_quoted(words)}",
-            where=self._host.name if self._host else None,
+            where=self._where,
             remedy=remedy,
         )
 
@@ -235,19 +249,30 @@ def _unsupported(request: Request, host: Host, caps: Caps) -> str | None:
         return f"it was opened without the adapter {stream.adapter!r}, with: {', '.join(names) or 'none'}"
     if not host.chat and not isinstance(stream.prompt, str):
         return "it only continues text, and was given messages"
-    if request.sampling.logprobs > caps.max_logprobs:
-        return f"{request.sampling.logprobs} log-probabilities per token are asked for, at most {caps.max_logprobs} given"
+    if (request.sampling.logprobs or 0) > caps.max_logprobs:
+        return (
+            f"{request.sampling.logprobs} log-probabilities per token are asked for, at most {caps.max_logprobs} given"
+        )
     return None
 
 
 def _extra(request: Request, host: Host) -> dict[str, object]:
     """The fields that only llama.cpp knows."""
     stream, sampling = request.streams[0], request.sampling
-    extra = _PLAIN_SAMPLING | {"seed": sampling.seed % _SEEDS, "cache_prompt": True}
+    extra: dict[str, object] = _SAMPLERS | {
+        "seed": sampling.seed % _SEEDS,
+        "cache_prompt": True,
+        "top_k": sampling.top_k,
+        "min_p": sampling.min_p,
+        "repeat_penalty": sampling.repetition_penalty,
+        "repeat_last_n": host.context,
+    }
     if host.adapters:
         # All of them, always: a request that names none keeps what the slot holds of another adapter's prompt.
         names = [adapter.name for adapter in host.adapters]
         extra["lora"] = [{"id": i, "scale": float(name == stream.adapter)} for i, name in enumerate(names)]
+    if sampling.logprobs == 0:  # llama.cpp gives the token's own only beside one alternative
+        extra["logprobs" if isinstance(stream.prompt, str) else "top_logprobs"] = 1
     if sampling.schema is not None and isinstance(stream.prompt, str):
         with contextlib.suppress(ValueError):  # the client says what is wrong with it
             extra["json_schema"] = json.loads(sampling.schema)  # `response_format` is ignored where text is continued

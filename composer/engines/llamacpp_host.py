@@ -1,13 +1,14 @@
 """A llama.cpp server as a process of its own: the engine starts it, tells it on stdin what to load, and ends it.
 
 Run as a script, and it imports nothing of `composer`: whatever is installed or lies in the working folder, parent and
-child are of one version. One JSON line comes in (`llamacpp.py` writes it), one goes out: `{"address": …}` or
-`{"error": …}`; the native library's own words go to stderr.
+child are of one version. One JSON line comes in (`llamacpp.py` writes it), one goes out: `{"address": …,
+"context": …}` or `{"error": …}`; the native library's own words go to stderr.
 """
 
 from __future__ import annotations
 
 import ctypes
+import http.client
 import json
 import os
 import signal
@@ -32,10 +33,10 @@ def main() -> None:
     threading.Thread(target=_wait_for_parent, daemon=True).start()
     try:
         server = _serve(config)
-        told = {"address": server.listening_address}
+        told = {"address": server.listening_address, "context": _context(server, config["key"])}
     except Exception as why:
         server, told = None, {"error": f"{type(why).__name__}: {why}"}
-    print(json.dumps(told), file=reply, flush=True)  # noqa: T201 the one line the parent waits for
+    print(json.dumps(told), file=reply, flush=True)
     reply.close()
     if server is None:
         os._exit(1)  # not sys.exit: it would wait for native threads
@@ -76,6 +77,16 @@ def _serve(config: dict[str, Any]) -> Any:
     params.lora_adapters = adapters
     params.lora_init_without_apply = True
     return xllamacpp.Server(params)
+
+
+def _context(server: Any, key: str) -> int:
+    """Tokens that one request may hold, as the server says: it rounds up, and down to what the weights were made for."""
+    where = server.listening_address.removeprefix("http://")
+    connection = http.client.HTTPConnection(where, timeout=60)
+    connection.request("GET", "/slots", headers={"Authorization": f"Bearer {key}"})
+    slots = json.loads(connection.getresponse().read())
+    connection.close()
+    return min(int(slot["n_ctx"]) for slot in slots)
 
 
 def _die_with(parent: int) -> None:

@@ -33,11 +33,13 @@ class ReplayEngine:
 
     async def attach(self, adapter: AdapterFile) -> None:
         """Raises EngineError: recordings know no adapters."""
-        raise EngineError(f"recordings take no adapter ({adapter.name!r})", where=self._host and self._host.name)
+        raise EngineError(
+            f"recordings take no adapter ({adapter.name!r})", where=self._host.name if self._host else None
+        )
 
     async def detach(self, name: str) -> None:
         """Raises EngineError, as `attach`."""
-        raise EngineError(f"recordings drop no adapter ({name!r})", where=self._host and self._host.name)
+        raise EngineError(f"recordings drop no adapter ({name!r})", where=self._host.name if self._host else None)
 
     async def generate(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
         """The recorded drafts. Failures: `not_recorded`, `unsupported` (several streams), `closed`."""
@@ -58,5 +60,7 @@ class ReplayEngine:
         key = (stream.expert, prompt_text(stream.prompt), request.sample)
         found = self._recordings(*key) if callable(self._recordings) else self._recordings.get(key)
         if found is None:
-            return failed("not_recorded", f"no draft of {stream.expert!r} is recorded for {key[1][:80]!r}, sample {key[2]}")
+            return failed(
+                "not_recorded", f"no draft of {stream.expert!r} is recorded for {key[1][:80]!r}, sample {key[2]}"
+            )
         return replace(found, key="", cached=False, served_by=found.served_by or self._host.name)

@@ -195,18 +195,21 @@ class Pool:
             land(draft)
 
         for batch in plan.batches:
-            async with self._turn, asyncio.TaskGroup() as landing:
-                wanted: list[Request] = []
-                for request in batch.requests:
-                    if still_wanted(request):
-                        wanted.append(request)
-                    else:
-                        landing.create_task(journal(request, Draft("", "", "cancelled")))
-                async for request, piece in self._ask(batch, hosts[batch.host], wanted):
-                    if isinstance(piece, Delta):
-                        out.put_nowait((request.id, piece))
-                    else:
-                        landing.create_task(journal(request, piece))
+            try:
+                async with self._turn, asyncio.TaskGroup() as landing:
+                    wanted: list[Request] = []
+                    for request in batch.requests:
+                        if still_wanted(request):
+                            wanted.append(request)
+                        else:
+                            landing.create_task(journal(request, Draft("", "", "cancelled")))
+                    async for request, piece in self._ask(batch, hosts[batch.host], wanted):
+                        if isinstance(piece, Delta):
+                            out.put_nowait((request.id, piece))
+                        else:
+                            landing.create_task(journal(request, piece))
+            except BaseExceptionGroup as group:
+                raise _first(group) from None  # what went wrong, not that it did so among others
 
     async def _ask(
         self, batch: Batch, host: Host, requests: list[Request]
@@ -264,3 +267,8 @@ class Pool:
 
 def _failed(failure: Failure, host: Host) -> Draft:
     return Draft("", "", "error", served_by=host.name, error=failure)
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    why = group.exceptions[0]
+    return _first(why) if isinstance(why, BaseExceptionGroup) else why

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -12,6 +12,8 @@ from evals.train.base import prompt
 
 _WINDOW = 12  # batches whose lessons are sorted by length together
 _THREE_DIGIT = 0.08  # of the arithmetic lessons
+_DRILLS = 0.5  # of the arithmetic lessons: several bare sums at once teach more per token
+_SUMS = 4  # in a drill
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +29,25 @@ def mix(skills: Sequence[str], n: int, seed: int) -> list[Lesson]:
     found: list[Lesson] = []
     for place, skill in enumerate(skills):
         share = n // len(skills) + (place < n % len(skills))
-        extra = round(share * _THREE_DIGIT) if skill == "arithmetic" else 0
-        found += teach(skill, "train", share - extra, seed)
-        found += teach("arithmetic-3digit", "train", extra, seed) if extra else []
+        if skill == "arithmetic":
+            extra, drilled = round(share * _THREE_DIGIT), round(share * _DRILLS)
+            found += teach("arithmetic-3digit", "train", extra, seed) + drills(drilled, seed + 1)
+            share -= extra + drilled
+        found += teach(skill, "train", share, seed)
     Random(seed).shuffle(found)
     return found
+
+
+def drills(n: int, seed: int) -> list[Lesson]:
+    """`n` lessons of several sums without words: `47 + 36; 9 - 4` -> `47 + 36 = 83; 9 - 4 = 5`."""
+    single = teach("arithmetic", "train", n * _SUMS, seed)
+    made = []
+    for at in range(0, len(single), _SUMS):
+        group = single[at : at + _SUMS]
+        question = "; ".join(lesson.target.split(" = ")[0] for lesson in group)
+        item = replace(group[-1].item, question=question)
+        made.append(Lesson(item, "; ".join(lesson.target for lesson in group)))
+    return made
 
 
 def encode(tokenizer: Any, lessons: Sequence[Lesson]) -> list[Example]:

@@ -11,7 +11,7 @@ import pytest
 
 from evals.tasks.skills import items
 from evals.train.base import TEMPLATE, base_gguf, prompt
-from evals.train.batches import Example, batches, encode, mix
+from evals.train.batches import Example, batches, drills, encode, mix
 from evals.train.convert import interleave, to_gguf
 from evals.train.lora import pace
 from evals.train.measure import handwritten, right, shown
@@ -34,6 +34,17 @@ def test_a_mix_has_equal_shares_and_only_training_items() -> None:
     assert sorted(tasks.count(task) for task in set(tasks)) == [100, 100, 101]
     assert {lesson.item.split for lesson in lessons} == {"train"}
     assert lessons == mix(["sorting", "units", "arithmetic"], 301, 5)
+
+
+def test_a_drill_solves_several_training_sums_in_order() -> None:
+    for lesson in drills(40, 3):
+        asked, solved = lesson.item.question.split("; "), lesson.target.split("; ")
+
+        assert len(asked) == 4 and lesson.item.split == "train"
+        for sum_, line in zip(asked, solved, strict=True):
+            a, sign, b = sum_.split(" ")
+            gold = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign]
+            assert line.startswith(f"{sum_} = ") and line.endswith(f" = {gold}")
 
 
 def test_the_loss_starts_where_the_target_starts() -> None:

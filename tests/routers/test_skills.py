@@ -122,3 +122,12 @@ def test_finding_before_fitting_is_refused(asking: Callable[..., Questions]) -> 
 def test_a_profile_without_labels_is_refused(asking: Callable[..., Questions]) -> None:
     with pytest.raises(RouterError, match="labelled"):
         SkillFinder().fit(asking(["bake"]))
+
+
+def test_a_skill_that_thinning_leaves_without_a_question_is_never_found(asking: Callable[..., Questions]) -> None:
+    questions = asking(["bake", "boil", "sail", "anchor"], [("bake",), ("boil",), ("sail",), ("anchor",)])
+
+    found = SkillFinder(most=2).fit(questions).find(questions.vectors)
+
+    assert (found.similarity == -1).all(axis=0).sum() == 2
+    assert np.isfinite(found.weights).all()

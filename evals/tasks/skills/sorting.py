@@ -1,4 +1,4 @@
-"""Putting four to seven letters or four to six lower-case words into alphabetical order.
+"""Putting four to eight letters or common lower-case words into alphabetical order.
 
 Promise: ascending alphabetical order only. Letters may repeat, words do not. The answer
 is the list, parted by a comma and a space.
@@ -122,9 +122,9 @@ WORDINGS = {
 def draw(rng: Random, split: Split) -> Problem:
     """One list: letters or words, half each; train has more words, which are harder."""
     if rng.random() < (0.35 if split == "train" else 0.5):
-        name, things = "letters", [rng.choice(LETTERS) for _ in range(rng.randint(4, 7))]
+        name, things = "letters", [rng.choice(LETTERS) for _ in range(rng.randint(4, 8))]
     else:
-        name, things = "words", rng.sample(WORDS, rng.randint(4, 6))
+        name, things = "words", rng.sample(WORDS, rng.randint(4, 8))
     ordered = sorted(things)
     if things == ordered:
         things.reverse()

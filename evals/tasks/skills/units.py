@@ -38,6 +38,7 @@ PAIRS: tuple[tuple[str, str, str, str, int, int], ...] = (
 )
 
 _ONE_WAY = (14, 16, 24)
+_HARDER = PAIRS + 2 * tuple(pair for pair in PAIRS if pair[4] not in (2, 10, 100, 1000))
 
 #: other ways to write a unit; the specialist answers with the full name
 _SHORT = {
@@ -156,9 +157,8 @@ def work(value: int, factor: int) -> str:
 
 
 def draw(rng: Random, split: Split) -> Problem:
-    """One conversion, most often from the larger unit to the smaller."""
-    del split
-    _, larger, _, smaller, factor, most = rng.choice(PAIRS)
+    """One conversion, most often from the larger unit to the smaller; train has more of the harder ones."""
+    _, larger, _, smaller, factor, most = rng.choice(_HARDER if split == "train" else PAIRS)
     value = rng.randint(2, most)
     total = value * factor
     if factor in _ONE_WAY or rng.random() < 0.7:

@@ -1,0 +1,148 @@
+"""The promises every engine keeps, as one function for its own tests and for those of plugin authors."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from composer.engines.base import Engine
+from composer.errors import EngineError
+from composer.types import AdapterFile, Caps, Delta, Draft, Host, Mix, Prompt, Request, Sampling, Stream
+
+_SHORT = Sampling(max_tokens=8)
+
+
+async def check_engine(make: Callable[[], Engine], host: Host, prompts: Sequence[Prompt]) -> None:
+    """Raise AssertionError, saying which promise, unless engines made by `make` keep them all.
+
+    `host` is what they are opened with, each prompt (two at least, all different) is answered by the expert called
+    `host.name`. Checked: one sound draft per request, in any order, deltas before it and equal to it together; an empty
+    batch; what cannot be served fails alone, its batch does not; an iterator closed early leaves nothing running and
+    an engine that still answers; `fixed` adapters are refused; caps are constant but for the slots; nothing is answered
+    before `open` or after `close`, and `close` may be called at any time, twice.
+    """
+    assert len(prompts) >= 2, "the check needs two prompts"
+    requests = [Request(f"check-{i}", (Stream(host.name, prompt),), _SHORT) for i, prompt in enumerate(prompts)]
+    tasks = asyncio.all_tasks()
+    engine = make()
+    caps = engine.caps
+    await _answers_nothing(engine, requests, "before open")
+    await engine.close()  # of what was never opened
+    engine = make()
+    try:
+        opened = await engine.open(host)
+        assert math.isfinite(opened.seconds) and opened.seconds >= 0, f"opening took {opened.seconds} seconds"
+        assert opened.memory >= 0, f"it holds {opened.memory} bytes"
+        _caps_are_sound(engine.caps, caps)
+        await _answers_all(engine, requests)
+        await _fails_alone(engine, requests)
+        await _stops_when_closed(engine, requests, tasks)
+        await _refuses_adapters(engine)
+        assert await _drafts(engine, []) == {}, "an empty batch gives nothing"
+        _caps_are_sound(engine.caps, caps)
+    finally:
+        await engine.close()
+    await engine.close()
+    await _answers_nothing(engine, requests, "after close")
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() <= tasks, f"tasks are left after close: {asyncio.all_tasks() - tasks}"
+
+
+def _caps_are_sound(now: Caps, before: Caps) -> None:
+    assert now.slots >= 1, f"it has {now.slots} slots"
+    assert replace(now, slots=1) == replace(before, slots=1), "caps are constant but for the slots"
+    assert now.max_logprobs == 0 or now.level != "text", "an engine of texts gives no log-probabilities"
+
+
+async def _answers_all(engine: Engine, requests: Sequence[Request]) -> None:
+    for batch in (requests, list(reversed(requests)), requests[:1]):
+        for name, draft in (await _drafts(engine, batch)).items():
+            assert draft.error is None, f"{name} failed: {draft.error}"
+
+
+async def _fails_alone(engine: Engine, requests: Sequence[Request]) -> None:
+    late = replace(requests[0], id="late", deadline=time.monotonic() - 1)
+    bad = [late]
+    stream = requests[0].streams[0]
+    if not engine.caps.contrast:
+        bad.append(Request("contrast", (stream, replace(stream, weight=-0.5)), _SHORT, mix=Mix()))
+    drafts = await _drafts(engine, [bad[0], *requests, *bad[1:]])
+    for request in bad:
+        assert drafts[request.id].error is not None, f"the request {request.id!r} cannot be served, and did not fail"
+    late_error = drafts["late"].error
+    assert late_error is not None and late_error.kind == "timeout", f"past its deadline, it fails with {late_error}"
+    for request in requests:
+        assert drafts[request.id].error is None, f"the batch of a bad request fails too: {drafts[request.id].error}"
+
+
+async def _stops_when_closed(engine: Engine, requests: Sequence[Request], tasks: set[asyncio.Task[object]]) -> None:
+    long = [replace(request, sampling=replace(_SHORT, max_tokens=256)) for request in requests]
+    async with aclosing(_pieces(engine, long)) as pieces:
+        async for _ in pieces:
+            break
+    await asyncio.sleep(0)
+    left = asyncio.all_tasks() - tasks
+    assert not left, f"tasks are left after the iterator was closed: {left}"
+    again = await _drafts(engine, requests[:1])
+    assert all(draft.error is None for draft in again.values()), "it does not answer after an iterator was closed"
+
+
+async def _refuses_adapters(engine: Engine) -> None:
+    if engine.caps.adapters != "fixed":
+        return
+    none = AdapterFile("none", Path("none"), "0" * 64)
+    calls: list[Callable[[], Awaitable[None]]] = [lambda: engine.attach(none), lambda: engine.detach("none")]
+    for call in calls:
+        try:
+            await call()
+        except EngineError:
+            continue
+        raise AssertionError("its adapters are fixed, and it changes them")
+
+
+async def _answers_nothing(engine: Engine, requests: Sequence[Request], when: str) -> None:
+    try:
+        drafts = await _drafts(engine, requests)
+    except EngineError:
+        return
+    for name, draft in drafts.items():
+        assert draft.error is not None, f"{name} is answered {when}"
+
+
+async def _drafts(engine: Engine, requests: Sequence[Request]) -> dict[str, Draft]:
+    """Every draft by request id, each checked for itself."""
+    drafts: dict[str, Draft] = {}
+    deltas: dict[str, str] = {}
+    async for name, piece in _pieces(engine, requests):
+        assert name not in drafts, f"{name}: a piece comes after its draft"
+        if isinstance(piece, Delta):
+            deltas[name] = deltas.get(name, "") + piece.text
+        else:
+            drafts[name] = piece
+            _draft_is_sound(name, piece, deltas.get(name))
+    wanted = sorted(request.id for request in requests)
+    assert sorted(drafts) == wanted, f"drafts for {sorted(drafts)}, asked for {wanted}"
+    return drafts
+
+
+def _draft_is_sound(name: str, draft: Draft, deltas: str | None) -> None:
+    assert draft.key == "", f"{name}: the key is the pool's to fill in, it is {draft.key!r}"
+    assert not draft.cached, f"{name}: what an engine gives is not cached"
+    assert (draft.error is not None) == (draft.stop == "error"), f"{name}: stop {draft.stop!r}, error {draft.error}"
+    assert draft.error is None or (draft.error.kind and draft.error.message), f"{name}: a failure says what and why"
+    usage = draft.usage
+    counts = (usage.tokens_in, usage.tokens_out, usage.cached_in, usage.passes, usage.seconds)
+    assert all(count >= 0 for count in counts), f"{name}: {usage}"
+    assert usage.cached_in <= usage.tokens_in, f"{name}: more cached than there was"
+    if draft.error is None and deltas is not None:
+        assert deltas == draft.text, f"{name}: the deltas together are not the draft's text"
+
+
+def _pieces(engine: Engine, requests: Sequence[Request]) -> AsyncGenerator[tuple[str, Delta | Draft], None]:
+    return cast("AsyncGenerator[tuple[str, Delta | Draft], None]", engine.generate(requests))

@@ -1,0 +1,314 @@
+"""llama.cpp with a real model and two adapters of random numbers: who answers, in which batch, from which cache."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import gguf
+import httpx
+import numpy as np
+import pytest
+import pytest_asyncio
+
+from composer.engines.llamacpp import LlamaCppEngine
+from composer.engines.testing import check_engine
+from composer.errors import EngineError
+from composer.types import AdapterFile, Draft, Host, Measured, Message, Mix, Prompt, Request, Sampling, Stream
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+THINGS = ["rain", "the moon", "bread", "Paris", "a cat", "seven", "red", "snow"]
+RULES = " ".join(f"Rule {i}: keep answer {i} short." for i in range(8))
+NEAR = 0.5  # nats; with an adapter, sums end differently in the last bits when the width of a batch changes
+WIDTH, INNER = 576, 1536
+ENDLESS = Sampling(max_tokens=400, temperature=9.0)  # one word is as likely as the other, the end one of 49,152
+
+
+@dataclass(frozen=True)
+class Opened:
+    engine: LlamaCppEngine
+    host: Host
+    measured: Measured
+
+
+def random_adapter(path: Path, seed: int) -> AdapterFile:
+    """A LoRA adapter of rank 4 on one attention and one feed-forward weight of every layer, strong enough to be seen."""
+    numbers = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_string("general.type", "adapter")
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", 4.0)
+    for layer in range(30):
+        for module, inputs in (("attn_q", WIDTH), ("ffn_down", INNER)):
+            down = numbers.normal(0, inputs**-0.5, (4, inputs)).astype(np.float32)
+            up = numbers.normal(0, 0.5, (WIDTH, 4)).astype(np.float32)
+            writer.add_tensor(f"blk.{layer}.{module}.weight.lora_a", down)
+            writer.add_tensor(f"blk.{layer}.{module}.weight.lora_b", up)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return AdapterFile(path.stem, path, "")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def opened(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Opened]:
+    folder = tmp_path_factory.mktemp("adapters")
+    adapters = tuple(random_adapter(folder / f"{name}.gguf", seed) for seed, name in enumerate("ab"))
+    host = Host("smol", "llamacpp", smollm2, adapters, context=512, slots=8)
+    engine = LlamaCppEngine()
+    measured = await engine.open(host)
+    yield Opened(engine, host, measured)
+    await engine.close()
+
+
+def ask(name: str, prompt: Prompt, adapter: str | None = None, sampling: Sampling | None = None) -> Request:
+    return Request(name, (Stream("smol", prompt, adapter),), sampling or Sampling(max_tokens=8, logprobs=2))
+
+
+def chat(text: str) -> Prompt:
+    return (Message("user", text),)
+
+
+async def drafts(opened: Opened, requests: Sequence[Request]) -> dict[str, Draft]:
+    return {name: piece async for name, piece in opened.engine.generate(requests) if isinstance(piece, Draft)}
+
+
+async def draft(opened: Opened, request: Request) -> Draft:
+    [one] = (await drafts(opened, [request])).values()
+    return one
+
+
+def parts_unsurely(alone: Draft, together: Draft) -> bool:
+    """Whether two greedy texts are equal up to a token where the first was not sure."""
+    assert alone.logprobs is not None and together.logprobs is not None
+    for before, after in zip(alone.logprobs, together.logprobs, strict=False):
+        if before.token != after.token:
+            return before.top[0][1] - before.top[1][1] < NEAR
+    return True
+
+
+async def test_opening_measures_seconds_bytes_and_context(opened: Opened) -> None:
+    measured = opened.measured
+
+    assert measured.seconds > 0
+    assert measured.memory > 50 * 2**20 or not Path("/proc/self/status").exists()
+    assert measured.context == 512
+    assert opened.engine.caps.slots == 8
+
+
+async def test_many_at_once_answer_as_one_at_a_time(opened: Opened) -> None:
+    requests = [
+        ask(f"{adapter} {thing}", f"One fact about {thing}:", adapter)
+        for thing in THINGS
+        for adapter in (None, "a", "b")
+    ]
+    alone = {request.id: await draft(opened, request) for request in requests}
+
+    together = await drafts(opened, requests)
+
+    assert sorted(together) == sorted(alone)
+    for thing in THINGS:
+        assert together[f"None {thing}"].logprobs == alone[f"None {thing}"].logprobs
+    parted = [name for name in alone if not parts_unsurely(alone[name], together[name])]
+    assert parted == []
+
+
+async def test_drafts_land_adapter_by_adapter(opened: Opened) -> None:
+    requests = [
+        ask(f"{adapter} {i}", "Hi", adapter, Sampling(max_tokens=2)) for i in range(3) for adapter in ("b", None)
+    ]
+
+    landed = [name async for name, _ in opened.engine.generate(requests)]
+
+    assert [name.split()[0] for name in landed] == ["b"] * 3 + ["None"] * 3
+
+
+async def test_an_adapter_changes_its_own_requests_and_no_others(opened: Opened) -> None:
+    # The same long prompt each time: whatever a slot keeps of it belongs to whoever asked last.
+    prompt, probe = chat(f"{RULES} Name a fruit."), Sampling(max_tokens=6, logprobs=20)
+    order = [None, "a", None, "b", "a", None, "b", "b", None]
+
+    asked = [(adapter, await draft(opened, ask("q", prompt, adapter, probe))) for adapter in order]
+
+    by_adapter = {adapter: [one for other, one in asked if other == adapter] for adapter in (None, "a", "b")}
+    assert len({one.text for one in by_adapter[None]}) == 1
+    for same in by_adapter.values():
+        assert [one.logprobs for one in same] == [same[0].logprobs] * len(same)
+    first = {adapter: same[0].logprobs for adapter, same in by_adapter.items()}
+    assert first[None] != first["a"] != first["b"] != first[None]
+
+
+async def test_a_prefix_known_to_the_adapter_is_not_evaluated_again_and_changes_nothing(opened: Opened) -> None:
+    for adapter in (None, "a"):
+        last, other = (ask("q", chat(f"{RULES} Name a {what}."), adapter) for what in ("bird", "big river"))
+        new = await draft(opened, ask("q", chat(f"Say {adapter}."), adapter))
+        first = await draft(opened, last)
+        await draft(opened, other)
+
+        again = await draft(opened, last)
+
+        assert new.usage.cached_in < first.usage.tokens_in / 2
+        assert again.usage.cached_in > again.usage.tokens_in / 2
+        assert again.logprobs == first.logprobs
+
+
+async def test_log_probabilities_come_as_asked(opened: Opened) -> None:
+    for prompt in (chat("Hi"), "The sky is"):
+        many = await draft(opened, ask("q", prompt, None, Sampling(max_tokens=2, logprobs=20)))
+        alone = await draft(opened, ask("q", prompt, None, Sampling(max_tokens=2, logprobs=0)))
+        none = await draft(opened, ask("q", prompt, None, Sampling(max_tokens=2)))
+
+        assert many.logprobs is not None and alone.logprobs is not None
+        assert [len(step.top) for step in many.logprobs] == [20, 20]
+        assert many.logprobs[0].top[0] == (many.logprobs[0].token, many.logprobs[0].logprob)
+        assert all(step.logprob <= 0 and step.id is not None for step in many.logprobs)
+        assert [(step.logprob, step.top) for step in alone.logprobs] == [(step.logprob, ()) for step in many.logprobs]
+        assert none.logprobs is None
+
+
+async def test_a_prompt_beyond_the_context_fails_with_both_counts_and_alone(opened: Opened) -> None:
+    found = await drafts(opened, [ask("long", "word " * 600), ask("short", "word")])
+
+    error = found["long"].error
+    assert error is not None and error.kind == "too_long"
+    assert "600" in error.message and "512" in error.message
+    assert found["short"].error is None
+
+
+async def test_a_full_context_ends_the_text_and_says_so(opened: Opened) -> None:
+    full = await draft(opened, ask("q", "word " * 490, None, replace(ENDLESS, max_tokens=100)))
+
+    assert (full.stop, full.stop_detail, full.ok) == ("length", "the context was full", False)
+    assert full.usage.tokens_in + full.usage.tokens_out in (512, 513)
+
+
+@pytest.mark.parametrize("prompt", [chat("Give me a person."), "A person as JSON:"], ids=["chat", "text"])
+async def test_a_schema_is_kept(opened: Opened, prompt: Prompt) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "maximum": 99}},
+        "required": ["name", "age"],
+        "additionalProperties": False,
+    }
+
+    person = await draft(opened, ask("q", prompt, None, Sampling(max_tokens=60, schema=json.dumps(schema))))
+
+    assert sorted(json.loads(person.text)) == ["age", "name"]
+
+
+async def test_a_schema_that_is_none_fails_alone(opened: Opened) -> None:
+    bad = ask("bad", chat("Hi"), None, Sampling(max_tokens=4, schema='{"type": "nonsense"}'))
+
+    found = await drafts(opened, [bad, ask("good", "Hi")])
+
+    error = found["bad"].error
+    assert error is not None and error.kind == "refused"
+    assert found["good"].error is None
+
+
+async def test_a_seed_decides_what_is_drawn(opened: Opened) -> None:
+    warm = Sampling(max_tokens=12, temperature=1.5)
+    seeds = [3, 4, 5, 2**32 - 1, 2**40]  # the last but one means "any seed" to llama.cpp
+    requests = [ask(str(seed), "Once upon a time", None, replace(warm, seed=seed)) for seed in seeds]
+
+    first, second = await drafts(opened, requests), await drafts(opened, requests)
+
+    assert {name: one.text for name, one in first.items()} == {name: one.text for name, one in second.items()}
+    assert len({one.text for one in first.values()}) > 1
+
+
+async def test_stop_texts_end_the_draft(opened: Opened) -> None:
+    one = await draft(opened, ask("q", "1, 2, 3, 4,", None, Sampling(max_tokens=20, stop=("7",))))
+
+    assert one.ok
+    assert one.text.strip() == "5, 6,"
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        ask("adapter", "Hi", "c"),
+        ask("logprobs", "Hi", None, Sampling(logprobs=1001)),
+        Request("contrast", (Stream("smol", "Hi", "a"), Stream("smol", "Hi", weight=-0.5)), mix=Mix()),
+    ],
+    ids=lambda request: request.id,
+)
+async def test_what_it_cannot_do_it_does_not_try(opened: Opened, request_: Request) -> None:
+    one = await draft(opened, request_)
+
+    assert one.error is not None and one.error.kind == "unsupported"
+    assert "smol" in one.error.message
+
+
+async def test_closing_the_iterator_frees_the_slots(opened: Opened) -> None:
+    requests = [ask("short", "Hi", None, Sampling(max_tokens=1))]
+    requests += [ask(str(i), f"Tale {i}:", None, ENDLESS) for i in range(7)]
+
+    async with aclosing(opened.engine.generate(requests)) as pieces:
+        async for _ in pieces:
+            break
+
+    assert opened.engine._client is not None
+    server = opened.engine._client._http
+    async with asyncio.timeout(10):
+        while any(slot["is_processing"] for slot in (await server.get("/slots")).json()):
+            await asyncio.sleep(0.05)
+
+
+async def test_the_server_answers_only_who_has_the_key(opened: Opened) -> None:
+    assert opened.engine._client is not None
+    address = str(opened.engine._client._http.base_url)
+    async with httpx.AsyncClient(base_url=address) as stranger:
+        for path in ("/v1/models", "/slots", "/props", "/lora-adapters"):
+            assert (await stranger.get(path)).status_code == 401
+        assert (await stranger.post("/v1/completions", json={"prompt": "Hi"})).status_code == 401
+
+
+async def test_ctrl_c_at_the_terminal_does_not_reach_the_child(opened: Opened) -> None:
+    assert opened.engine._process is not None
+    assert os.getsid(opened.engine._process.pid) != os.getsid(0)
+
+
+async def test_a_host_is_opened_once(opened: Opened) -> None:
+    with pytest.raises(EngineError, match="open already"):
+        await opened.engine.open(opened.host)
+
+
+async def test_it_keeps_the_contract(opened: Opened) -> None:
+    host = replace(opened.host, adapters=(), context=256, slots=2)
+
+    await check_engine(LlamaCppEngine, host, [chat("Hi"), "The sky is", chat("Name a colour.")])
+
+
+async def test_a_template_given_replaces_the_one_in_the_weights(opened: Opened) -> None:
+    host = replace(opened.host, adapters=(), context=256, slots=1, template="{{ messages[0].content }} ->")
+    engine = LlamaCppEngine()
+    await engine.open(host)
+
+    [(_, ours)] = [pair async for pair in engine.generate([ask("q", chat("one two"))])]
+    [(_, text)] = [pair async for pair in engine.generate([ask("q", "one two ->")])]
+    await engine.close()
+
+    assert isinstance(ours, Draft) and isinstance(text, Draft)
+    assert ours.usage.tokens_in == text.usage.tokens_in
+    assert ours.logprobs == text.logprobs
+
+
+async def test_a_host_without_a_chat_continues_text_only(opened: Opened) -> None:
+    engine = LlamaCppEngine()
+    await engine.open(replace(opened.host, adapters=(), context=256, slots=1, chat=False))
+
+    [(_, turns)] = [pair async for pair in engine.generate([ask("q", chat("Hi"))])]
+    [(_, text)] = [pair async for pair in engine.generate([ask("q", "Hi")])]
+    await engine.close()
+
+    assert isinstance(turns, Draft) and isinstance(text, Draft)
+    assert turns.error is not None and turns.error.kind == "unsupported"
+    assert text.error is None
