@@ -96,6 +96,7 @@ class ExpertSpec:
     answers: Kind
     sampling: Sampling
     generalist: bool
+    system: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,6 +302,10 @@ class _Reading:
                 f"{sampling.max_tokens} answer tokens leave no room for a question in a context of {model.context}",
                 f"raise `context` of {row.model}, or lower `max_tokens`",
             )
+        if row.system is not None and model.completion:
+            raise self.error(
+                f"{at}.system", f"{row.model} only completes text and knows no system message", "remove `system`"
+            )
         adapter = row.adapter
         return ExpertSpec(
             name=name,
@@ -311,6 +316,7 @@ class _Reading:
             answers=row.answers,
             sampling=sampling,
             generalist=generalist,
+            system=row.system,
         )
 
     def encoder(self, row: EncoderRow) -> EncoderSpec:

@@ -73,6 +73,12 @@ class ExpertRow(Row):
     skills: list[str] = _about("the skills it claims", ["arithmetic"], default_factory=list)
     answers: Kind = _about("how its answers are read and compared", "number", default="text")
     sampling: SamplingRow = _about("changes to the model's sampling", {"max_tokens": 64}, default_factory=SamplingRow)
+    system: str | None = _about(
+        "a system message put before every question (not for models that only complete)",
+        "Answer briefly.",
+        default=None,
+        max_length=4000,
+    )
     generalist: bool | None = _about(
         "gets what is nobody's skill; by default the first without adapter", True, default=None
     )

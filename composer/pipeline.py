@@ -21,6 +21,7 @@ from composer.stages.kit import Encoder, Kit, Stage
 from composer.state import Answer, Query, State, Update
 from composer.store import DraftStore
 from composer.trace import Event, nothing
+from routers.baselines import Unprofiled
 from routers.types import Route, Router
 
 T = TypeVar("T")
@@ -164,7 +165,11 @@ class Pipeline:
             profile, notes = find_profile(self.registry)
             for note in notes:
                 self._say(note)
-            arms = [arm for arm in self.registry.arms() if arm.name in profile.arms]
+            known = profile.known
+            if not known:
+                self._routers[name] = Unprofiled(self.registry.arms(), self.registry.generalist)
+                return self._routers[name]
+            arms = [arm for arm in self.registry.arms() if arm.name in known]
             router: Router = load("routers", name)(generalist=self.registry.generalist)
             questions, _ = profile.columns()
             self._routers[name] = router.fit(questions, profile.outcomes(questions, arms))

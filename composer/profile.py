@@ -42,6 +42,11 @@ class Profile:
     encoder: str
     arms: Mapping[str, str]
 
+    @property
+    def known(self) -> set[str]:
+        """The arms that have a record."""
+        return {str(name) for name in self.table["arm"].to_pylist()}
+
     def columns(self, splits: Sequence[str] = ("profile", "calibration")) -> tuple[Questions, list[int]]:
         """The questions of `splits`, each once, and their rows in `vectors`."""
         rows, ids, text, skills = [], [], [], []
@@ -77,7 +82,7 @@ class Profile:
             return self, stale
         kept = {name: print_ for name, print_ in self.arms.items() if name not in stale}
         seen = [row["question"] for row in _firsts(self.table)]
-        table = self.table.filter(pa.array(keep))
+        table = self.table.filter(pa.array(keep, pa.bool_()))
         still = {row["question"] for row in _firsts(table)}
         rows = [i for i, name in enumerate(seen) if name in still]
         return Profile(table, self.vectors[rows], self.encoder, kept), stale
@@ -86,13 +91,16 @@ class Profile:
         """Both profiles; where they know the same cell (question, arm), `new` counts."""
         cells = set(zip(new.table["question"].to_pylist(), new.table["arm"].to_pylist(), strict=True))
         old = zip(self.table["question"].to_pylist(), self.table["arm"].to_pylist(), strict=True)
-        table = pa.concat_tables([self.table.filter(pa.array([cell not in cells for cell in old])), new.table])
+        table = pa.concat_tables(
+            [self.table.filter(pa.array([cell not in cells for cell in old], pa.bool_())), new.table]
+        )
         vectors: dict[str, Array] = {}
         for profile in (self, new):
             for row, vector in zip(_firsts(profile.table), profile.vectors, strict=True):
                 vectors[row["question"]] = vector
         order = [row["question"] for row in _firsts(table)]
-        return Profile(table, np.stack([vectors[name] for name in order]), new.encoder, {**self.arms, **new.arms})
+        rows = np.stack([vectors[name] for name in order]) if order else new.vectors
+        return Profile(table, rows, new.encoder, {**self.arms, **new.arms})
 
 
 async def measure(
@@ -231,7 +239,7 @@ def find_profile(registry: Registry) -> tuple[Profile, list[str]]:
         if stale:
             notes.append(f"{folder}: the records of {', '.join(stale)} are of other weights or settings: left out")
         found = found.plus(profile)
-    unknown = sorted(set(prints) - set(found.arms))
+    unknown = sorted(set(prints) - found.known)
     if unknown:
         notes.append(f"no record of {', '.join(unknown)}: never chosen until `coe profile` has measured them")
     return found, notes

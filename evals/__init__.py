@@ -1,0 +1,3 @@
+"""Measures systems on benchmarks: `coe eval …`. Nothing below imports it."""
+
+__all__: list[str] = []

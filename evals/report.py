@@ -23,7 +23,11 @@ def table(rows: Sequence[Row], groups: Sequence[str]) -> Iterator[str]:
     systems = list(dict.fromkeys(row.system for row in rows))
     cells = {(row.system, row.group): row for row in rows}
     width = max(len(name) for name in systems) + 2
-    yield f"{'system':{width}}" + "".join(f"{group:>14}" for group in groups) + f"{'interval':>15}{'calls':>7}{'tokens':>8}"
+    yield (
+        f"{'system':{width}}"
+        + "".join(f"{group:>14}" for group in groups)
+        + f"{'interval':>15}{'calls':>7}{'tokens':>8}"
+    )
     for system in systems:
         found = [cells.get((system, group)) for group in groups]
         last = next(row for row in reversed(found) if row is not None)

@@ -28,10 +28,33 @@ GROUPS = ("templates", "handwritten", "noskill", "misleading", "all")
 EXTRA = "three-digit"
 
 RULES: Mapping[str, Sequence[str]] = {
-    "arithmetic": ("plus", "minus", "times", "add", "subtract", "sum", "difference", "product", "multiply", "multiplied"),
+    "arithmetic": (
+        "plus",
+        "minus",
+        "times",
+        "add",
+        "subtract",
+        "sum",
+        "difference",
+        "product",
+        "multiply",
+        "multiplied",
+    ),
     "sorting": ("sort", "alphabetical", "alphabetically", "order", "arrange", "alphabet"),
     "extraction": ("json", "extract", "fields", "field"),
-    "units": ("convert", "minutes", "hours", "seconds", "feet", "inches", "meters", "metres", "grams", "kilograms", "days"),
+    "units": (
+        "convert",
+        "minutes",
+        "hours",
+        "seconds",
+        "feet",
+        "inches",
+        "meters",
+        "metres",
+        "grams",
+        "kilograms",
+        "days",
+    ),
 }
 """What a careful person writes down for a rule router, before seeing a test question."""
 
@@ -173,9 +196,7 @@ async def _profiles(pipeline: Pipeline, pool: Sequence[str]) -> tuple[Profile, P
     vectors = pipeline.encoder().encode([labelled.question.text for labelled in new])
     arms = [*pool, LATE]
     prints = {name: registry.prints()[name] for name in arms}
-    added = await measure(
-        new, pipeline.pool, registry, vectors, arms=arms, encoder=registry.encoder_sha, prints=prints
-    )
+    added = await measure(new, pipeline.pool, registry, vectors, arms=arms, encoder=registry.encoder_sha, prints=prints)
     return profile, profile.plus(added), notes
 
 
@@ -204,4 +225,3 @@ def _kind(labelled: Labelled) -> Kind:
 
 def _adapter(path: str) -> Path:
     return ADAPTERS / path
-

@@ -198,3 +198,24 @@ class BestSingle(_Learnt):
 def _draw(text: str) -> float:
     """A number in [0, 1) from a hash; 24 bits, so that float32 holds it exactly."""
     return int.from_bytes(hashlib.sha256(text.encode(errors="replace")).digest()[:3], "big") / 2**24
+
+
+@dataclass(slots=True)
+class Unprofiled:
+    """What routes before anything was measured: the generalist gets every question."""
+
+    arms: tuple[Arm, ...]
+    generalist: str
+
+    def fit(self, questions: Questions, outcomes: Outcomes) -> Self:
+        """Learn nothing."""
+        return self
+
+    def score(self, questions: Questions) -> Array:
+        """1 for the generalist, 0 for the others, shape (n, arms)."""
+        row = np.array([float(arm.name == self.generalist) for arm in self.arms], dtype=np.float32)
+        return np.tile(row, (len(questions), 1))
+
+    def explain(self, questions: Questions) -> list[Reason]:
+        """That nothing is known yet."""
+        return [Reason(fallback="no expert has a record yet, so the generalist is asked")] * len(questions)

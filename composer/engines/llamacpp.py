@@ -143,7 +143,8 @@ class LlamaCppEngine:
         if "address" not in told:
             await process.wait()
             raise self._not_started(told.get("error") or _ending(process))
-        self._client = ChatClient(told["address"], api_key=key, name=host.name)
+        # After a streamed reply the server often closes a connection that it promised to keep (measured: one in three).
+        self._client = ChatClient(told["address"], api_key=key, name=host.name, reuse=False)
         self._gone = None
         prompt = (Message("user", "Hi"),) if host.chat else "Hi"
         first = await self._answer(Request("first", (Stream(host.name, prompt),), Sampling(max_tokens=1), role="probe"))

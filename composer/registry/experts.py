@@ -54,8 +54,13 @@ class Registry:
         return self._expert(arm).sampling
 
     def messages(self, arm: str, text: str) -> Prompt:
-        """`text` as the arm's model takes it: one user turn for chat models, as it stands for those that continue."""
-        return text if self._model(arm).completion else (Message("user", text),)
+        """`text` as the arm's model takes it: a user turn for chat models, after the expert's system message if it has
+        one; as it stands for models that continue."""
+        if self._model(arm).completion:
+            return text
+        system = self._expert(arm).system
+        turn = Message("user", text)
+        return (turn,) if system is None else (Message("system", system), turn)
 
     def kind(self, arm: str) -> Kind:
         """How the expert's answers are read."""
@@ -129,9 +134,9 @@ class Registry:
     # What profiles are keyed by
 
     def prints(self) -> dict[str, str]:
-        """The sha256 of each arm's fingerprint and sampling: an arm that changes loses its record."""
+        """The sha256 of each arm's fingerprint, sampling and system message: an arm that changes loses its record."""
         return {
-            name: hashlib.sha256(f"{self.fingerprint(name)!r}{expert.sampling!r}".encode()).hexdigest()
+            name: hashlib.sha256(f"{self.fingerprint(name)!r}{expert.sampling!r}{expert.system!r}".encode()).hexdigest()
             for name, expert in self.settings.experts.items()
         }
 

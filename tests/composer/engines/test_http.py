@@ -82,18 +82,27 @@ async def ask(reply: Reply, request: Request = ASK, **settings: Any) -> Draft:
             await client.close()
 
 
-def good(**changes: Any) -> dict[str, Any]:
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "Hello."}}
-    usage = {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}
-    return {"id": "x", "choices": [choice], "usage": usage} | changes
+USAGE = {"prompt_tokens": 5, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 2}}
 
 
-def choice(**changes: Any) -> dict[str, Any]:
-    [whole] = good()["choices"]
-    return good(choices=[{name: value for name, value in (whole | changes).items() if value != "absent"}])
+def chunk(content: Any = None, finish: Any = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "finish_reason": finish, "delta": {"content": content}} | more]}
 
 
-def framed(body: bytes, status: str = "200 OK", form: str = "application/json", more: str = "") -> bytes:
+def piece(text: str, finish: Any = None, **more: Any) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "finish_reason": finish, "text": text} | more]}
+
+
+def good(*, finish: Any = "stop", usage: Any = USAGE) -> list[Any]:
+    return [chunk(), chunk("Hel"), chunk("lo."), chunk(None, finish), {"choices": [], "usage": usage}, "[DONE]"]
+
+
+def events(chunks: list[Any], gap: str = "\n\n") -> bytes:
+    told = [part if isinstance(part, str) else json.dumps(part, ensure_ascii=False) for part in chunks]
+    return "".join(f"data: {part}{gap}" for part in told).encode("utf-8", "surrogatepass")
+
+
+def framed(body: bytes, status: str = "200 OK", form: str = "text/event-stream", more: str = "") -> bytes:
     head = f"HTTP/1.1 {status}\r\ncontent-type: {form}\r\ncontent-length: {len(body)}\r\n{more}\r\n"
     return head.encode() + body
 
@@ -108,8 +117,8 @@ def sends(raw: bytes, *, then_close: bool = False) -> Reply:
     return reply
 
 
-def says(reply: Any, **framing: Any) -> Reply:
-    return sends(framed(json.dumps(reply).encode(), **framing))
+def says(chunks: list[Any], **framing: Any) -> Reply:
+    return sends(framed(events(chunks), **framing))
 
 
 async def test_a_whole_reply_becomes_a_draft() -> None:
@@ -122,8 +131,8 @@ async def test_a_whole_reply_becomes_a_draft() -> None:
 
 
 async def test_a_reply_cut_by_the_token_limit_is_no_complete_answer() -> None:
-    full = await ask(says(choice(finish_reason="length")))
-    limit = await ask(says(choice(finish_reason="length") | {"usage": {"prompt_tokens": 5, "completion_tokens": 9}}))
+    full = await ask(says(good(finish="length")))
+    limit = await ask(says(good(finish="length", usage={"prompt_tokens": 5, "completion_tokens": 9})))
 
     assert (full.stop, full.stop_detail, full.error, full.ok) == ("length", "the context was full", None, False)
     assert (limit.stop, limit.stop_detail) == ("length", "")
@@ -143,7 +152,7 @@ async def test_every_field_that_shapes_the_text_is_sent_and_no_other() -> None:
         template=(("thinking", False),),
     )
     turns = (Message("system", "Be brief."), Message("user", "Hi"))
-    async with server(says(choice(logprobs={"content": []}))) as asked:
+    async with server(says(good())) as asked:
         client = ChatClient(asked.url, api_key="secret-key")
 
         await client.complete(Request("q", (Stream("someone", turns),), sampling), {"lora": [{"id": 0, "scale": 1.0}]})
@@ -158,7 +167,8 @@ async def test_every_field_that_shapes_the_text_is_sent_and_no_other() -> None:
             "top_k": 4,
             "min_p": 0.1,
             "seed": 3,
-            "stream": False,
+            "stream": True,
+            "stream_options": {"include_usage": True},
             "stop": ["\n"],
             "response_format": {
                 "type": "json_schema",
@@ -175,7 +185,7 @@ async def test_every_field_that_shapes_the_text_is_sent_and_no_other() -> None:
 
 
 async def test_text_is_continued_without_a_chat() -> None:
-    async with server(says(choice(message="absent", text=" a time"))) as asked:
+    async with server(says([piece(" a"), piece(" time"), piece("", "stop") | {"usage": USAGE}, "[DONE]"])) as asked:
         client = ChatClient(asked.url)
 
         draft = await client.complete(TEXT)
@@ -184,82 +194,131 @@ async def test_text_is_continued_without_a_chat() -> None:
     assert draft.text == " a time"
     assert asked.heads[0].startswith("POST /v1/completions ")
     assert sorted(asked.bodies[0]) == sorted(
-        ["prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stream"]
+        ["prompt", "max_tokens", "temperature", "top_p", "top_k", "min_p", "seed", "stream", "stream_options"]
     )
 
 
 async def test_log_probabilities_are_read_and_cut_to_what_was_asked() -> None:
-    top = [{"token": "Hello", "logprob": -0.1}, {"token": "Hi", "logprob": -2}]
-    told = {"content": [{"id": 7, "token": "Hello", "logprob": -0.1, "top_logprobs": top}]}
+    top = [{"token": "Hel", "logprob": -0.1}, {"token": "Hi", "logprob": -2}]
+    told = {"content": [{"id": 7, "token": "Hel", "logprob": -0.1, "top_logprobs": top}]}
+    last = {"content": [{"token": "lo.", "logprob": -0.3, "top_logprobs": []}]}
+    chunks = [chunk("Hel", logprobs=told), chunk("lo.", logprobs=last), chunk(None, "stop"), *good()[-2:]]
     wanted = Request("q", ASK.streams, Sampling(max_tokens=9, logprobs=1))
 
-    draft = await ask(says(choice(logprobs=told)), wanted)
+    draft = await ask(says(chunks), wanted)
 
-    assert draft.logprobs == (TokenLogprob("Hello", -0.1, (("Hello", -0.1),), 7),)
+    assert draft.logprobs == (TokenLogprob("Hel", -0.1, (("Hel", -0.1),), 7), TokenLogprob("lo.", -0.3))
 
 
-async def test_connections_are_kept_for_the_next_request() -> None:
+@pytest.mark.parametrize("reuse", [True, False])
+async def test_connections_are_kept_for_the_next_request_if_wanted(reuse: bool) -> None:
     async with server(says(good())) as asked:
-        client = ChatClient(asked.url)
+        client = ChatClient(asked.url, reuse=reuse)
 
         drafts = [await client.complete(ASK) for _ in range(3)]
 
         await client.close()
     assert all(draft.ok for draft in drafts)
-    assert asked.connections == 1
+    assert asked.connections == (1 if reuse else 3)
+    assert all(("connection: close" in head.lower()) != reuse for head in asked.heads)
 
 
 @pytest.mark.parametrize(
-    "reply",
-    [
-        choice(finish_reason=None),
-        choice(finish_reason="absent"),
-        choice(finish_reason="tool_calls"),
-        choice(finish_reason="STOP"),
-        choice(message={"role": "assistant", "content": None}),
-        choice(message={"role": "assistant"}),
-        choice(message="absent"),
-        choice(message={"role": "assistant", "content": 5}),
-        good(choices=[]),
-        good(choices=None),
-        good(choices=good()["choices"] * 2),
-        good(usage=None),
-        good(usage={"prompt_tokens": -1, "completion_tokens": 3}),
-        good(error={"message": "the model fell over"}),
-        {"error": {"message": "the model fell over", "code": 500}},
-        [],
-        "Hello.",
-        None,
-    ],
-    ids=lambda reply: json.dumps(reply)[:60],
+    "chunks",
+    {
+        "no finish": [chunk("Hello."), *good()[-2:]],
+        "finish of a tool": good(finish="tool_calls"),
+        "finish in capitals": good(finish="STOP"),
+        "finish is a number": good(finish=1),
+        "no end": good()[:-1],
+        "no usage": [chunk("Hello.", "stop"), "[DONE]"],
+        "usage below zero": good(usage={"prompt_tokens": -1, "completion_tokens": 3}),
+        "usage without tokens": good(usage={"prompt_tokens": 5}),
+        "only the end": ["[DONE]"],
+        "nothing": [],
+        "empty choices": [{"choices": []}, *good()[-2:]],
+        "no text for its tokens": [chunk(None), chunk(None, "stop"), *good()[-2:]],
+        "text is a number": [chunk(5), *good()],
+        "two choices": [{"choices": chunk("a")["choices"] * 2}, *good()],
+        "the second choice": [chunk("a", index=1), *good()],
+        "two finishes": [*good()[:-2], chunk(None, "stop"), *good()[-2:]],
+        "text after the finish": [*good()[:-2], chunk("more"), *good()[-2:]],
+        "a chunk after the end": [*good(), chunk("more")],
+        "an error within": [chunk("Hel"), {"error": {"message": "it fell over", "code": 500}}, *good()[2:]],
+        "an error beside choices": [chunk("Hel") | {"error": {"message": "it fell over"}}, *good()[2:]],
+        "an error only": [{"error": {"message": "it fell over"}}],
+        "no object": ["[]", *good()],
+        "null": ["null", *good()],
+        "cut JSON": ['{"choices": [{"finish_reason": ', *good()],
+        "no choices": [{"id": "x"}, *good()],
+        "half a surrogate pair": ['{"choices": [{"delta": {"content": "\\ud800"}}]}', *good()],
+        "bytes of a surrogate": [chunk("\ud800"), *good()],
+        "deep": ["[" * 100_000, *good()],
+    }.items(),
+    ids=lambda case: case[0],
 )
-async def test_a_reply_that_is_not_as_it_should_be_does_not_count(reply: Any) -> None:
-    draft = await ask(says(reply))
+async def test_a_reply_that_is_not_as_it_should_be_does_not_count(chunks: tuple[str, list[Any]]) -> None:
+    draft = await ask(says(chunks[1]))
 
     assert draft.error is not None
     assert (draft.error.kind, draft.stop, draft.text) == ("bad_response", "error", "")
+    assert ("it fell over" in draft.error.message) == ("error" in chunks[0])
 
 
 @pytest.mark.parametrize(
     "raw",
-    [
-        framed(b'{"choices": [{"finish_reason": "stop", '),
-        framed(b""),
-        framed(b"<html>login</html>", form="text/html"),
-        framed(json.dumps(good()).encode(), form="text/plain"),
-        framed(json.dumps(good()).encode(), more="content-encoding: gzip\r\n"),
-        framed(json.dumps(choice(message={"content": "\ud800"})).encode()),
-        framed(json.dumps(good()).encode().replace(b"Hello", b"H\xffllo")),
-        framed(b"[" * 100_000),
-        framed(b" " * (LARGEST_REPLY + 1)),
-    ],
-    ids=["cut JSON", "empty", "HTML", "text", "gzip", "half a surrogate pair", "no UTF-8", "deep", "huge"],
+    {
+        "another form": framed(events(good()), form="text/plain"),
+        "a page": framed(b"<html>login</html>", form="text/html"),
+        "a whole reply": framed(b'{"error": {"message": "it fell over"}}', form="application/json"),
+        "gzip": framed(events(good()), more="content-encoding: gzip\r\n"),
+        "no UTF-8": framed(events(good()).replace(b"Hel", b"H\xffl")),
+        "huge": framed(b":" * (LARGEST_REPLY + 1)),
+        "empty": framed(b""),
+    }.items(),
+    ids=lambda case: case[0],
 )
-async def test_a_body_that_is_no_sound_json_does_not_count(raw: bytes) -> None:
-    draft = await ask(sends(raw))
+async def test_a_body_that_is_no_sound_stream_does_not_count(raw: tuple[str, bytes]) -> None:
+    draft = await ask(sends(raw[1]))
 
     assert draft.error is not None
     assert (draft.error.kind, draft.stop) == ("bad_response", "error")
+
+
+@pytest.mark.parametrize("size", [1, 7, 100_000])
+@pytest.mark.parametrize("gap", ["\n\n", "\r\n\r\n", "\n: still here\n\n", "\nevent: x\n\n\n"])
+async def test_a_stream_is_the_same_text_however_it_is_cut(gap: str, size: int) -> None:
+    chunks = [chunk("Grüße, "), chunk("世界 🙂\r\n"), chunk("data: x\n\n"), chunk(None, "stop"), *good()[-2:]]
+    raw = framed(b": hello\n\n" + events(chunks, gap))
+
+    async def reply(writer: asyncio.StreamWriter) -> None:
+        for start in range(0, len(raw), size):
+            writer.write(raw[start : start + size])
+            await asyncio.sleep(0)
+
+    draft = await ask(reply)
+
+    assert draft.error is None
+    assert draft.text == "Grüße, 世界 🙂\r\ndata: x\n\n"
+
+
+async def test_a_schema_the_server_did_not_keep_to_is_a_failure() -> None:
+    draft = await ask(says(good()), Request("q", ASK.streams, Sampling(schema='{"type": "object"}')))
+
+    assert draft.error is not None and draft.error.kind == "bad_response"
+
+
+async def test_log_probabilities_that_do_not_come_are_a_failure() -> None:
+    draft = await ask(says(good()), Request("q", ASK.streams, Sampling(logprobs=0)))
+
+    assert draft.error is not None and draft.error.kind == "bad_response"
+
+
+async def test_a_model_with_nothing_to_say_is_no_failure() -> None:
+    draft = await ask(says([chunk(), chunk(None, "stop"), *good(usage=USAGE | {"completion_tokens": 1})[-2:]]))
+
+    assert draft.ok
+    assert draft.text == ""
 
 
 @pytest.mark.parametrize(
@@ -277,7 +336,7 @@ async def test_a_body_that_is_no_sound_json_does_not_count(raw: bytes) -> None:
     ],
 )
 async def test_another_status_than_200_is_a_failure_with_the_servers_words(status: str, kind: str) -> None:
-    draft = await ask(says({"error": {"message": "not today"}}, status=status))
+    draft = await ask(sends(framed(b'{"error": {"message": "not today"}}', status)))
 
     assert draft.error is not None
     assert draft.error.kind == kind
@@ -293,7 +352,7 @@ async def test_a_good_body_under_a_bad_status_does_not_count() -> None:
 async def test_a_prompt_too_long_for_the_context_says_both_counts() -> None:
     told = {"error": {"type": "exceed_context_size_error", "message": "…", "n_prompt_tokens": 631, "n_ctx": 512}}
 
-    draft = await ask(says(told, status="400 Bad Request"))
+    draft = await ask(sends(framed(json.dumps(told).encode(), "400 Bad Request", "application/json")))
 
     assert draft.error is not None
     assert draft.error.kind == "too_long"
@@ -323,8 +382,8 @@ async def test_proxies_of_the_environment_are_not_used(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("framing", ["length", "chunks", "until the end"])
 async def test_a_reply_cut_at_any_byte_never_counts(framing: str) -> None:
-    body = json.dumps(good()).encode()
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+    body = events(good())
+    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n"
     whole = {
         "length": head + b"content-length: %d\r\n\r\n" % len(body) + body,
         "chunks": head + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % len(body) + body + b"\r\n0\r\n\r\n",
@@ -345,14 +404,13 @@ async def test_a_reply_cut_at_any_byte_never_counts(framing: str) -> None:
         complete = await client.complete(ASK)
         await client.close()
 
-    # What follows the last chunk tells nothing new: some clients take its absence as the end.
-    assert [cut for cut in accepted if cut < whole.rindex(b"}") + 1] == []
+    assert accepted == []
     assert complete.ok
 
 
 async def test_a_connection_that_is_reset_is_a_failure() -> None:
     async def reply(writer: asyncio.StreamWriter) -> None:
-        writer.write(framed(json.dumps(good()).encode())[:-9])
+        writer.write(framed(events(good()))[:-9])
         await writer.drain()
         raw: socket.socket = writer.get_extra_info("socket")
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -377,7 +435,7 @@ async def test_nobody_listening_is_a_failure() -> None:
 @pytest.mark.parametrize("limit", ["deadline", "longest"])
 async def test_a_dripping_reply_ends_at_the_deadline_and_the_connection_with_it(limit: str) -> None:
     async def drips(writer: asyncio.StreamWriter) -> None:
-        for byte in framed(json.dumps(good()).encode()):
+        for byte in framed(events(good())):
             writer.write(bytes([byte]))
             await asyncio.sleep(0.05)
 
@@ -438,7 +496,7 @@ async def test_what_cannot_be_sent_is_refused(prompt: str, sampling: Sampling) -
 
 
 async def test_half_a_surrogate_pair_in_a_prompt_can_be_sent() -> None:
-    async with server(says(choice(message="absent", text="ok"))) as asked:
+    async with server(says([piece("ok", "stop") | {"usage": USAGE}, "[DONE]"])) as asked:
         client = ChatClient(asked.url)
 
         draft = await client.complete(Request("q", (Stream("someone", "a\ud800b"),)))

@@ -24,10 +24,10 @@ from composer.types import AdapterFile, Draft, Host, Measured, Message, Mix, Pro
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 THINGS = ["rain", "the moon", "bread", "Paris", "a cat", "seven", "red", "snow"]
-RULES = " ".join(f"Rule {i}: keep answer {i} short." for i in range(8))
+RULES = " ".join(f"Rule {i}: keep answer {i} short." for i in range(4))
 NEAR = 0.5  # nats; with an adapter, sums end differently in the last bits when the width of a batch changes
 WIDTH, INNER = 576, 1536
-ENDLESS = Sampling(max_tokens=400, temperature=9.0)  # one word is as likely as the other, the end one of 49,152
+ENDLESS = Sampling(max_tokens=240, temperature=9.0)  # one word is as likely as the other, the end one of 49,152
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def random_adapter(path: Path, seed: int) -> AdapterFile:
 async def opened(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Opened]:
     folder = tmp_path_factory.mktemp("adapters")
     adapters = tuple(random_adapter(folder / f"{name}.gguf", seed) for seed, name in enumerate("ab"))
-    host = Host("smol", "llamacpp", smollm2, adapters, context=512, slots=8)
+    host = Host("smol", "llamacpp", smollm2, adapters, context=256, slots=8)
     engine = LlamaCppEngine()
     measured = await engine.open(host)
     yield Opened(engine, host, measured)
@@ -99,7 +99,7 @@ async def test_opening_measures_seconds_bytes_and_context(opened: Opened) -> Non
 
     assert measured.seconds > 0
     assert measured.memory > 50 * 2**20 or not Path("/proc/self/status").exists()
-    assert measured.context == 512
+    assert measured.context == 256
     assert opened.engine.caps.slots == 8
 
 
@@ -133,7 +133,7 @@ async def test_drafts_land_adapter_by_adapter(opened: Opened) -> None:
 async def test_an_adapter_changes_its_own_requests_and_no_others(opened: Opened) -> None:
     # The same long prompt each time: whatever a slot keeps of it belongs to whoever asked last.
     prompt, probe = chat(f"{RULES} Name a fruit."), Sampling(max_tokens=6, logprobs=20)
-    order = [None, "a", None, "b", "a", None, "b", "b", None]
+    order = [None, "a", None, "b", "a", None]
 
     asked = [(adapter, await draft(opened, ask("q", prompt, adapter, probe))) for adapter in order]
 
@@ -169,24 +169,27 @@ async def test_log_probabilities_come_as_asked(opened: Opened) -> None:
         assert [len(step.top) for step in many.logprobs] == [20, 20]
         assert many.logprobs[0].top[0] == (many.logprobs[0].token, many.logprobs[0].logprob)
         assert all(step.logprob <= 0 and step.id is not None for step in many.logprobs)
-        assert [(step.logprob, step.top) for step in alone.logprobs] == [(step.logprob, ()) for step in many.logprobs]
+        assert [step.top for step in alone.logprobs] == [(), ()]
+        assert [step.logprob for step in alone.logprobs] == pytest.approx(
+            [step.logprob for step in many.logprobs], 1e-3
+        )
         assert none.logprobs is None
 
 
 async def test_a_prompt_beyond_the_context_fails_with_both_counts_and_alone(opened: Opened) -> None:
-    found = await drafts(opened, [ask("long", "word " * 600), ask("short", "word")])
+    found = await drafts(opened, [ask("long", "word " * 300), ask("short", "word")])
 
     error = found["long"].error
     assert error is not None and error.kind == "too_long"
-    assert "600" in error.message and "512" in error.message
+    assert "301" in error.message and "256" in error.message
     assert found["short"].error is None
 
 
 async def test_a_full_context_ends_the_text_and_says_so(opened: Opened) -> None:
-    full = await draft(opened, ask("q", "word " * 490, None, replace(ENDLESS, max_tokens=100)))
+    full = await draft(opened, ask("q", "word " * 240, None, replace(ENDLESS, max_tokens=100)))
 
     assert (full.stop, full.stop_detail, full.ok) == ("length", "the context was full", False)
-    assert full.usage.tokens_in + full.usage.tokens_out in (512, 513)
+    assert full.usage.tokens_in + full.usage.tokens_out in (256, 257)
 
 
 @pytest.mark.parametrize("prompt", [chat("Give me a person."), "A person as JSON:"], ids=["chat", "text"])
@@ -282,13 +285,13 @@ async def test_a_host_is_opened_once(opened: Opened) -> None:
 
 
 async def test_it_keeps_the_contract(opened: Opened) -> None:
-    host = replace(opened.host, adapters=(), context=256, slots=2)
+    host = replace(opened.host, adapters=(), slots=2)
 
     await check_engine(LlamaCppEngine, host, [chat("Hi"), "The sky is", chat("Name a colour.")])
 
 
 async def test_a_template_given_replaces_the_one_in_the_weights(opened: Opened) -> None:
-    host = replace(opened.host, adapters=(), context=256, slots=1, template="{{ messages[0].content }} ->")
+    host = replace(opened.host, adapters=(), slots=1, template="{{ messages[0].content }} ->")
     engine = LlamaCppEngine()
     await engine.open(host)
 
@@ -303,7 +306,7 @@ async def test_a_template_given_replaces_the_one_in_the_weights(opened: Opened) 
 
 async def test_a_host_without_a_chat_continues_text_only(opened: Opened) -> None:
     engine = LlamaCppEngine()
-    await engine.open(replace(opened.host, adapters=(), context=256, slots=1, chat=False))
+    await engine.open(replace(opened.host, adapters=(), slots=1, chat=False))
 
     [(_, turns)] = [pair async for pair in engine.generate([ask("q", chat("Hi"))])]
     [(_, text)] = [pair async for pair in engine.generate([ask("q", "Hi")])]

@@ -14,7 +14,12 @@ def request(name: str, expert: str, prompt: str, priority: int = 0) -> Request:
 
 
 def test_requests_are_grouped_by_host_and_adapter() -> None:
-    requests = [request("1", "sums", "x"), request("2", "law", "x"), request("3", "base", "x"), request("4", "sums", "y")]
+    requests = [
+        request("1", "sums", "x"),
+        request("2", "law", "x"),
+        request("3", "base", "x"),
+        request("4", "sums", "y"),
+    ]
 
     plan = make_plan(requests, HOSTS.__getitem__)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from composer.engines.scripted import ScriptedEngine
 
 from composer.engines.base import Engine
+from composer.engines.scripted import ScriptedEngine
 from composer.errors import EngineError, MemoryBudgetError
 from composer.pool.pool import Pool
 from composer.store import DraftStore
@@ -22,7 +22,9 @@ HOSTS = {"base": "small", "sums": "small", "sorts": "small", "law": "large", "ta
 class Resolver:
     """A registry of three models, 100 MiB each, one engine instance per opening."""
 
-    def __init__(self, answer: Callable[[Request], str | Draft | Failure] = lambda r: f"{r.streams[0].prompt}!") -> None:
+    def __init__(
+        self, answer: Callable[[Request], str | Draft | Failure] = lambda r: f"{r.streams[0].prompt}!"
+    ) -> None:
         self.answer = answer
         self.engines: list[ScriptedEngine] = []
         self.opened: list[tuple[str, tuple[str, ...]]] = []

@@ -1,0 +1,220 @@
+"""Reads a streamed reply of an OpenAI-style server: it counts only if it is whole, well formed, and says why it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from composer.types import Draft, Request, Stop, TokenLogprob, Usage
+
+_END = b"[DONE]"
+_OVERLOADED = (429, 503, 529)
+_STOPS: dict[str, Stop] = {"stop": "stop", "length": "length"}
+
+
+class Unusable(Exception):
+    """There is a reply, or could have been, and it does not count; `kind` is that of the Failure."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        self.kind = kind
+        super().__init__(message)
+
+
+@dataclass(slots=True)
+class Events:
+    """Cuts bytes, however they arrive, into the data of server-sent events. What the last blank line leaves is no event."""
+
+    _rest: bytes = b""
+    _data: list[bytes] = field(default_factory=list)
+
+    def feed(self, piece: bytes) -> Iterator[bytes]:
+        """The events that `piece` completes."""
+        *lines, self._rest = (self._rest + piece).split(b"\n")
+        for line in lines:
+            line = line.removesuffix(b"\r")
+            if not line and self._data:
+                yield b"\n".join(self._data)
+                self._data.clear()
+            elif line.startswith(b"data:"):
+                self._data.append(line[5:].removeprefix(b" "))
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore")  # servers add fields of their own
+
+
+class _Top(_Part):
+    token: str
+    logprob: float
+
+
+class _Token(_Top):
+    id: int | None = None
+    top_logprobs: list[_Top] = []
+
+
+class _Logprobs(_Part):
+    content: list[_Token] | None = None
+
+
+class _Delta(_Part):
+    content: str | None = None
+
+
+class _Choice(_Part):
+    index: int = Field(default=0, ge=0, le=0)
+    finish_reason: str | None = None
+    delta: _Delta = _Delta()
+    text: str | None = None
+    logprobs: _Logprobs | None = None
+    stop_reason: str | int | None = None
+
+
+class _Details(_Part):
+    cached_tokens: int | None = None
+
+
+class _Usage(_Part):
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
+    prompt_tokens_details: _Details | None = None
+
+
+class _Chunk(_Part):
+    error: None = None
+    choices: list[_Choice] = Field(max_length=1)
+    usage: _Usage | None = None
+
+
+class _Error(_Part):
+    message: str = ""
+    type: str | None = None
+    n_prompt_tokens: int | None = None
+    n_ctx: int | None = None
+
+
+class _ErrorReply(_Part):
+    error: _Error
+
+
+@dataclass(slots=True)
+class Reply:
+    """What has come of a reply so far. `take` and `draft` raise Unusable for anything that is not as it should be."""
+
+    text: list[str] = field(default_factory=list)
+    _tokens: list[_Token] = field(default_factory=list)
+    _stop: Stop | None = None
+    _detail: str = ""
+    _usage: _Usage | None = None
+    _ended: bool = False
+
+    def take(self, event: bytes) -> None:
+        """Add one event."""
+        if self._ended:
+            raise self._bad("something follows its end")
+        if event == _END:
+            self._ended = True
+            return
+        try:
+            chunk = _Chunk.model_validate_json(event)
+        except ValidationError as why:
+            told = _told(event)
+            raise self._bad(f"the server says {told.message!r}" if told else _first_problem(why)) from why
+        self._usage = chunk.usage or self._usage
+        for choice in chunk.choices:
+            self._add(choice)
+
+    def draft(self, request: Request) -> Draft:
+        """The whole of it, once the server has said all."""
+        if self._stop is None:
+            raise self._bad("it says no reason for its end")
+        if not self._ended or self._usage is None:
+            raise self._bad("it breaks off" if not self._ended else "it counts no tokens")
+        sampling, usage = request.sampling, self._usage
+        text = "".join(self.text)
+        if not text and usage.completion_tokens > 1:
+            raise self._bad(f"it has no text for {usage.completion_tokens} tokens")
+        if sampling.schema is not None and self._stop == "stop":
+            _loads(text, self._bad("a schema was asked for, and its text is not JSON"))
+        if sampling.logprobs is not None and text and not self._tokens:
+            raise self._bad("log-probabilities were asked for, it has none")
+        if self._stop == "length" and usage.completion_tokens < sampling.max_tokens:
+            self._detail = self._detail or "the context was full"
+        details = usage.prompt_tokens_details
+        return Draft(
+            key="",
+            text=text,
+            stop=self._stop,
+            usage=Usage(
+                tokens_in=usage.prompt_tokens,
+                tokens_out=usage.completion_tokens,
+                cached_in=(details and details.cached_tokens) or 0,
+                passes=usage.completion_tokens,
+            ),
+            logprobs=None if sampling.logprobs is None else _logprobs(self._tokens, sampling.logprobs),
+            stop_detail=self._detail,
+        )
+
+    def _add(self, choice: _Choice) -> None:
+        text = choice.delta.content or choice.text or ""
+        if self._stop is not None and (text or choice.finish_reason is not None):
+            raise self._bad("it goes on after its end")
+        if text:
+            self.text.append(text)
+        if choice.logprobs is not None:
+            self._tokens += choice.logprobs.content or []
+        if choice.finish_reason is not None:
+            if choice.finish_reason not in _STOPS:
+                raise self._bad(f"it ended for the reason {choice.finish_reason[:40]!r}")
+            self._stop = _STOPS[choice.finish_reason]
+            self._detail = "" if choice.stop_reason is None else str(choice.stop_reason)
+
+    def _bad(self, problem: str) -> Unusable:
+        heard = sum(map(len, self.text))
+        return Unusable("bad_response", f"the reply does not count, after {heard} characters: {problem[:300]}")
+
+
+def refusal(status: int, raw: bytes) -> Unusable:
+    """Why a reply with such a status and body does not count."""
+    told = _told(raw) or _Error(message=raw[:200].decode("utf-8", "replace"))
+    if told.type == "exceed_context_size_error":
+        return Unusable(
+            "too_long", f"the prompt has {told.n_prompt_tokens} tokens, the context holds {told.n_ctx}; raise `context`"
+        )
+    message = f"HTTP {status}: {told.message[:300]}"
+    if status in _OVERLOADED:
+        return Unusable("overloaded", message)
+    return Unusable("refused" if 400 <= status < 500 else "bad_response", message)
+
+
+def _told(raw: bytes) -> _Error | None:
+    """What the server says went wrong, where it says so in the usual form."""
+    try:
+        return _ErrorReply.model_validate_json(raw).error
+    except ValidationError:
+        return None
+
+
+def _first_problem(why: ValidationError) -> str:
+    first = why.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(str(step) for step in first['loc']) or 'an event'}: {first['msg']}"
+
+
+def _loads(text: str, otherwise: Unusable) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as why:
+        raise otherwise from why
+
+
+def _logprobs(tokens: list[_Token], most: int) -> tuple[TokenLogprob, ...]:
+    return tuple(
+        TokenLogprob(
+            step.token, step.logprob, tuple((top.token, top.logprob) for top in step.top_logprobs[:most]), step.id
+        )
+        for step in tokens
+    )
