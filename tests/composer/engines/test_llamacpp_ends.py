@@ -31,7 +31,7 @@ async def main(path, context, limit):
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     engine = LlamaCppEngine()
     try:
-        await engine.open(Host("smol", "llamacpp", Path(path), context=context, slots=1))
+        await engine.open(Host("smol", "llamacpp", Path(path), context=context, slots=8))
     except EngineError as why:
         print(why.as_dict(), flush=True)
         return

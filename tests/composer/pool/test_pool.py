@@ -228,7 +228,7 @@ async def test_a_draft_that_nobody_wants_any_more_is_withdrawn(store: DraftStore
         await pool.close()
 
     assert found["2"].stop == "cancelled"
-    assert resolver.batches() == [("1",)]
+    assert resolver.batches() == [("a",)]
     assert pool.ledger.cancelled == 1
 
 
