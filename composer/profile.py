@@ -76,7 +76,8 @@ class Profile:
 
     def without_stale(self, arms: Mapping[str, str]) -> tuple[Profile, tuple[str, ...]]:
         """Only the arms whose fingerprint is still the one in `arms`, and the names of those that were dropped."""
-        stale = tuple(sorted(name for name, print_ in self.arms.items() if arms.get(name) != print_))
+        named = self.known | set(self.arms)
+        stale = tuple(sorted(name for name in named if name not in arms or self.arms.get(name) != arms[name]))
         keep = [name not in stale for name in self.table["arm"].to_pylist()]
         if all(keep):
             return self, stale
@@ -181,11 +182,15 @@ def write_profile(profile: Profile, folder: Path, *, registry: str) -> None:
     """Write `folder` as a whole: either the old or the new one is there. `registry` is the registry file's sha256."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    pq.write_table(profile.table, fresh / OUTCOMES, compression="zstd")
-    np.save(fresh / VECTORS, profile.vectors.astype(np.float32), allow_pickle=False)
-    manifest = {"version": 1, "encoder": profile.encoder, "registry": registry, "arms": dict(profile.arms)}
-    (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-    fresh.chmod(0o755)
+    try:
+        pq.write_table(profile.table, fresh / OUTCOMES, compression="zstd")
+        np.save(fresh / VECTORS, profile.vectors.astype(np.float32), allow_pickle=False)
+        manifest = {"version": 1, "encoder": profile.encoder, "registry": registry, "arms": dict(profile.arms)}
+        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+        fresh.chmod(0o755)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     old = fresh.with_name(fresh.name + "-old")
     if folder.exists():
         folder.rename(old)
@@ -200,8 +205,8 @@ def read_profile(folder: Path, *, encoder: str) -> Profile:
         manifest = json.loads((folder / MANIFEST).read_text())
         table = pq.read_table(folder / OUTCOMES).cast(_SCHEMA)
         vectors = np.load(folder / VECTORS, allow_pickle=False)
-        profile = Profile(table, vectors, manifest["encoder"], manifest["arms"])
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as why:
+        profile = Profile(table, vectors, str(manifest["encoder"]), dict(manifest["arms"]))
+    except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as why:
         raise ConfigError(f"this profile cannot be read: {why}", where=str(folder), remedy=again) from why
     if profile.encoder != encoder:
         raise ConfigError(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from composer.config import AdapterSpec, ExpertSpec, Settings
+from composer.config import PACKAGED, AdapterSpec, ExpertSpec, Settings
 from composer.jsonl import Labelled, Question, read_questions
 from composer.pipeline import Pipeline
 from composer.plugins import load
@@ -19,10 +19,10 @@ from evals.metrics import Result, Row, row
 from evals.runner import Shots, Table, ask_all
 from evals.tasks.skills import DEFAULT, Item, items
 from routers.baselines import KeywordRouter, TfidfRouter
+from routers.errors import RouterError
 from routers.types import Questions, Router
 
 HERE = Path(__file__).parent / "tasks" / "skills"
-ADAPTERS = HERE / "adapters"
 LATE = "dates"  # the specialist that joins after everything else is fixed
 GROUPS = ("templates", "handwritten", "noskill", "misleading", "all")
 EXTRA = "three-digit"
@@ -106,7 +106,7 @@ def with_extras(settings: Settings) -> Settings:
             adapter=AdapterSpec(_adapter(entry["path"]), entry["sha256"]),
             description=entry["description"],
             skills=(),
-            answers="text",
+            answers=entry["answers"],
             sampling=replace(settings.models[model].sampling, max_tokens=entry["max_tokens"]),
             generalist=False,
         )
@@ -159,8 +159,8 @@ def _first_part(
     for name, make in makes:
         try:
             found.append(systems.routed(table, name, _fitted(make(), pipeline, profile, pool), questions))
-        except ImportError as why:
-            notes.append(f"{name}: not measured ({why}); pip install scikit-learn")
+        except RouterError as why:  # scikit-learn comes with the test extra only
+            notes.append(f"{name}: not measured: {why}")
     if "union" in table.arms:
         found.append(systems.single(table, "union", "union"))
     router = _fitted(load("routers", "skill")(generalist=generalist), pipeline, profile, pool)
@@ -224,4 +224,6 @@ def _kind(labelled: Labelled) -> Kind:
 
 
 def _adapter(path: str) -> Path:
-    return ADAPTERS / path
+    """A file of the evaluation, or with `default:` one of the packaged data."""
+    packaged = path.removeprefix("default:")
+    return PACKAGED / packaged if packaged != path else HERE / path

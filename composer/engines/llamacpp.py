@@ -90,8 +90,8 @@ class LlamaCppEngine:
     async def generate(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
         """Adapters one after the other, in order of their first request: llama.cpp batches only equal ones.
 
-        Failures are of the kinds of `ChatClient`, `unsupported` (this host cannot), or `host_died`: then the engine is
-        closed, and every further request fails alike. The text after a full context is not there and `stop` says so.
+        Failures are of the kinds of `ChatClient`, `unsupported` (this host cannot), `closed`, or `host_died`: then every
+        further request fails alike. A text that fills the context ends there, and its `stop` is `length`.
         """
         order = list(dict.fromkeys(request.streams[0].adapter for request in requests))
         for adapter in order:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from composer.errors import ComposerError
 from composer.registry.experts import Registry
@@ -44,14 +44,15 @@ async def check_experts(registry: Registry, *, memory: int | None = None) -> Asy
             opened = await engine.open(await asyncio.to_thread(registry.host, model, adapters))
             asked = {expert.name: _request(registry, expert.name) for expert in experts}
             drafts: dict[str, Draft] = {}
-            bare = _request(registry, experts[0].name, bare=True) if experts else None
-            async with aclosing(engine.generate([*asked.values(), *([bare] if bare else [])])) as pieces:  # type: ignore[type-var]
+            # The base is asked in each adapter's own words: another prompt would differ by itself.
+            bare = [_request(registry, name, bare=True) for name in adapters]
+            async with aclosing(engine.generate([*asked.values(), *bare])) as pieces:  # type: ignore[type-var]
                 async for name, piece in pieces:
                     if not isinstance(piece, Delta):
                         drafts[name] = piece
             for expert in experts:
                 draft = drafts[expert.name]
-                difference = _difference(draft, drafts["base"]) if expert.adapter else None
+                difference = _difference(draft, drafts[_bare(expert.name)]) if expert.adapter else None
                 problem = _problem(draft, difference)
                 yield Check(
                     expert.name,
@@ -73,10 +74,14 @@ async def check_experts(registry: Registry, *, memory: int | None = None) -> Asy
 def _request(registry: Registry, expert: str, *, bare: bool = False) -> Request:
     stream = registry.stream(expert, registry.messages(expert, QUESTION))
     if bare:
-        stream = type(stream)(stream.expert, stream.prompt)
-    return Request(
-        "base" if bare else expert, (stream,), Sampling(max_tokens=32, logprobs=TOP), role="probe", arm=expert
-    )
+        stream = replace(stream, adapter=None)
+    sampling = Sampling(max_tokens=1 if bare else 32, logprobs=TOP)
+    return Request(_bare(expert) if bare else expert, (stream,), sampling, role="probe", arm=expert)
+
+
+def _bare(expert: str) -> str:
+    """The id of the request to an adapter's base; no expert can be called so."""
+    return f"{expert} without its adapter"
 
 
 def _difference(draft: Draft, base: Draft) -> float | None:

@@ -27,7 +27,7 @@ def read_header(path: Path, *, where: str | None = None) -> Header:
     try:
         with path.open("rb") as file:
             return _read(file)
-    except (ValueError, struct.error, UnicodeDecodeError, MemoryError) as why:
+    except (OSError, ValueError, struct.error, MemoryError) as why:
         raise ConfigError(
             f"{path.name} is not a readable GGUF file: {why}", where=where, remedy="fetch or convert the file again"
         ) from why
@@ -95,7 +95,9 @@ def _value(file: BinaryIO, kind: int) -> str | int | float | bool | None:
         for _ in range(count):
             _text(file)
     elif inner in _SCALARS:
-        file.seek(count * struct.calcsize(_SCALARS[inner]), 1)
+        size = count * struct.calcsize(_SCALARS[inner])
+        if len(file.read(size)) < size:
+            raise ValueError("it ends within the header")
     else:
         raise ValueError(f"an array of type {inner}")
     return None
@@ -111,16 +113,22 @@ def check_adapter(adapter: Path, base: Header, *, name: str, where: str) -> None
             where=where,
             remedy="convert the PEFT folder to a GGUF adapter",
         )
-    for name, shape in lora.shapes.items():
-        target, side = name.removesuffix(".lora_a").removesuffix(".lora_b"), name[-1]
+    for tensor, shape in lora.shapes.items():
+        target, _, side = tensor.rpartition(".lora_")
         wanted = base.shapes.get(target)
         # GGUF lists the fastest dimension first: a weight is (in, out), lora_a (in, rank), lora_b (rank, out).
-        fits = wanted is not None and (shape[0] == wanted[0] if side == "a" else shape[-1] == wanted[-1])
+        place = {"a": 0, "b": 1}.get(side)
+        fits = (
+            wanted is not None
+            and place is not None
+            and min(len(shape), len(wanted)) > 1
+            and shape[place] == wanted[place]
+        )
         if not fits:
-            found = f"{wanted[0]} x {wanted[-1]}" if wanted else "no such tensor"
+            found = " x ".join(map(str, wanted)) if wanted else "no such tensor"
             raise ConfigError(
-                f"adapter {adapter.name} was made for another base: its tensor {name} has shape {shape}, "
-                f"the model {name} has {found} for {target}",
+                f"adapter {adapter.name} was made for another base: its tensor {tensor} has shape {shape}, "
+                f"the model {name} has {found} for {target or tensor}",
                 where=where,
                 remedy="name the model it was trained on, or train it again on this one",
             )

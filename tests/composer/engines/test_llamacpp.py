@@ -25,6 +25,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 THINGS = ["rain", "the moon", "bread", "Paris", "a cat", "seven", "red", "snow"]
 RULES = " ".join(f"Rule {i}: keep answer {i} short." for i in range(4))
+MORE_RULES = " ".join(f"Rule {i}: keep answer {i} short." for i in range(10))  # more than is evaluated at once
 NEAR = 0.5  # nats; with an adapter, sums end differently in the last bits when the width of a batch changes
 WIDTH, INNER = 576, 1536
 ENDLESS = Sampling(max_tokens=240, temperature=9.0)  # one word is as likely as the other, the end one of 49,152
@@ -69,7 +70,7 @@ async def opened(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Asy
 
 
 def ask(name: str, prompt: Prompt, adapter: str | None = None, sampling: Sampling | None = None) -> Request:
-    return Request(name, (Stream("smol", prompt, adapter),), sampling or Sampling(max_tokens=8, logprobs=2))
+    return Request(name, (Stream("smol", prompt, adapter),), sampling or Sampling(max_tokens=5, logprobs=2))
 
 
 def chat(text: str) -> Prompt:
@@ -146,8 +147,8 @@ async def test_an_adapter_changes_its_own_requests_and_no_others(opened: Opened)
 
 
 async def test_a_prefix_known_to_the_adapter_is_not_evaluated_again_and_changes_nothing(opened: Opened) -> None:
-    for adapter in (None, "a"):
-        last, other = (ask("q", chat(f"{RULES} Name a {what}."), adapter) for what in ("bird", "big river"))
+    for adapter, rules in ((None, MORE_RULES), ("a", RULES)):
+        last, other = (ask("q", chat(f"{rules} Name a {what}."), adapter) for what in ("bird", "big river"))
         new = await draft(opened, ask("q", chat(f"Say {adapter}."), adapter))
         first = await draft(opened, last)
         await draft(opened, other)
@@ -157,6 +158,21 @@ async def test_a_prefix_known_to_the_adapter_is_not_evaluated_again_and_changes_
         assert new.usage.cached_in < first.usage.tokens_in / 2
         assert again.usage.cached_in > again.usage.tokens_in / 2
         assert again.logprobs == first.logprobs
+
+
+async def test_no_prompt_is_kept_for_another_adapter_when_its_slot_is_taken(opened: Opened) -> None:
+    engine = LlamaCppEngine()
+    narrow = Opened(engine, replace(opened.host, slots=1), await engine.open(replace(opened.host, slots=1)))
+    prompt = chat(f"{RULES} Name a tree.")
+
+    await draft(narrow, ask("q", prompt))
+    await draft(narrow, ask("q", "Something else: 1, 2, 3, 4, 5, 6, 7, 8, 9", "a"))
+    again = await draft(narrow, ask("q", prompt, "a"))
+    await engine.close()
+
+    alone = await draft(opened, ask("q", prompt, "a"))
+    assert again.logprobs is not None and alone.logprobs is not None
+    assert again.logprobs[0].logprob == pytest.approx(alone.logprobs[0].logprob, abs=1e-3)
 
 
 async def test_log_probabilities_come_as_asked(opened: Opened) -> None:
