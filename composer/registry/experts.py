@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 from composer.config import ExpertSpec, ModelSpec, Settings
 from composer.errors import ConfigError
 from composer.plugins import load
+from composer.registry.cache import Cache
 from composer.registry.gguf import check_adapter, read_header
-from composer.registry.sources import Progress, fetch, parse_source
+from composer.registry.sources import PathSource, Progress, fetch, parse_source
 from composer.types import AdapterFile, Fingerprint, Host, Kind, Message, Prompt, Request, Sampling, Stream, Usage
 from routers.types import Arm
 
 if TYPE_CHECKING:
     from composer.engines.base import Engine
 
-_CONTEXT_MEMORY = (
-    70 * 2**20
-)  # what a small model's cache and buffers take beside its weights, where nothing is declared
+# What a small model's cache and buffers take beside its weights, where nothing is declared.
+_CONTEXT_MEMORY = 70 * 2**20
 
 
 class Registry:
@@ -101,11 +101,14 @@ class Registry:
         )
 
     def estimate(self, name: str, adapters: Sequence[str]) -> int:
-        """The declared memory, else the size of the weights (if they are here) and a share for the context, in bytes."""
+        """The declared memory, else the size of the weights (if they are here) and a share for the context, in bytes;
+        0 for what somebody else serves."""
         model = self.settings.models[name]
         specs = [self.settings.experts[adapter].adapter for adapter in adapters]
         extra = sum(spec.path.stat().st_size for spec in specs if spec is not None and spec.path.exists())
-        return (model.memory or _CONTEXT_MEMORY) + extra
+        if model.memory is not None:
+            return model.memory + extra
+        return (self._size(model) + _CONTEXT_MEMORY if model.sha256 else 0) + extra
 
     def where(self, name: str) -> str:
         """Where the model is declared."""
@@ -205,6 +208,14 @@ class Registry:
             offline=self._offline,
             progress=self._progress,
         )
+
+    def _size(self, model: ModelSpec) -> int:
+        """Bytes of the model's file where it is here already, else 0."""
+        assert model.sha256 is not None
+        sources = [parse_source(text) for text in model.sources]
+        places = [self.settings.path.parent / source.path for source in sources if isinstance(source, PathSource)]
+        places += [*Cache().folder(model.sha256).glob("*")]
+        return max((place.stat().st_size for place in places if place.is_file()), default=0)
 
     def _pinned(self, path: Path, sha256: str, where: str) -> Path:
         if not path.is_file():

@@ -1,0 +1,169 @@
+"""The header of a GGUF file: what is read, what is refused, and an adapter that belongs to another base."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import gguf
+import numpy as np
+import pytest
+
+from composer.errors import ConfigError
+from composer.registry.gguf import Header, check_adapter, read_header
+
+WHERE = "experts.yaml:7 (experts.law.adapter)"
+
+
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value.encode())) + value.encode()
+
+
+def entry(key: str, value: str) -> bytes:
+    return text(key) + struct.pack("<I", 8) + text(value)
+
+
+def tensor(name: str, *shape: int) -> bytes:
+    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, 0)
+
+
+def header(entries: list[bytes], tensors: list[bytes], *, version: int = 3) -> bytes:
+    counts = struct.pack("<IQQ", version, len(tensors), len(entries))
+    return b"GGUF" + counts + b"".join(entries) + b"".join(tensors)
+
+
+def lora(shapes: Mapping[str, tuple[int, ...]], *, kind: str = "lora") -> bytes:
+    entries = [entry("general.type", "adapter"), entry("adapter.type", kind)]
+    return header(entries, [tensor(name, *shape) for name, shape in shapes.items()])
+
+
+def write(path: Path, raw: bytes) -> Path:
+    path.write_bytes(raw)
+    return path
+
+
+def refused(path: Path, raw: bytes) -> str:
+    with pytest.raises(ConfigError, match="not a readable GGUF file") as caught:
+        read_header(write(path, raw), where=WHERE)
+    assert (caught.value.where, caught.value.remedy) == (WHERE, "fetch or convert the file again")
+    return caught.value.what
+
+
+def test_a_file_of_the_gguf_library_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_uint32("llama.block_count", 2)
+    writer.add_bool("tokenizer.ggml.add_bos_token", True)
+    writer.add_float32("adapter.lora.alpha", 0.5)
+    writer.add_array("tokenizer.ggml.tokens", ["a", "b"])
+    writer.add_array("tokenizer.ggml.scores", [0.5, 1.5])
+    writer.add_tensor("blk.0.attn_q.weight", np.zeros((3, 5), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+    found = read_header(path)
+
+    assert found.metadata == {
+        "general.architecture": "llama",
+        "llama.block_count": 2,
+        "tokenizer.ggml.add_bos_token": True,
+        "adapter.lora.alpha": 0.5,
+    }
+    assert found.shapes == {"blk.0.attn_q.weight": (5, 3)}
+
+
+def test_every_cut_of_the_header_is_a_config_error(tmp_path: Path) -> None:
+    array = text("scores") + struct.pack("<IIQ3f", 9, 6, 3, 1, 2, 3)
+    words = text("tokens") + struct.pack("<IIQ", 9, 8, 2) + text("é") + text("b")
+    flag = text("flag") + struct.pack("<I?", 7, True)
+    for tensors in ([tensor("blk.0.attn_q.weight", 4, 4)], []):
+        raw = header([entry("general.type", "model"), words, flag, array], tensors)
+        assert read_header(write(tmp_path / "whole.gguf", raw)).metadata == {"general.type": "model", "flag": True}
+
+        for size in range(len(raw)):
+            refused(tmp_path / "cut.gguf", raw[:size])
+
+
+@pytest.mark.parametrize(
+    ("raw", "told"),
+    [
+        (b"", "does not begin with the letters GGUF"),
+        (b"PK\x03\x04" + bytes(60), "does not begin with the letters GGUF"),
+        (header([], [], version=1), "version 1, expected 2 or 3"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "expected 2 or 3"),
+        (header([entry("a", "1"), entry("a", "2")], []), "the key 'a' is there twice"),
+        (header([], [tensor("w", 2, 2), tensor("w", 2, 2)]), "tensor 'w' .* there twice"),
+        (header([], [tensor("w", 1, 1, 1, 1, 1)]), "5 dimensions"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**63, 0), "at most 100000 are believed"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**63), "at most 100000 are believed"),
+        (header([struct.pack("<Q", 2**62)], []), "a text of"),
+        (header([text("a") + struct.pack("<IIQ", 9, 4, 2**62)], []), "an array of"),
+        (header([text("a") + struct.pack("<IIQ", 9, 9, 1)], []), "an array of type 9"),
+        (header([text("a") + struct.pack("<I", 13)], []), "unknown value type 13"),
+        (header([struct.pack("<Q", 2) + b"\xff\xfe"], []), "can't decode"),
+    ],
+)
+def test_what_is_no_header_is_refused_with_the_reason(tmp_path: Path, raw: bytes, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        read_header(write(tmp_path / "odd.gguf", raw))
+
+
+def test_random_bytes_never_give_another_error(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    whole = header([entry("general.type", "model"), entry("b", "c")], [tensor("w", 2, 2)])
+
+    for _ in range(300):
+        raw = bytearray(whole)
+        raw[int(rng.integers(len(raw)))] = int(rng.integers(256))
+        try:
+            read_header(write(tmp_path / "odd.gguf", bytes(raw)))
+        except ConfigError:
+            continue
+
+
+def test_a_missing_file_is_a_config_error_too(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a readable GGUF file"):
+        read_header(tmp_path / "none.gguf")
+
+
+BASE = Header({}, {"q.weight": (64, 32), "k.weight": (64, 16)})
+
+
+def check(path: Path, raw: bytes) -> None:
+    check_adapter(write(path / "law.gguf", raw), BASE, name="small", where=WHERE)
+
+
+def test_an_adapter_whose_tensors_fit_the_base_passes(tmp_path: Path) -> None:
+    check(tmp_path, lora({"q.weight.lora_a": (64, 8), "q.weight.lora_b": (8, 32)}))
+
+
+@pytest.mark.parametrize(
+    ("shapes", "told"),
+    [
+        ({"q.weight.lora_a": (48, 8)}, r"tensor q.weight.lora_a has shape \(48, 8\), the model small has 64 x 32"),
+        ({"k.weight.lora_b": (8, 32)}, r"tensor k.weight.lora_b has shape \(8, 32\), the model small has 64 x 16"),
+        ({"v.weight.lora_a": (64, 8)}, "the model small has no such tensor for v.weight"),
+        ({"q.weight": (64, 32)}, "for q.weight"),
+        ({"q.weight.lora_c": (64, 32)}, "for q.weight"),
+        ({"q.weight.lora_a": (64,)}, "for q.weight"),
+        ({"q.weight.lora_a": ()}, "for q.weight"),
+    ],
+)
+def test_an_adapter_for_another_base_is_refused(
+    tmp_path: Path, shapes: dict[str, tuple[int, ...]], told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        check(tmp_path, lora(shapes))
+
+    assert caught.value.where == WHERE
+    assert caught.value.remedy is not None and "trained on" in caught.value.remedy
+
+
+def test_a_model_in_place_of_an_adapter_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="law.gguf is no LoRA adapter") as caught:
+        check(tmp_path, header([entry("general.type", "model")], [tensor("q.weight", 64, 32)]))
+
+    assert (caught.value.where, caught.value.remedy) == (WHERE, "convert the PEFT folder to a GGUF adapter")

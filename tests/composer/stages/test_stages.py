@@ -1,0 +1,312 @@
+"""The stages, each on its own and all in the graph: with a scripted pool, so that only their logic is at work."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from composer.errors import ConfigError, RequestError
+from composer.graph import build
+from composer.plugins import check_options
+from composer.stages.aggregate import aggregate
+from composer.stages.decide import decide
+from composer.stages.generate import generate
+from composer.stages.kit import Kit, Stage
+from composer.stages.verify import verify
+from composer.state import Query, Reply, State
+from composer.trace import Answered, Drafted, Event, Routed, Written
+from composer.types import Delta, Draft, Failure, Kind, Message, Prompt, Request, Sampling, Stream
+from routers.types import Arm, Array, Outcomes, Questions, Reason
+
+ARMS = (Arm("base"), Arm("sums"), Arm("law"))
+SCORES = {"base": 0.5, "sums": 0.9, "law": 0.2}
+KINDS: dict[str, Kind] = {"base": "text", "sums": "number", "law": "choice"}
+Answer = Callable[[Request], Draft]
+
+
+class Arms:
+    """Three experts; `sums` answers numbers, `law` choices."""
+
+    generalist = "base"
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._sampling = sampling
+
+    def arms(self) -> tuple[Arm, ...]:
+        return ARMS
+
+    def stream(self, arm: str, prompt: Prompt) -> Stream:
+        return Stream(arm, prompt)
+
+    def sampling(self, arm: str) -> Sampling:
+        return self._sampling
+
+    def messages(self, arm: str, text: str) -> Prompt:
+        return (Message("user", text),)
+
+    def kind(self, arm: str) -> Kind:
+        return KINDS[arm]
+
+
+class Judge:
+    """The same scores for every question, and its text as the reason."""
+
+    arms = ARMS
+
+    def __init__(self) -> None:
+        self.scored = 0
+
+    def fit(self, questions: Questions, outcomes: Outcomes) -> Judge:
+        return self
+
+    def score(self, questions: Questions) -> Array:
+        self.scored += 1
+        return np.array([[SCORES[arm.name] for arm in ARMS]] * len(questions), dtype=np.float32)
+
+    def explain(self, questions: Questions) -> list[Reason]:
+        return [Reason(skills=((text, 1.0),)) for text in questions.text]
+
+
+class Letters:
+    """An encoder whose vectors say nothing."""
+
+    def encode(self, texts: Sequence[str]) -> Array:
+        return np.ones((len(texts), 1), dtype=np.float32)
+
+
+class Backwards:
+    """A pool whose drafts land in the reverse of the plan, each after a delta."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+        self.requests: list[Request] = []
+
+    async def submit(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
+        self.requests += requests
+        for request in reversed(requests):
+            yield request.id, Delta("…")
+            yield request.id, self.answer(request)
+
+
+class Bench:
+    """A kit with all it hands out within reach."""
+
+    def __init__(self, answer: Answer = lambda r: done(r.arm), sampling: Sampling = Sampling()) -> None:  # noqa: B008
+        self.judge = Judge()
+        self.pool = Backwards(answer)
+        self.events: list[Event] = []
+        self.kit = Kit(
+            registry=Arms(sampling),
+            encoder=Letters,
+            router=lambda _: self.judge,  # type: ignore[arg-type,return-value]
+            pool=lambda: self.pool,  # type: ignore[arg-type,return-value]
+            emit=self.events.append,
+        )
+
+    def seen(self, kind: type[Event]) -> list[Any]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+def done(text: str) -> Draft:
+    return Draft("", text, "stop")
+
+
+def lost(_: Request) -> Draft:
+    return Draft("", "", "error", error=Failure("timeout", "too slow"))
+
+
+def batch(*texts: str, **fields: Any) -> State:
+    return State.of(tuple(Query(str(i), text, **fields) for i, text in enumerate(texts)), run="run")
+
+
+async def after(state: State, *stages: Stage) -> State:
+    for stage in stages:
+        state = state.apply(await stage(state))
+    return state
+
+
+@pytest.mark.parametrize(("k", "asked"), [(1, ("sums",)), (2, ("sums", "base")), (9, ("sums", "base", "law"))])
+async def test_decide_asks_the_k_best_arms_best_first_and_keeps_the_reasons(k: int, asked: tuple[str, ...]) -> None:
+    bench = Bench()
+
+    state = await after(batch("a", "b"), decide(bench.kit, k=k))
+
+    assert state.asked == state.wanted == (asked, asked)
+    assert (state.arms, state.open, state.round) == (("base", "sums", "law"), (True, True), 1)
+    assert [reason.skills for reason in state.reasons] == [(("a", 1.0),), (("b", 1.0),)]
+    routed = bench.seen(Routed)
+    assert [(event.id, event.arms) for event in routed] == [("0", asked), ("1", asked)]
+    assert routed[0].scores == pytest.approx(SCORES) and routed[0].reason["skills"] == (("a", 1.0),)
+
+
+async def test_decide_scores_once_and_closes_what_was_asked() -> None:
+    bench = Bench()
+    stage = decide(bench.kit)
+
+    state = await after(batch("a"), stage, stage)
+
+    assert (state.asked, state.wanted, state.open, state.round) == ((("sums",),), ((),), (False,), 2)
+    assert bench.judge.scored == 1
+
+
+async def test_generate_keeps_the_plan_order_whatever_lands_first() -> None:
+    bench = Bench(lambda request: done(f"{request.arm} on {request.parent}"))
+
+    state = await after(batch("a", "b"), decide(bench.kit, k=2), generate(bench.kit))
+
+    assert [[reply.draft.text for reply in row] for row in state.replies] == [
+        ["sums on 0", "base on 0"],
+        ["sums on 1", "base on 1"],
+    ]
+    assert [(event.id, event.arm) for event in bench.seen(Drafted)][0] == ("1", "base")
+    assert len(bench.seen(Written)) == 4
+
+
+async def test_generate_asks_nobody_for_rows_that_want_nothing() -> None:
+    bench = Bench()
+    stage = decide(bench.kit)
+
+    state = await after(batch("a"), stage, generate(bench.kit), stage, generate(bench.kit))
+
+    assert len(bench.pool.requests) == len(state.replies[0]) == 1
+
+
+async def test_every_sample_has_its_own_seed() -> None:
+    bench = Bench(sampling=Sampling(temperature=0.7, seed=5))
+
+    state = await after(batch("a"), decide(bench.kit), generate(bench.kit, samples=3))
+
+    assert [(request.sample, request.sampling.seed) for request in bench.pool.requests] == [(0, 5), (1, 6), (2, 7)]
+    assert [reply.sample for reply in state.replies[0]] == [0, 1, 2]
+
+
+async def test_several_samples_at_temperature_zero_are_refused() -> None:
+    bench = Bench()
+
+    with pytest.raises(RequestError, match="would repeat sample 0"):
+        await after(batch("a"), decide(bench.kit), generate(bench.kit, samples=2))
+
+
+@pytest.mark.parametrize(("stage", "option"), [(generate, "samples"), (decide, "k")])
+def test_asking_for_nothing_is_refused_when_the_file_is_read(stage: Any, option: str) -> None:
+    with pytest.raises(ConfigError):
+        check_options(stage, {option: 0}, lambda name: f"experts.yaml ({name})")
+
+
+def replied(state: State, *drafts: tuple[str, Draft]) -> State:
+    """One row that has asked these arms."""
+    arms = tuple(arm for arm, _ in drafts)
+    scores = np.array([[SCORES[arm.name] for arm in ARMS]], dtype=np.float32)
+    return state.apply(
+        {
+            "arms": tuple(arm.name for arm in ARMS),
+            "scores": scores,
+            "asked": (arms,),
+            "replies": (tuple(Reply(arm, draft) for arm, draft in drafts),),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "arm", "text", "answer"),
+    [
+        ({}, "sums", "1 + 1 = 2, so the answer is 2.", "2"),
+        ({}, "law", "B) the second", "B"),
+        ({}, "base", "Paris.", "paris"),
+        ({"choices": ("red", "dog")}, "sums", "The answer is A", "A"),
+        ({"kind": "list"}, "sums", "Sorted: ant, Bee", "ant, bee"),
+        ({}, "sums", "I do not know.", None),
+    ],
+)
+async def test_verify_reads_by_the_query_else_by_what_its_first_arm_writes(
+    fields: dict[str, Any], arm: str, text: str, answer: str | None
+) -> None:
+    state = await after(replied(batch("a", **fields), (arm, done(text))), verify(Bench().kit))
+
+    assert state.replies[0][0].answer == answer
+
+
+@pytest.mark.parametrize("draft", [Draft("", "The answer is 2", "length"), lost(Request("1", (Stream("sums", ""),)))])
+async def test_verify_reads_nothing_from_what_failed_or_was_cut_off(draft: Draft) -> None:
+    state = await after(replied(batch("a"), ("sums", draft)), verify(Bench().kit))
+
+    assert state.replies[0][0].answer is None
+
+
+CUT = Draft("", "The answer is 2", "length")
+FAILED = Draft("", "", "error", error=Failure("timeout", "too slow"))
+
+
+@pytest.mark.parametrize(
+    ("drafts", "status", "text", "chosen"),
+    [
+        ([("sums", done("So it is 2."))], "ok", "2", "sums"),
+        ([("sums", FAILED), ("base", done("It is 3."))], "degraded", "3", "base"),
+        ([("sums", CUT), ("base", done("It is 3."))], "degraded", "3", "base"),
+        ([("sums", done("No idea."))], "degraded", "No idea.", "sums"),
+        ([("sums", FAILED)], "failed", "", None),
+        ([("sums", done(" \n"))], "failed", "", None),
+        ([], "failed", "", None),
+    ],
+)
+async def test_aggregate_says_honestly_how_it_went(
+    drafts: list[tuple[str, Draft]], status: str, text: str, chosen: str | None
+) -> None:
+    bench = Bench()
+    state = replied(batch("a", kind="number"), *drafts)
+
+    state = await after(state, verify(bench.kit), aggregate(bench.kit))
+
+    [answer] = state.answers
+    assert (answer.status, answer.text, answer.chosen) == (status, text, chosen)
+    assert answer.experts == tuple(arm for arm, _ in drafts)
+    assert answer.score == (None if chosen is None else pytest.approx(SCORES[chosen]))
+    assert bench.seen(Answered) == [Answered("0", text, status, answer.trace_id)]
+    assert state.open == (False,)
+
+
+async def test_best_takes_the_arm_with_the_best_score_and_majority_what_most_say() -> None:
+    bench = Bench()
+    state = replied(batch("a", kind="number"), ("sums", done("2")), ("base", done("3")), ("law", done("It is 3.")))
+
+    best = await after(state, verify(bench.kit), aggregate(bench.kit))
+    most = await after(state, verify(bench.kit), aggregate(bench.kit, by="majority"))
+
+    assert (best.answers[0].text, best.answers[0].chosen) == ("2", "sums")
+    assert (most.answers[0].text, most.answers[0].chosen) == ("3", "base")
+    assert most.answers[0].agreement == pytest.approx(2 / 3)
+
+
+async def test_trace_ids_differ_by_run_and_by_query() -> None:
+    bench = Bench()
+    stages = [decide(bench.kit), generate(bench.kit), aggregate(bench.kit)]
+
+    one = await after(batch("a", "b"), *stages)
+    two = await after(State.of(one.queries, "another"), *stages)
+
+    assert len({answer.trace_id for answer in (*one.answers, *two.answers)}) == 4
+
+
+async def test_the_whole_graph_answers_every_row_whatever_the_others_do() -> None:
+    def answer(request: Request) -> Draft:
+        if request.parent == "1":
+            return lost(request)
+        return done({"sums": "The answer is 4.", "base": "Four."}[request.arm])
+
+    bench = Bench(answer)
+    kit = bench.kit
+    stages = [
+        ("decide", decide(kit, k=2)),
+        ("generate", generate(kit)),
+        ("verify", verify(kit)),
+        ("aggregate", aggregate(kit)),
+    ]
+
+    state = await build(stages, rounds=3)(batch("2 + 2?", "lost", "1 + 3?"))
+
+    assert [(answer.text, answer.status) for answer in state.answers] == [("4", "ok"), ("", "failed"), ("4", "ok")]
+    assert len(bench.pool.requests) == 6
+    assert (state.round, state.open) == (2, (False,) * 3)

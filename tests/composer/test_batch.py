@@ -1,0 +1,227 @@
+"""A file of questions to a file of answers: rows, statuses, and what counts as finished."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from composer.batch import Summary, ask_once, row_of, run_file, write_summary
+from composer.config import load_settings
+from composer.engines.base import Engine
+from composer.engines.scripted import ScriptedEngine
+from composer.errors import StoreError
+from composer.jsonl import DuplicateIds
+from composer.pipeline import Pipeline
+from composer.registry.experts import Registry
+from composer.state import Answer
+from composer.store import DraftStore
+from composer.types import Draft, Failure, Request
+from routers.types import Array
+
+Say = Callable[[Request], str | Draft | Failure]
+ROWS = [{"id": "a", "question": "one"}, {"id": "b", "question": "two"}, {"id": "c", "question": "three"}]
+
+
+class Letters:
+    """An encoder whose vectors say nothing."""
+
+    def encode(self, texts: Sequence[str]) -> Array:
+        return np.ones((len(texts), 1), dtype=np.float32)
+
+
+@pytest.fixture
+def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Say], Pipeline]:
+    """Pipelines of one registry without a profile, whose only expert answers from a script."""
+    weights = b"weights"
+    (tmp_path / "small.gguf").write_bytes(weights)
+    (tmp_path / "experts.yaml").write_text(
+        f"models:\n  small: {{sources: [small.gguf], sha256: {hashlib.sha256(weights).hexdigest()}, memory: 1MiB}}\n"
+        "experts:\n  general: {model: small}\n"
+    )
+
+    def made(answer: Say) -> Pipeline:
+        def engine(self: Registry, name: str) -> Engine:
+            return ScriptedEngine(answer)
+
+        monkeypatch.setattr(Registry, "engine", engine)
+        monkeypatch.setattr(Pipeline, "encoder", lambda self: Letters())
+        return Pipeline(load_settings(tmp_path / "experts.yaml"), store=tmp_path / "drafts.sqlite")
+
+    return made
+
+
+Make = Callable[[Say], Pipeline]
+
+
+def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def failing(*ids: str) -> Say:
+    return lambda r: Failure("timeout", "too slow") if r.parent in ids else f"answer to {r.parent}"
+
+
+def finished(tmp_path: Path, run_id: str, pipeline: Pipeline) -> dict[str, str]:
+    """What the store holds as final, id to status."""
+
+    async def look() -> dict[str, str]:
+        async with DraftStore.open(tmp_path / "drafts.sqlite") as store:
+            with await store.begin(run_id, pipeline.settings.config_sha, "1", []) as run:
+                return {name: result.status for name, result in (await run.results()).items()}
+
+    return asyncio.run(look())
+
+
+@pytest.mark.parametrize(("status", "shown"), [("ok", "Paris"), ("degraded", "Paris"), ("failed", None)])
+def test_an_output_row_has_the_documented_keys(status: Any, shown: str | None) -> None:
+    answer = Answer("7", "Paris", status, ("sums", "law"), 1 / 3, 1.0, "sums", "abc")
+
+    assert row_of(answer) == {
+        "id": "7",
+        "answer": shown,
+        "status": status,
+        "experts": ["sums", "law"],
+        "score": 0.3333,
+        "trace_id": "abc",
+    }
+
+
+def test_a_row_of_nobody_has_no_score() -> None:
+    assert row_of(Answer("7", "", "failed", (), None, 0.0, None, "abc"))["score"] is None
+
+
+def test_every_question_gets_its_row_in_input_order(make: Make, tmp_path: Path) -> None:
+    summary = run_file(make(failing()), write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl")
+
+    rows = read(tmp_path / "out.jsonl")
+    assert [(row["id"], row["answer"], row["status"]) for row in rows] == [
+        (name, f"answer to {name}", "ok") for name in "abc"
+    ]
+    assert (summary.queries, summary.drafts, summary.cached, summary.failed) == (3, 3, 0, 0)
+    assert (summary.loads, summary.distinct_models, summary.bad_rows) == (1, 1, 0)
+    assert not (tmp_path / "out.errors.jsonl").exists()
+
+
+def test_a_failed_row_is_null_and_asked_again_next_time(make: Make, tmp_path: Path) -> None:
+    source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    first = make(failing("b"))
+
+    summary = run_file(first, source, out)
+
+    assert [(row["answer"], row["status"]) for row in read(out)][1] == (None, "failed")
+    assert summary.failed == 1
+    assert finished(tmp_path, summary.run_id, first) == {"a": "ok", "c": "ok"}
+
+    again = run_file(make(failing()), source, out)
+
+    assert [row["answer"] for row in read(out)] == ["answer to a", "answer to b", "answer to c"]
+    assert (again.run_id, again.cached, again.drafts, again.failed) == (summary.run_id, 2, 3, 0)
+    assert finished(tmp_path, summary.run_id, first) == {"a": "ok", "b": "ok", "c": "ok"}
+
+
+def test_a_draft_that_was_cut_off_is_no_answer(make: Make, tmp_path: Path) -> None:
+    pipeline = make(lambda _: Draft("", "It is", "length"))
+
+    summary = run_file(pipeline, write(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "out.jsonl")
+
+    assert read(tmp_path / "out.jsonl")[0]["answer"] is None
+    assert finished(tmp_path, summary.run_id, pipeline) == {}
+
+
+def test_bad_lines_go_beside_the_answers_and_leave_when_mended(make: Make, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"id": "a", "question": "one"}\n{broken\n')
+
+    summary = run_file(make(failing()), source, out)
+
+    [bad] = read(tmp_path / "out.errors.jsonl")
+    assert (bad["line"], bad["raw"], summary.bad_rows, len(read(out))) == (2, "{broken", 1, 1)
+
+    run_file(make(failing()), write(source, ROWS[:1]), out)
+
+    assert not (tmp_path / "out.errors.jsonl").exists()
+
+
+def test_ids_that_come_twice_stop_everything_before_it_begins(make: Make, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [ROWS[0], ROWS[0]])
+
+    with pytest.raises(DuplicateIds):
+        run_file(make(failing()), source, tmp_path / "out.jsonl")
+
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_another_input_is_another_run(make: Make, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+
+    one = run_file(make(failing()), write(tmp_path / "in.jsonl", ROWS[:1]), out)
+    two = run_file(make(failing()), write(tmp_path / "in.jsonl", ROWS[:2]), out)
+
+    assert one.run_id != two.run_id
+    assert (two.drafts, two.cached) == (2, 1)
+
+
+def test_a_question_asked_once_has_a_trace_in_the_store(make: Make) -> None:
+    pipeline = make(lambda _: "Paris.")
+
+    with pipeline:
+        answer, trace, route = ask_once(pipeline, "What is the capital of France?")
+        stored = pipeline.complete(pipeline.store.trace(answer.trace_id))
+
+    assert (answer.text, answer.status, route.arms) == ("Paris.", "ok", ("general",))
+    assert route.reason.fallback is not None and "no expert has a record yet" in route.reason.fallback
+    assert stored == json.loads(json.dumps(trace))
+    assert [draft["draft"] for draft in trace["drafts"]] == ["Paris."]
+
+
+def test_a_failed_question_leaves_no_trace_that_would_be_served(make: Make) -> None:
+    pipeline = make(lambda _: Failure("timeout", "too slow"))
+
+    with pipeline:
+        answer, trace, _ = ask_once(pipeline, "What is the capital of France?")
+
+        assert pipeline.complete(pipeline.store.trace(answer.trace_id)) is None
+    assert (answer.status, trace["drafts"][0]["error"]["message"]) == ("failed", "too slow")
+
+
+def test_a_summary_is_one_json_object(tmp_path: Path) -> None:
+    summary = Summary(1, 2, 3, 4, 5, 0.5, 0.25, 6, 7, 8, 9, 10, "run")
+
+    write_summary(summary, tmp_path / "summary.json")
+
+    assert json.loads((tmp_path / "summary.json").read_text()) == {
+        "queries": 1,
+        "drafts": 2,
+        "cached": 3,
+        "loads": 4,
+        "distinct_models": 5,
+        "seconds": 0.5,
+        "cpu_seconds": 0.25,
+        "tokens_in": 6,
+        "tokens_out": 7,
+        "failed": 8,
+        "degraded": 9,
+        "bad_rows": 10,
+        "run_id": "run",
+    }
+
+
+def test_a_store_that_is_no_store_is_an_error_of_its_own(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "drafts.sqlite").write_bytes(b"not a database" * 100)
+
+    with pytest.raises(StoreError):
+        run_file(make(failing()), write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl")
+
+    assert not (tmp_path / "out.jsonl").exists()

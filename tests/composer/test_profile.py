@@ -1,0 +1,313 @@
+"""Profiles: measured through the pool, merged cell by cell, kept as one folder, and refused where they do not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from composer.engines.base import Engine
+from composer.engines.scripted import ScriptedEngine
+from composer.errors import ConfigError, EngineError
+from composer.jsonl import Labelled, Question
+from composer.pool.pool import Pool
+from composer.profile import (
+    EMPTY,
+    MANIFEST,
+    OUTCOMES,
+    VECTORS,
+    Profile,
+    find_profile,
+    measure,
+    read_profile,
+    user_folder,
+    write_profile,
+)
+from composer.profiling import Report
+from composer.registry.experts import Registry
+from composer.store import DraftStore
+from composer.types import Draft, Failure, Fingerprint, Host, Kind, Prompt, Request, Sampling, Stream, Usage
+from routers.types import Arm
+
+ENCODER = "e" * 64
+PRINTS = {"sums": "p1", "law": "p2"}
+Say = Callable[[Request], str | Draft | Failure]
+
+
+class Fake:
+    """Two arms on one host; what stages and what the pool ask of a registry."""
+
+    generalist = "law"
+
+    def __init__(self, answer: Say) -> None:
+        self.answer = answer
+
+    def arms(self) -> tuple[Arm, ...]:
+        return (Arm("sums"), Arm("law"))
+
+    def stream(self, arm: str, prompt: Prompt) -> Stream:
+        return Stream(arm, prompt)
+
+    def sampling(self, arm: str) -> Sampling:
+        return Sampling()
+
+    def messages(self, arm: str, text: str) -> Prompt:
+        return text
+
+    def kind(self, arm: str) -> Kind:
+        return "text"
+
+    def host_of(self, expert: str) -> str:
+        return "small"
+
+    def host(self, name: str, adapters: Sequence[str]) -> Host:
+        return Host(name, "scripted")
+
+    def estimate(self, name: str, adapters: Sequence[str]) -> int:
+        return 0
+
+    def weights(self, name: str) -> str:
+        return name
+
+    def where(self, name: str) -> str:
+        return name
+
+    def fingerprint(self, expert: str) -> Fingerprint:
+        return Fingerprint("w", expert, None, None, "scripted", 2048)
+
+    def engine(self, name: str) -> Engine:
+        return ScriptedEngine(self.answer)
+
+    def cost(self, request: Request, usage: Usage) -> float | None:
+        return None
+
+
+def item(id: str, text: str, answer: str, task: str | None = "sums", split: str | None = "profile") -> Labelled:
+    return Labelled(Question(id, text, (), "number", 1), answer, task, split)
+
+
+ITEMS = (item("a", "1 + 1?", "2"), item("b", "2 + 2?", "4", split="calibration"), item("c", "3 + 3?", "6", None, None))
+ROWS = np.eye(3, dtype=np.float32)
+
+
+async def measured(
+    tmp_path: Path, answer: Say, items: Sequence[Labelled] = ITEMS, arms: Sequence[str] | None = None
+) -> Profile:
+    registry = Fake(answer)
+    async with DraftStore.open(tmp_path / "drafts.sqlite") as store:
+        pool = Pool(registry, store)
+        try:
+            return await measure(items, pool, registry, ROWS[: len(items)], encoder=ENCODER, prints=PRINTS, arms=arms)
+        finally:
+            await pool.close()
+
+
+def right(request: Request) -> str:
+    """`sums` is always right, `law` never."""
+    prompt = str(request.streams[0].prompt)
+    return f"The answer is {2 * int(prompt[0])}." if request.arm == "sums" else "I do not know."
+
+
+def cells(profile: Profile) -> dict[tuple[str, str], float]:
+    return {(row["question"], row["arm"]): row["score"] for row in profile.table.to_pylist()}
+
+
+async def test_every_arm_is_graded_on_every_question(tmp_path: Path) -> None:
+    profile = await measured(tmp_path, right)
+
+    assert cells(profile) == {(q, arm): float(arm == "sums") for q in "abc" for arm in ("sums", "law")}
+    first, *_, last = profile.table.to_pylist()
+    assert (first["skill"], first["split"], first["answer"], first["length"]) == ("sums", "profile", "2", 16)
+    assert (last["skill"], last["split"], last["answer"]) == ("unlabelled", "profile", None)
+    assert (profile.encoder, profile.arms, profile.known) == (ENCODER, PRINTS, {"sums", "law"})
+
+
+async def test_routers_get_columns_and_outcomes_of_the_wanted_splits(tmp_path: Path) -> None:
+    profile = await measured(tmp_path, right)
+
+    questions, rows = profile.columns(("profile",))
+    outcomes = profile.outcomes(questions, [Arm("law"), Arm("sums")])
+
+    assert (questions.ids, questions.skills, rows) == (("a", "c"), (("sums",), ("unlabelled",)), [0, 2])
+    assert np.array_equal(questions.vectors, ROWS[[0, 2]])
+    assert np.array_equal(outcomes.matrix(2), [[0, 1], [0, 1]])
+    assert np.isnan(outcomes.cost).all()
+
+
+async def test_a_failed_call_leaves_its_cell_unobserved(tmp_path: Path) -> None:
+    def answer(request: Request) -> str | Failure:
+        failing = request.arm == "law" or request.parent == "b"
+        return Failure("timeout", "too slow") if failing else right(request)
+
+    profile = await measured(tmp_path, answer)
+
+    assert cells(profile) == {("a", "sums"): 1.0, ("c", "sums"): 1.0}
+    assert np.array_equal(profile.vectors, ROWS[[0, 2]])
+    assert profile.known == {"sums"}
+
+
+async def test_a_draft_that_was_cut_off_scores_nothing_though_it_says_the_answer(tmp_path: Path) -> None:
+    profile = await measured(tmp_path, lambda _: Draft("", "The answer is 2.", "length"), ITEMS[:1])
+
+    assert cells(profile) == {("a", "sums"): 0.0, ("a", "law"): 0.0}
+
+
+async def test_all_calls_failing_is_an_error_with_the_first_reason(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"all 6 calls failed; the first: too slow"):
+        await measured(tmp_path, lambda _: Failure("timeout", "too slow"))
+
+
+async def test_plus_takes_the_new_value_of_a_cell_that_both_know(tmp_path: Path) -> None:
+    old = await measured(tmp_path, lambda _: "0", ITEMS[:2])
+    new = replace(await measured(tmp_path / "other", right, ITEMS[1:], ["sums"]), vectors=-ROWS[1:])
+
+    both = old.plus(new)
+
+    assert cells(both) == {
+        ("a", "sums"): 0.0,
+        ("a", "law"): 0.0,
+        ("b", "sums"): 1.0,
+        ("b", "law"): 0.0,
+        ("c", "sums"): 1.0,
+    }
+    assert both.arms == PRINTS
+    questions, _ = both.columns()
+    expected = {"a": ROWS[0], "b": -ROWS[1], "c": -ROWS[2]}
+    assert all(np.array_equal(v, expected[q]) for q, v in zip(questions.ids, questions.vectors, strict=True))
+
+
+async def test_plus_the_empty_profile_changes_nothing(tmp_path: Path) -> None:
+    profile = await measured(tmp_path, right)
+
+    assert cells(EMPTY.plus(profile)) == cells(profile)
+    assert np.array_equal(EMPTY.plus(profile).vectors, profile.vectors)
+    assert EMPTY.plus(EMPTY).known == set()
+
+
+async def test_the_records_of_arms_that_changed_are_left_out(tmp_path: Path) -> None:
+    profile = await measured(tmp_path, right, arms=["sums"])
+    profile = profile.plus(await measured(tmp_path, right, ITEMS[:1], ["law"]))
+
+    kept, stale = profile.without_stale({"sums": "another", "law": "p2"})
+    same, none = profile.without_stale({**PRINTS, "new": "p3"})
+
+    assert (kept.known, stale, dict(kept.arms)) == ({"law"}, ("sums",), {"law": "p2"})
+    assert np.array_equal(kept.vectors, ROWS[:1])
+    assert (same, none) == (profile, ())
+
+
+async def test_a_record_without_a_print_proves_nothing(tmp_path: Path) -> None:
+    profile = replace(await measured(tmp_path, right), arms={"sums": "p1"})
+
+    kept, stale = profile.without_stale(PRINTS)
+
+    assert (kept.known, stale) == ({"sums"}, ("law",))
+
+
+async def test_a_profile_is_read_as_it_was_written_and_nothing_else_is_left(tmp_path: Path) -> None:
+    profile = await measured(tmp_path, right)
+    folder = tmp_path / "profiles" / "mine"
+
+    write_profile(EMPTY, folder, registry="r")
+    write_profile(profile, folder, registry="r")
+    read = read_profile(folder, encoder=ENCODER)
+
+    assert read.table.equals(profile.table)
+    assert np.array_equal(read.vectors, profile.vectors)
+    assert (read.encoder, read.arms) == (profile.encoder, profile.arms)
+    assert [path.name for path in folder.parent.iterdir()] == ["mine"]
+    assert json.loads((folder / MANIFEST).read_text())["registry"] == "r"
+
+
+async def test_a_profile_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:
+    folder = tmp_path / "profiles" / "mine"
+    write_profile(replace(EMPTY, encoder=ENCODER), folder, registry="r")
+    profile = replace(await measured(tmp_path, right), encoder=object())  # type: ignore[arg-type]
+
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        write_profile(profile, folder, registry="r")
+
+    assert [path.name for path in folder.parent.iterdir()] == ["mine"]
+    assert read_profile(folder, encoder=ENCODER).known == set()
+
+
+async def test_a_profile_of_another_encoder_is_refused(tmp_path: Path) -> None:
+    write_profile(await measured(tmp_path, right), tmp_path / "mine", registry="r")
+
+    with pytest.raises(ConfigError, match="made with encoder eeeeeeeeeeee…, the registry names ffffffffffff…") as caught:
+        read_profile(tmp_path / "mine", encoder="f" * 64)
+
+    assert (caught.value.where, caught.value.remedy) == (str(tmp_path / "mine"), "measure it again with `coe profile`")
+
+
+@pytest.mark.parametrize("name", [OUTCOMES, VECTORS, MANIFEST])
+@pytest.mark.parametrize("raw", [None, b"", b"[]", b"\xff\xfe\x00", b"\x93NUMPY"])
+async def test_a_damaged_profile_is_refused(tmp_path: Path, name: str, raw: bytes | None) -> None:
+    folder = tmp_path / "mine"
+    write_profile(await measured(tmp_path, right), folder, registry="r")
+    if raw is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(raw)
+
+    with pytest.raises(ConfigError, match="this profile cannot be read") as caught:
+        read_profile(folder, encoder=ENCODER)
+
+    assert caught.value.where == str(folder)
+
+
+async def test_a_profile_cut_short_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    write_profile(await measured(tmp_path, right), folder, registry="r")
+    for name in (OUTCOMES, VECTORS, MANIFEST):
+        shutil.copytree(folder, tmp_path / name)
+        raw = (folder / name).read_bytes()
+        for size in range(0, len(raw) - 1, 1 + len(raw) // 20):
+            (tmp_path / name / name).write_bytes(raw[:size])
+
+            with pytest.raises(ConfigError):
+                read_profile(tmp_path / name, encoder=ENCODER)
+
+
+async def test_a_profile_with_too_few_vectors_is_refused(tmp_path: Path) -> None:
+    profile = await measured(tmp_path, right)
+    write_profile(replace(profile, vectors=profile.vectors[:2]), tmp_path / "mine", registry="r")
+
+    with pytest.raises(ConfigError, match="2 vectors for 3 questions"):
+        read_profile(tmp_path / "mine", encoder=ENCODER)
+
+
+async def test_what_the_user_measured_counts_on_top_and_changed_arms_are_told(
+    packaged: Registry, tmp_path: Path
+) -> None:
+    registry = Registry(replace(packaged.settings, profile=None))
+    prints = registry.prints()
+    mine = replace(
+        await measured(tmp_path, right),
+        encoder=registry.encoder_sha,
+        arms={"sums": "gone", "law": "gone"},
+    )
+    write_profile(mine, user_folder(registry), registry="r")
+
+    found, notes = find_profile(registry)
+
+    assert found.known == set()
+    assert "the records of law, sums are of other weights" in notes[0]
+    assert notes[1].startswith(f"no record of {', '.join(sorted(prints))}")
+
+
+async def test_a_report_shows_the_share_of_right_answers(tmp_path: Path) -> None:
+    report = Report(await measured(tmp_path, right), Path("folder"), (), cached=2, failed=1)
+
+    head, first, second, *rest = report.lines()
+
+    assert head.split() == ["skill", "n", "law", "sums"]
+    assert first.split() == ["sums", "2", "0.00", "1.00"]
+    assert second.split() == ["unlabelled", "1", "0.00", "1.00"]
+    assert rest[0] == "written to folder (2 drafts came from the store)"
+    assert rest[1].startswith("1 calls failed")
