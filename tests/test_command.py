@@ -248,7 +248,17 @@ def test_a_built_wheel_works_from_an_empty_folder(tmp_path: Path) -> None:
     )
     [wheel] = (tmp_path / "dist").glob("*.whl")
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--target",
+            str(tmp_path / "site"),
+            str(wheel),
+        ],
         check=True,
         capture_output=True,
     )

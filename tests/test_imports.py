@@ -27,7 +27,9 @@ def test_importing_a_package_loads_nothing_heavy(package: str) -> None:
 
 
 def test_help_loads_nothing_heavy() -> None:
-    code = "import sys; sys.argv = ['coe', '--help']\nfrom composer.cli import main\ntry: main()\nexcept SystemExit: pass"
+    code = (
+        "import sys; sys.argv = ['coe', '--help']\nfrom composer.cli import main\ntry: main()\nexcept SystemExit: pass"
+    )
 
     # typer itself brings pydantic's core along in some versions; what counts is what we add
     ours = set(HEAVY) - loaded_after("import typer")

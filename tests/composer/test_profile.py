@@ -239,7 +239,9 @@ async def test_a_profile_that_cannot_be_written_leaves_the_old_one(tmp_path: Pat
 async def test_a_profile_of_another_encoder_is_refused(tmp_path: Path) -> None:
     write_profile(await measured(tmp_path, right), tmp_path / "mine", registry="r")
 
-    with pytest.raises(ConfigError, match="made with encoder eeeeeeeeeeee…, the registry names ffffffffffff…") as caught:
+    with pytest.raises(
+        ConfigError, match="made with encoder eeeeeeeeeeee…, the registry names ffffffffffff…"
+    ) as caught:
         read_profile(tmp_path / "mine", encoder="f" * 64)
 
     assert (caught.value.where, caught.value.remedy) == (str(tmp_path / "mine"), "measure it again with `coe profile`")

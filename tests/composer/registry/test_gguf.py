@@ -152,9 +152,7 @@ def test_an_adapter_whose_tensors_fit_the_base_passes(tmp_path: Path) -> None:
         ({"q.weight.lora_a": ()}, "for q.weight"),
     ],
 )
-def test_an_adapter_for_another_base_is_refused(
-    tmp_path: Path, shapes: dict[str, tuple[int, ...]], told: str
-) -> None:
+def test_an_adapter_for_another_base_is_refused(tmp_path: Path, shapes: dict[str, tuple[int, ...]], told: str) -> None:
     with pytest.raises(ConfigError, match=told) as caught:
         check(tmp_path, lora(shapes))
 
@@ -163,7 +161,7 @@ def test_an_adapter_for_another_base_is_refused(
 
 
 def test_a_model_in_place_of_an_adapter_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="law.gguf is no LoRA adapter") as caught:
+    with pytest.raises(ConfigError, match=r"law\.gguf is no LoRA adapter") as caught:
         check(tmp_path, header([entry("general.type", "model")], [tensor("q.weight", 64, 32)]))
 
     assert (caught.value.where, caught.value.remedy) == (WHERE, "convert the PEFT folder to a GGUF adapter")

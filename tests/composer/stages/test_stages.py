@@ -161,7 +161,7 @@ async def test_generate_keeps_the_plan_order_whatever_lands_first() -> None:
         ["sums on 0", "base on 0"],
         ["sums on 1", "base on 1"],
     ]
-    assert [(event.id, event.arm) for event in bench.seen(Drafted)][0] == ("1", "base")
+    assert next((event.id, event.arm) for event in bench.seen(Drafted)) == ("1", "base")
     assert len(bench.seen(Written)) == 4
 
 
