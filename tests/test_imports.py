@@ -8,10 +8,25 @@ import sys
 
 import pytest
 
-HEAVY = (
-    "numpy onnxruntime tokenizers pyarrow faiss xllamacpp langgraph httpx torch transformers litellm vllm sklearn "
-    "pydantic ruamel sqlite3 asyncio"
-).split()
+HEAVY = [
+    "numpy",
+    "onnxruntime",
+    "tokenizers",
+    "pyarrow",
+    "faiss",
+    "xllamacpp",
+    "langgraph",
+    "httpx",
+    "torch",
+    "transformers",
+    "litellm",
+    "vllm",
+    "sklearn",
+    "pydantic",
+    "ruamel",
+    "sqlite3",
+    "asyncio",
+]
 
 
 def loaded_after(code: str) -> set[str]:
