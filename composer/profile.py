@@ -7,7 +7,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,12 @@ class Profile:
         return Profile(table, self.vectors[rows], self.encoder, kept), stale
 
     def plus(self, new: Profile) -> Profile:
-        """Both profiles; where they know the same cell (question, arm), `new` counts."""
+        """Both profiles; where they know the same cell (question, arm), `new` counts.
+
+        Two files may call different questions by the same id: the new one's is then followed by the hash of its text.
+        """
+        known = {row["question"]: row["text"] for row in _firsts(self.table)}
+        new = replace(new, table=_renamed(new.table, known))
         cells = set(zip(new.table["question"].to_pylist(), new.table["arm"].to_pylist(), strict=True))
         old = zip(self.table["question"].to_pylist(), self.table["arm"].to_pylist(), strict=True)
         table = pa.concat_tables(
@@ -248,6 +253,16 @@ def find_profile(registry: Registry) -> tuple[Profile, list[str]]:
     if unknown:
         notes.append(f"no record of {', '.join(unknown)}: never chosen until `coe profile` has measured them")
     return found, notes
+
+
+def _renamed(table: pa.Table, known: Mapping[str, str]) -> pa.Table:
+    """`table` with another id for each question whose id stands for another text in `known`."""
+    pairs = zip(map(str, table["question"].to_pylist()), map(str, table["text"].to_pylist()), strict=True)
+    ids = [
+        name if known.get(name, text) == text else f"{name}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+        for name, text in pairs
+    ]
+    return table.set_column(table.schema.get_field_index("question"), "question", pa.array(ids, pa.string()))
 
 
 def _firsts(table: pa.Table) -> list[dict[str, Any]]:

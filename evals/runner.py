@@ -13,6 +13,7 @@ from composer.answers.grade import grade
 from composer.pipeline import Pipeline
 from composer.stages.kit import Arms
 from composer.state import Query
+from composer.trace import Drafted, Routed
 from composer.types import Delta, Draft, Message, Prompt, Request
 from evals.tasks.skills import Item
 
@@ -50,12 +51,15 @@ async def ask_all(
             prompt: Prompt = shots.prompt(text) if shots else registry.messages(expert, text)
             stream = registry.stream(expert, prompt)
             requests.append(Request(f"{row}:{arm}", (stream,), registry.sampling(expert), arm=arm, parent=item.id))
+    for item in items:
+        pipeline.emit(Routed(item.id, tuple(arms), {}, {}))
     shape = (len(items), len(arms))
     right, tokens, seconds = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     answers: list[list[str | None]] = [[None] * len(arms) for _ in items]
     async for name, piece in pipeline.pool.submit(requests):
         if isinstance(piece, Delta):
             continue
+        pipeline.emit(Drafted.of("", "", piece))
         row, column = int(name.split(":", 1)[0]), list(arms).index(name.split(":", 1)[1])
         answers[row][column], right[row, column] = judge(piece, items[row])
         tokens[row, column] = piece.usage.tokens_in + piece.usage.tokens_out

@@ -6,11 +6,15 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from composer.errors import ComposerError
 from composer.registry.experts import Registry
 from composer.registry.memory import refuse_what_cannot_fit
 from composer.types import Delta, Draft, Request, Sampling
+
+if TYPE_CHECKING:
+    from composer.engines.base import Engine
 
 QUESTION = "What is 7 + 5?"
 SAME = 1e-3  # nats; the same weights asked twice differ by far less, a trained adapter by far more
@@ -38,8 +42,9 @@ async def check_experts(registry: Registry, *, memory: int | None = None) -> Asy
     for model in settings.models:
         experts = [expert for expert in settings.experts.values() if expert.model == model]
         adapters = [expert.name for expert in experts if expert.adapter]
-        engine = registry.engine(model)
+        engine: Engine | None = None
         try:
+            engine = registry.engine(model)
             refuse_what_cannot_fit(model, registry.estimate(model, adapters), memory, registry.where(model))
             opened = await engine.open(await asyncio.to_thread(registry.host, model, adapters))
             asked = {expert.name: _request(registry, expert.name) for expert in experts}
@@ -68,7 +73,8 @@ async def check_experts(registry: Registry, *, memory: int | None = None) -> Asy
             for expert in experts:
                 yield Check(expert.name, model, False, "", None, 0.0, 0, str(why))
         finally:
-            await engine.close()
+            if engine is not None:
+                await engine.close()
 
 
 def _request(registry: Registry, expert: str, *, bare: bool = False) -> Request:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from composer.engines.base import Engine
@@ -313,3 +314,17 @@ async def test_a_report_shows_the_share_of_right_answers(tmp_path: Path) -> None
     assert second.split() == ["unlabelled", "1", "0.00", "1.00"]
     assert rest[0] == "written to folder (2 drafts came from the store)"
     assert rest[1].startswith("1 calls failed")
+
+
+def test_two_files_may_give_one_id_to_different_questions() -> None:
+    def one(text: str, score: float) -> Profile:
+        row = {"question": "1", "text": text, "skill": "s", "split": "profile", "arm": "a", "score": score}
+        table = pa.Table.from_pylist([row | {"answer": None, "length": 1}], schema=EMPTY.table.schema)
+        return Profile(table, np.full((1, 2), score, dtype=np.float32), "e", {"a": "print"})
+
+    both = one("What is 1 + 1?", 1.0).plus(one("Sort: b, a", 0.0)).plus(one("Sort: b, a", 0.5))
+
+    questions, _ = both.columns()
+    assert questions.text == ("What is 1 + 1?", "Sort: b, a")
+    assert len(set(questions.ids)) == 2
+    assert both.table["score"].to_pylist() == [1.0, 0.5]
