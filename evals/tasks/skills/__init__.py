@@ -1,7 +1,8 @@
 """The skills of the default specialists: questions made by rule, split by problem."""
 
+from composer.types import Kind
 from evals.tasks.skills import arithmetic, dates, extraction, sorting, units
-from evals.tasks.skills.item import SPLITS, Item, Kind, Lesson, Split, lessons, split_of
+from evals.tasks.skills.item import SPLITS, Item, Lesson, Split, lessons, split_of
 
 __all__ = [
     "DEFAULT",

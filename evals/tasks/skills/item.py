@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal, get_args
 
-Kind = Literal["number", "choice", "list", "set", "json", "text"]
+from composer.types import Kind
+
 Split = Literal["train", "profile", "calibration", "test"]
 
 SPLITS: tuple[Split, ...] = get_args(Split)
