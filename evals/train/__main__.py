@@ -19,7 +19,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m evals.train", description=__doc__)
     parser.add_argument("skill", choices=[*(name for name in SKILLS if "-" not in name), "union"])
     parser.add_argument("--skills", help="for union: the skills, parted by commas")
-    parser.add_argument("--base", required=True, help="the base model, a GGUF file")
+    parser.add_argument("--base", help="the base model, a GGUF file (default: the packaged one)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/train"))
     parser.add_argument("--out", type=Path, help="folder to write (default: the skill's name)")
     parser.add_argument("--start", type=Path, help="a PEFT folder to go on from")

@@ -8,6 +8,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from composer.config import load_settings, packaged_registry
+from composer.registry.experts import Registry
+
 BASE_NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 #: the chat format of training and of serving: no system message is added
@@ -27,8 +30,13 @@ def prompt(question: str) -> str:
     return f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
-def base_gguf(path: str | Path) -> Path:
-    """The base model's GGUF file; the one place that says where it comes from."""
+def base_gguf(path: str | Path | None) -> Path:
+    """The base model's GGUF file: `path`, or the packaged registry's model, fetched if need be."""
+    if path is None:
+        registry = Registry(load_settings(packaged_registry()))
+        fetched = registry.host(registry.settings.generalist.model, ()).path
+        assert fetched is not None
+        return fetched
     found = Path(path)
     if not found.is_file():
         raise FileNotFoundError(f"no base model at {found}; pass --base FILE.gguf")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib import request
 
+from composer.answers.extract import extract
+from composer.answers.grade import grade
 from evals.tasks.skills import SKILLS, Item, Kind, items
 from evals.train.base import TEMPLATE, base_gguf
 
@@ -37,30 +38,12 @@ _SLOTS = 8
 
 
 def right(kind: Kind, reply: str, answer: str) -> bool:
-    """Is the reply right? The one seam to extraction and grading.
+    """Is the reply right, read and graded as everywhere else?
 
     >>> right("number", "47 + 36 = 83", "83"), right("list", "B, c.", "b, c")
     (True, True)
     """
-    last = reply.rsplit("Answer:", 1)[-1].strip()
-    if kind == "number":
-        numbers = re.findall(r"-?\d+(?:\.\d+)?", last.replace(",", ""))
-        return bool(numbers) and float(numbers[-1]) == float(answer)
-    if kind == "json":
-        found = re.search(r"\{.*\}", last, re.DOTALL)
-        try:
-            return found is not None and bool(json.loads(found.group()) == json.loads(answer))
-        except json.JSONDecodeError:
-            return False
-    if kind == "list":
-        line = last.splitlines()[0] if last else ""
-        return _plain(re.split(r"[,\s]+", line)) == _plain(answer.split(", "))
-    return _plain([last])[0] in _plain(answer.split("|"))
-
-
-def _plain(parts: Sequence[str]) -> list[str]:
-    """Lower case, no spaces or full stops at the ends, nothing empty."""
-    return [part.strip(" .\n").lower() for part in parts if part.strip(" .\n")] or [""]
+    return grade(extract(reply, kind), answer, kind, text=reply) == 1.0
 
 
 def shown(item: Item, examples: Sequence[Item]) -> Messages:
@@ -127,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Print one JSON line per system and set."""
     parser = argparse.ArgumentParser(prog="python -m evals.train.measure", description=__doc__)
     parser.add_argument("skill", choices=list(SKILLS))
-    parser.add_argument("--base", required=True, help="the base model, a GGUF file")
+    parser.add_argument("--base", help="the base model, a GGUF file (default: the packaged one)")
     parser.add_argument("--adapter", type=Path, help="a GGUF adapter; without it only the base is asked")
     parser.add_argument("--split", default="test", choices=["profile", "calibration", "test"])
     parser.add_argument("--n", type=int, default=200)
