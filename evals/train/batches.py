@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import Any
 
-from evals.tasks.skills import Lesson, teach
+from evals.tasks.skills import SKILLS, Item, Lesson, split_of, teach
+from evals.tasks.skills.item import Problem
 from evals.train.base import prompt
 
 _WINDOW = 12  # batches whose lessons are sorted by length together
 _THREE_DIGIT = 0.08  # of the arithmetic lessons
-_DRILLS = 0.5  # of the arithmetic lessons: several bare sums at once teach more per token
-_SUMS = 4  # in a drill
+_DRILLS = 0.4  # of the lessons of skills that have a bare form: several problems teach more per token
+_PROBLEMS = 4  # in a drill
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,24 +31,37 @@ def mix(skills: Sequence[str], n: int, seed: int) -> list[Lesson]:
     found: list[Lesson] = []
     for place, skill in enumerate(skills):
         share = n // len(skills) + (place < n % len(skills))
+        if SKILLS[skill].bare:
+            found += drills(skill, drilled := round(share * _DRILLS), seed)
+            share -= drilled
         if skill == "arithmetic":
-            extra, drilled = round(share * _THREE_DIGIT), round(share * _DRILLS)
-            found += teach("arithmetic-3digit", "train", extra, seed) + drills(drilled, seed + 1)
-            share -= extra + drilled
+            found += teach("arithmetic-3digit", "train", extra := round(share * _THREE_DIGIT), seed)
+            share -= extra
         found += teach(skill, "train", share, seed)
     Random(seed).shuffle(found)
     return found
 
 
-def drills(n: int, seed: int) -> list[Lesson]:
-    """`n` lessons of several sums without words: `47 + 36; 9 - 4` -> `47 + 36 = 83; 9 - 4 = 5`."""
-    single = teach("arithmetic", "train", n * _SUMS, seed)
-    made = []
-    for at in range(0, len(single), _SUMS):
-        group = single[at : at + _SUMS]
-        question = "; ".join(lesson.target.split(" = ")[0] for lesson in group)
-        item = replace(group[-1].item, question=question)
-        made.append(Lesson(item, "; ".join(lesson.target for lesson in group)))
+def drills(skill: str, n: int, seed: int) -> list[Lesson]:
+    """`n` lessons of several problems almost without words, each solved in turn.
+
+    `47 + 36; 9 - 4` -> `47 + 36 = 83; 9 - 4 = 5`
+    """
+    taught, rng = SKILLS[skill], Random(f"drills of {skill}/{seed}")
+
+    def problems() -> Iterator[Problem]:
+        while True:
+            problem = taught.draw(rng, "train")
+            if split_of(problem.key) == "train":
+                yield problem
+
+    drawn, made = problems(), []
+    for number in range(n):
+        group = list(islice(drawn, _PROBLEMS))
+        question = "; ".join(taught.bare.format_map(problem.slots) for problem in group)
+        last = group[-1]
+        item = Item(f"{skill}-drill-{number:04d}", question, last.answer, last.kind, taught.task, "train")
+        made.append(Lesson(item, "; ".join(problem.target for problem in group)))
     return made
 
 

@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from evals.tasks.skills import items
+from evals.tasks.skills import SKILLS, items, split_of
 from evals.train.base import TEMPLATE, base_gguf, prompt
 from evals.train.batches import Example, batches, drills, encode, mix
 from evals.train.convert import interleave, to_gguf
@@ -36,15 +36,21 @@ def test_a_mix_has_equal_shares_and_only_training_items() -> None:
     assert lessons == mix(["sorting", "units", "arithmetic"], 301, 5)
 
 
-def test_a_drill_solves_several_training_sums_in_order() -> None:
-    for lesson in drills(40, 3):
+@pytest.mark.parametrize("skill", [name for name, taught in SKILLS.items() if taught.bare])
+def test_a_drill_solves_several_training_problems_in_order(skill: str) -> None:
+    for lesson in drills(skill, 40, 3):
         asked, solved = lesson.item.question.split("; "), lesson.target.split("; ")
 
-        assert len(asked) == 4 and lesson.item.split == "train"
-        for sum_, line in zip(asked, solved, strict=True):
-            a, sign, b = sum_.split(" ")
-            gold = {"+": int(a) + int(b), "-": int(a) - int(b), "*": int(a) * int(b)}[sign]
-            assert line.startswith(f"{sum_} = ") and line.endswith(f" = {gold}")
+        assert len(asked) == len(solved) == 4 and lesson.item.split == "train"
+        assert right(lesson.item.kind, solved[-1], lesson.item.answer)
+
+
+def test_a_drill_has_no_problem_of_another_split() -> None:
+    for lesson in drills("arithmetic", 60, 4):
+        for solved in lesson.target.split("; "):
+            a, sign, b = solved.split(" ")[:3]
+            key = {"+": "{0}plus{1}", "-": "{1}-{0}", "*": "{0}times{1}"}[sign]
+            assert split_of(key.format(*sorted((int(a), int(b))))) == "train"
 
 
 def test_the_loss_starts_where_the_target_starts() -> None:

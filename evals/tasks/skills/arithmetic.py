@@ -2,8 +2,8 @@
 
 Promise: a + b and a - b with operands 0..99 (a difference is never negative) and a
 two-digit number times a digit 2..9. Sums of three-digit numbers are `THREE_DIGIT`, a
-group reported apart. The specialist restates the problem as an equation and multiplies
-by parts; the last number is the answer.
+group reported apart. The specialist restates the problem as an equation, and subtracts and
+multiplies by parts; the last number is the answer.
 """
 
 from __future__ import annotations
@@ -123,6 +123,9 @@ _PLUS = Wordings(
         "total of {a} and {b}?",
         "{n} scored {a} points and then {b} points. What is the total score?",
         "it is {a} degrees and gets {b} degrees warmer. What is the temperature?",
+        "begin with {a} and gain {b}. What is it now?",
+        "{n} painted {a} {o} before lunch and {b} after. How many did {n} paint?",
+        "{a} people are on the left and {b} on the right. How many people?",
     ),
     held=(
         "what do {a} and {b} add up to?",
@@ -164,6 +167,16 @@ _MINUS = Wordings(
         "{n} is {a} years old. How old was {n} {b} years ago?",
         "it was {a} degrees and fell by {b} degrees. What is the temperature?",
         "from {a} remove {b}.",
+        "{n} plucks {a} {o} and throws away {b} of them. How many does {n} keep?",
+        "{n} made {a} {o} but dropped {b}. How many are whole?",
+        "the road is {a} miles long and we drove {b}. How many miles remain?",
+        "of {a} pupils, {b} are ill. How many came?",
+        "{b} plus which number is {a}?",
+        "how many more than {b} is {a}?",
+        "{n} has {b} {o} and wants {a}. How many are missing?",
+        "begin with {a} and lose {b}. What remains?",
+        "{a} less {b}",
+        "{a} seats, {b} taken, how many free?",
     ),
     held=(
         "deduct {b} from {a}.",
@@ -203,6 +216,9 @@ _TIMES = Wordings(
         "one page has {a} lines. How many lines are on {b} pages?",
         "{a} multiplied by {b} is",
         "a train makes {a} trips a week, how many in {b} weeks?",
+        "one of them weighs {a} grams. What do {b} of them weigh?",
+        "{n} needs {b} lots of {a} {o}. How many is that?",
+        "{b} buses with {a} people on each, how many people?",
     ),
     held=(
         "take {a} {b} times.",
@@ -251,7 +267,16 @@ def plus(a: int, b: int) -> str:
 
 
 def minus(a: int, b: int) -> str:
-    """What the specialist writes for a difference."""
+    """What the specialist writes for a difference: less the tens, then less the ones.
+
+    >>> minus(95, 66)
+    '95 - 66 = 35 - 6 = 29'
+    >>> minus(95, 60)
+    '95 - 60 = 35'
+    """
+    tens, ones = b // 10 * 10, b % 10
+    if tens and ones:
+        return f"{a} - {b} = {a - tens} - {ones} = {a - b}"
     return f"{a} - {b} = {a - b}"
 
 
@@ -296,5 +321,5 @@ def draw_three_digit(rng: Random, split: Split) -> Problem:
     return _problem(rng, "plus", rng.randint(100, 999), rng.randint(100, 999))
 
 
-SKILL = Skill("arithmetic", "arithmetic", draw, WORDINGS)
+SKILL = Skill("arithmetic", "arithmetic", draw, WORDINGS, bare="{e}")
 THREE_DIGIT = Skill("arithmetic", "arithmetic-3digit", draw_three_digit, WORDINGS)

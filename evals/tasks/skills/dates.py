@@ -178,12 +178,16 @@ def weekday(day: str, n: int) -> str:
 
     >>> weekday("Tuesday", 10)
     '10 - 7 = 3: 1 Wednesday, 2 Thursday, 3 Friday\\nAnswer: Friday'
+    >>> weekday("Tuesday", -2)
+    'back 2: 1 Monday, 2 Sunday\\nAnswer: Sunday'
     """
     size, step = abs(n), 1 if n > 0 else -1
     full, rest = size // 7 * 7, size % 7
     days = [WEEK[(WEEK.index(day) + step * i) % 7] for i in range(rest + 1)]
     steps = ", ".join(f"{i} {name}" for i, name in enumerate(days) if i) or f"0 {day}"
     head = f"{size} - {full} = {rest}: " if full else f"{rest}: "
+    if n < 0:
+        head = f"back {head}"
     return f"{head}{steps}\nAnswer: {days[-1]}"
 
 
@@ -224,14 +228,16 @@ def between(first: tuple[int, int], last: tuple[int, int]) -> str:
     """The steps to the number of days between (day, month index) pairs.
 
     >>> between((3, 2), (9, 3))
-    'March has 31, 31 - 3 = 28, 28 + 9\\nAnswer: 37'
+    'March, April: March has 31, 31 - 3 = 28, 28 + 9\\nAnswer: 37'
+    >>> between((3, 2), (9, 2))
+    'March, March: 9 - 3\\nAnswer: 6'
     """
     (day, place), (until, there) = first, last
     if place == there:
-        return f"{until} - {day}\nAnswer: {until - day}"
+        return f"{MONTHS[place][0]}, {MONTHS[there][0]}: {until} - {day}\nAnswer: {until - day}"
     name, length = MONTHS[place]
     rest = length - day
-    return f"{name} has {length}, {length} - {day} = {rest}, {rest} + {until}\nAnswer: {rest + until}"
+    return f"{name}, {MONTHS[there][0]}: {name} has {length}, {length} - {day} = {rest}, {rest} + {until}\nAnswer: {rest + until}"
 
 
 def draw(rng: Random, split: Split) -> Problem:

@@ -19,6 +19,18 @@ _UPPER: tuple[tuple[int, Split], ...] = (
     (80, "calibration"),
     (100, "test"),
 )
+#: sentences around a training question: a specialist learns that they say nothing
+_BEFORE = (
+    "Hello! ", "Hi there. ", "Hey, ", "Question: ", "Quick question: ", "Task: ", "Exercise: ",
+    "Next one: ", "One more. ", "Please help me. ", "My sister asks: ", "For school: ", "OK. ",
+    "At work we have this: ", "I am stuck. ", "Be brief. ", "Listen. ", "Dear assistant, ",
+    "Here is a small problem. ", "Our neighbour wants to know: ", "It is late. ", "Now this: ",
+)  # fmt: skip
+_AFTER = (
+    " Thanks.", " Thank you!", " Please.", " Be careful.", " It is for my homework.", " Go.",
+    " I am in a hurry.", " No explanation.", " That is all.", " Cheers!", " My boss needs it.",
+)  # fmt: skip
+_AROUND = 0.25  # of the training questions have a sentence before, as many one after
 _PATIENCE = 400  # draws without a new problem before a problem may come back in other words
 
 
@@ -77,6 +89,7 @@ class Skill:
     prefix: str
     draw: Callable[[Random, Split], Problem]
     wordings: Mapping[str, Wordings]  # by form
+    bare: str = ""  # the template of a problem almost without words, where there is one
 
 
 def split_of(key: str) -> Split:
@@ -105,6 +118,8 @@ def lessons(skill: Skill, split: Split, n: int, seed: int = 0) -> list[Lesson]:
             continue
         template = rng.choice(skill.wordings[problem.form].of(split))
         question = capital(template.format_map(problem.slots))
+        if split == "train":
+            question = _surrounded(rng, question)
         known = question in questions or (problem.key in problems and idle < _PATIENCE)
         if known and split != "train":
             idle += 1
@@ -116,6 +131,13 @@ def lessons(skill: Skill, split: Split, n: int, seed: int = 0) -> list[Lesson]:
         item = Item(name, question, problem.answer, problem.kind, skill.task, split)
         found.append(Lesson(item, problem.target))
     return found
+
+
+def _surrounded(rng: Random, question: str) -> str:
+    """The question, now and then with an idle sentence before or after it."""
+    before = rng.choice(_BEFORE) if rng.random() < _AROUND else ""
+    after = rng.choice(_AFTER) if rng.random() < _AROUND else ""
+    return before + question + after
 
 
 def capital(text: str) -> str:

@@ -32,6 +32,7 @@ _BANK = """
     wagon wall watch water wave whale wheel wind window wine winter wolf wood wool yard year zebra
     """
 WORDS = tuple(_BANK.split())
+_ALIKE = 0.4  # of the training lists of words take theirs from four first letters
 
 WORDINGS = {
     "sort": Wordings(
@@ -86,6 +87,16 @@ WORDINGS = {
             "make an index of {x}, sorted by the alphabet.",
             "how would {x} be ordered from a to z?",
             "the cards on the table say {x}. Sort them.",
+            "the {w} book names {x}. Sort the {k}.",
+            "my {w} list is {x}. Alphabetical order?",
+            "on the {w} somebody wrote {x}. Sort that.",
+            "for the {w}, put {x} in order from a to z.",
+            "{w} game: sort {x}",
+            "we saw {x} near the {w}. Sort these {k}.",
+            "{x}: which order has the dictionary for them?",
+            "mix-up: {x}. Correct alphabetical order?",
+            "{k} by alphabet: {x}",
+            "index {x}",
         ),
         held=(
             "write {x} in alphabetical order.",
@@ -120,16 +131,21 @@ WORDINGS = {
 
 
 def draw(rng: Random, split: Split) -> Problem:
-    """One list: letters or words, half each; train has more words, which are harder."""
-    if rng.random() < (0.35 if split == "train" else 0.5):
+    """One list: letters or words, half each; train has more words of few first letters."""
+    if rng.random() < (0.4 if split == "train" else 0.5):
         name, things = "letters", [rng.choice(LETTERS) for _ in range(rng.randint(4, 8))]
     else:
-        name, things = "words", rng.sample(WORDS, rng.randint(4, 8))
+        name, bank = "words", WORDS
+        if split == "train" and rng.random() < _ALIKE:
+            first = rng.sample(LETTERS, 4)
+            bank = tuple(word for word in WORDS if word[0] in first)
+        things = rng.sample(bank, min(len(bank), rng.randint(4, 8)))
     ordered = sorted(things)
     if things == ordered:
         things.reverse()
     answer = ", ".join(ordered)
-    slots = {"x": _listed(rng, things), "k": name}
+    idle = Random(answer).choice([word for word in WORDS if word not in things])
+    slots = {"x": _listed(rng, things), "k": name, "w": idle}
     return Problem("sort", f"{name}: {answer}", slots, answer, "list", answer)
 
 
@@ -143,4 +159,4 @@ def _listed(rng: Random, things: list[str]) -> str:
     return ", ".join(things[:-1]) + " and " + things[-1]
 
 
-SKILL = Skill("sorting", "sorting", draw, WORDINGS)
+SKILL = Skill("sorting", "sorting", draw, WORDINGS, bare="{x}")

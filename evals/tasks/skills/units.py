@@ -2,7 +2,7 @@
 
 Promise: 2..50 of the larger unit into the smaller (7 hours are 420 minutes), and back
 where the factor divides easily (not 14, 16, 24). Both directions of one fact are one
-problem. The factors 12, 14, 16 and 24 are multiplied by parts.
+problem. The specialist multiplies and divides by parts: tens first, then ones.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ PAIRS: tuple[tuple[str, str, str, str, int, int], ...] = (
 )
 
 _ONE_WAY = (14, 16, 24)
-_HARDER = PAIRS + 2 * tuple(pair for pair in PAIRS if pair[4] not in (2, 10, 100, 1000))
+_ROUND = (10, 100, 1000)
+_HARDER = PAIRS + 2 * tuple(pair for pair in PAIRS if pair[4] not in (2, *_ROUND))
 
 #: other ways to write a unit; the specialist answers with the full name
 _SHORT = {
@@ -143,17 +144,40 @@ WORDINGS = {
 
 
 def work(value: int, factor: int) -> str:
-    """The product with its parts where the factor has two digits that both count.
+    """The product by the parts of both numbers, which are at most three.
 
     >>> work(7, 60)
     '7 * 60 = 420'
-    >>> work(17, 12)
-    '17 * 12 = 170 + 34 = 204'
+    >>> work(44, 3)
+    '44 * 3 = 120 + 12 = 132'
+    >>> work(18, 16)
+    '18 * 16 = 180 + 60 + 48 = 240 + 48 = 288'
     """
-    tens, ones = factor // 10 * 10, factor % 10
-    if tens and ones:
-        return f"{value} * {factor} = {value * tens} + {value * ones} = {value * factor}"
-    return f"{value} * {factor} = {value * factor}"
+    head = f"{value} * {factor} = "
+    tens, ones = value // 10 * 10, value % 10
+    parts = [tens * factor, ones * factor] if factor not in _ROUND else [value * factor]
+    if factor > 10 and factor % 10:
+        parts = [value * (factor // 10 * 10), tens * (factor % 10), ones * (factor % 10)]
+    parts = [part for part in parts if part]
+    if len(parts) == 3:
+        head += f"{parts[0]} + {parts[1]} + {parts[2]} = "
+        parts = [parts[0] + parts[1], parts[2]]
+    return head + (f"{parts[0]} + {parts[1]} = " if len(parts) == 2 else "") + str(value * factor)
+
+
+def share(total: int, factor: int) -> str:
+    """The quotient: its tens, then the rest that remains to be divided.
+
+    >>> share(348, 12)
+    '348 / 12 = 20 + 108 / 12 = 20 + 9 = 29'
+    >>> share(420, 60), share(2900, 100)
+    ('420 / 60 = 7', '2900 / 100 = 29')
+    """
+    value = total // factor
+    tens, ones = value // 10 * 10, value % 10
+    if factor in _ROUND or not tens or not ones:
+        return f"{total} / {factor} = {value}"
+    return f"{total} / {factor} = {tens} + {ones * factor} / {factor} = {tens} + {ones} = {value}"
 
 
 def draw(rng: Random, split: Split) -> Problem:
@@ -166,7 +190,7 @@ def draw(rng: Random, split: Split) -> Problem:
         answer, target = total, f"{work(value, factor)} {smaller}"
     else:
         x, source, goal = total, smaller, larger
-        answer, target = value, f"{total} / {factor} = {value} {larger}"
+        answer, target = value, f"{share(total, factor)} {larger}"
     slots = {"x": str(x), "f": _spell(rng, source), "t": _spell(rng, goal)}
     key = f"{value} {larger} = {total} {smaller}"
     return Problem("convert", key, slots, str(answer), "number", target)
@@ -177,4 +201,4 @@ def _spell(rng: Random, unit: str) -> str:
     return unit if rng.random() < 0.7 else rng.choice(_SHORT.get(unit, (unit,)))
 
 
-SKILL = Skill("units", "units", draw, WORDINGS)
+SKILL = Skill("units", "units", draw, WORDINGS, bare="{x} {f} in {t}")
