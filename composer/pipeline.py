@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from composer.config import Settings, find_registry, load_settings
 from composer.errors import ConfigError, InputError
 from composer.plugins import check_options, load
-from composer.pool.ledger import Ledger
-from composer.pool.pool import Pool
-from composer.profile import find_profile
 from composer.registry.experts import Registry
 from composer.registry.sources import Progress
 from composer.stages.kit import Encoder, Kit, Stage
 from composer.state import Answer, Query, State, Update
-from composer.store import DraftStore
 from composer.trace import Event, nothing
 from routers.baselines import Unprofiled
 from routers.types import Route, Router
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from composer.pool.ledger import Ledger
+    from composer.pool.pool import Pool
+    from composer.store import DraftStore
+
+# What `coe route` never needs (the event loop, the pool, the store, LangGraph) is imported where it is used.
 
 T = TypeVar("T")
 ROUNDS = 1  # the loop's bound; policies that ask again will raise it
@@ -89,7 +93,7 @@ class Pipeline:
 
     async def astate(self, queries: Sequence[str | Query], *, run: str = "") -> State:
         """The whole final state: routes, drafts, answers. `run` names the run in trace ids."""
-        from composer.graph import build  # noqa: PLC0415 langgraph costs half a CPU second, and `route` never needs it
+        from composer.graph import build  # noqa: PLC0415 half a CPU second
 
         state = State.of(as_queries(queries), run or secrets.token_hex(8))
         if not state.queries:
@@ -98,6 +102,8 @@ class Pipeline:
 
     async def stream(self, queries: Sequence[str | Query]) -> AsyncIterator[Event]:
         """The events of a run as they happen: routed, (written,) drafted, answered."""
+        import asyncio  # noqa: PLC0415
+
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         before, self._listener = self._listener, events.put_nowait
         work = asyncio.create_task(self.arun(queries))
@@ -122,7 +128,7 @@ class Pipeline:
         """Who would be asked, and why; nothing is generated and no model is loaded but the encoder."""
         state = State.of(as_queries(queries))
         decide = dict(self._stages)["decide"]
-        state = state.apply(asyncio.run(_once(decide(state))))
+        state = state.apply(_at_once(decide(state)))
         return [state.route(row) for row in range(len(state.queries))]
 
     def complete(self, work: Coroutine[Any, Any, T]) -> T:
@@ -141,6 +147,8 @@ class Pipeline:
     def store(self) -> DraftStore:
         """The draft store."""
         if self._store is None:
+            from composer.store import DraftStore  # noqa: PLC0415
+
             self._store = DraftStore.open(self._store_path)
         return self._store
 
@@ -148,6 +156,8 @@ class Pipeline:
     def pool(self) -> Pool:
         """The pool that every draft comes through."""
         if self._pool is None:
+            from composer.pool.pool import Pool  # noqa: PLC0415
+
             self._pool = Pool(self.registry, self.store, memory=self.memory)
         return self._pool
 
@@ -162,6 +172,8 @@ class Pipeline:
     def router(self, name: str) -> Router:
         """The router `name`, fitted on the profile that goes with this registry."""
         if name not in self._routers:
+            from composer.profile import find_profile  # noqa: PLC0415
+
             profile, notes = find_profile(self.registry)
             for note in notes:
                 self._say(note)
@@ -206,6 +218,8 @@ class Pipeline:
         self._pool = None
 
     def __enter__(self) -> Self:
+        import asyncio  # noqa: PLC0415
+
         self._runner = asyncio.Runner()
         return self
 
@@ -239,5 +253,11 @@ def as_queries(queries: Sequence[str | Query]) -> tuple[Query, ...]:
     return rows
 
 
-async def _once(update: Awaitable[Update]) -> Update:
-    return await update
+def _at_once(update: Awaitable[Update]) -> Update:
+    """The update of a stage that waits for nothing outside this thread, without an event loop if there is none."""
+    steps = update.__await__()
+    try:
+        next(steps)
+    except StopIteration as done:
+        return cast("Update", done.value)
+    raise RuntimeError("this stage waits for something: await it in an event loop")

@@ -5,12 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from pydantic import Field, create_model
+from annotated_types import Ge
 
-from composer.checks import Row, check, suggest
-from composer.errors import ConfigError
+from composer.errors import ConfigError, suggest
 
 Group = Literal["stages", "engines", "routers", "policies", "aggregators"]
 
@@ -69,6 +68,12 @@ def check_options(
     parameters = _parameters(factory)
     source = factory.__init__ if inspect.isclass(factory) else factory
     hints = get_type_hints(source, include_extras=True)
+    if _surely_right(parameters, hints, options):
+        return dict(options)
+    from pydantic import Field, create_model  # noqa: PLC0415 only where the answer is not plain
+
+    from composer.checks import Row, check  # noqa: PLC0415
+
     fields: dict[str, Any] = {
         f"option_{i}": (  # the option's name is an alias: pydantic reserves some names, `schema` for one
             hints.get(parameter.name, Any),
@@ -84,6 +89,27 @@ def check_options(
         for i, parameter in enumerate(parameters)
         if parameter.name in options
     }
+
+
+def _surely_right(
+    parameters: Iterable[inspect.Parameter], hints: Mapping[str, Any], options: Mapping[str, Any]
+) -> bool:
+    """Whether all options are known, all needed ones there, and each plainly of its type."""
+    known = {parameter.name: parameter for parameter in parameters}
+    needed = {name for name, parameter in known.items() if parameter.default is parameter.empty}
+    return needed <= options.keys() <= known.keys() and all(
+        name in hints and _is_plainly(value, hints[name]) for name, value in options.items()
+    )
+
+
+def _is_plainly(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the scalar type `hint`, within its bounds; False where it takes more to tell."""
+    if get_origin(hint) is Annotated:
+        inner, *bounds = get_args(hint)
+        return _is_plainly(value, inner) and all(isinstance(bound, Ge) and value >= bound.ge for bound in bounds)
+    if get_origin(hint) is Literal:
+        return any(type(value) is type(one) and value == one for one in get_args(hint))
+    return hint in (str, int, bool) and type(value) is hint
 
 
 def _parameters(factory: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,16 +20,22 @@ from composer.answers.extract import extract, infer_kind
 from composer.answers.grade import grade
 from composer.config import PACKAGED
 from composer.errors import ConfigError, EngineError
+from composer.folders import cache_folder
 from composer.jsonl import Labelled
-from composer.pool.pool import Pool
 from composer.registry.experts import Registry
 from composer.stages.kit import Arms
 from composer.state import Query
 from composer.types import Delta, Draft, Request
 from routers.types import Arm, Array, Outcomes, Questions
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+    from composer.pool.pool import Pool
+
 OUTCOMES, VECTORS, MANIFEST = "outcomes.parquet", "vectors.npy", "manifest.json"
 UNLABELLED = "unlabelled"
+_OLD = "-old"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,32 +51,34 @@ class Profile:
     @property
     def known(self) -> set[str]:
         """The arms that have a record."""
-        return {str(name) for name in self.table["arm"].to_pylist()}
+        return set(_column(self.table, "arm"))
 
     def columns(self, splits: Sequence[str] = ("profile", "calibration")) -> tuple[Questions, list[int]]:
         """The questions of `splits`, each once, and their rows in `vectors`."""
-        rows, ids, text, skills = [], [], [], []
-        for place, row in enumerate(_firsts(self.table)):
-            if row["split"] in splits:
-                rows.append(place)
-                ids.append(row["question"])
-                text.append(row["text"])
-                skills.append((row["skill"],))
-        return Questions(tuple(ids), tuple(text), self.vectors[rows], tuple(skills)), rows
+        firsts = _firsts(self.table)
+        split = _column(self.table, "split")
+        rows = [place for place, first in enumerate(firsts) if split[first] in splits]
+        ids, text, skills = (
+            tuple(column[firsts[place]] for place in rows)
+            for column in (_column(self.table, name) for name in ("question", "text", "skill"))
+        )
+        return Questions(ids, text, self.vectors[rows], tuple((skill,) for skill in skills)), rows
 
     def outcomes(self, questions: Questions, arms: Sequence[Arm]) -> Outcomes:
         """The outcomes of `arms` on `questions`; rows of other arms and questions are left out."""
         place = {name: i for i, name in enumerate(questions.ids)}
         column = {arm.name: j for j, arm in enumerate(arms)}
-        rows = [row for row in self.table.to_pylist() if row["question"] in place and row["arm"] in column]
+        question = np.array([place.get(name, -1) for name in _column(self.table, "question")], dtype=np.int64)
+        arm = np.array([column.get(name, -1) for name in _column(self.table, "arm")], dtype=np.int64)
+        rows = np.flatnonzero((question >= 0) & (arm >= 0))
         return Outcomes(
             arms=tuple(arms),
-            question=np.array([place[row["question"]] for row in rows], dtype=np.int64),
-            arm=np.array([column[row["arm"]] for row in rows], dtype=np.int64),
-            score=np.array([row["score"] for row in rows], dtype=np.float32),
+            question=question[rows],
+            arm=arm[rows],
+            score=np.asarray(_column(self.table, "score"), dtype=np.float32)[rows],
             sample=np.zeros(len(rows), dtype=np.int64),
-            answer=tuple(row["answer"] for row in rows),
-            length=np.array([row["length"] for row in rows], dtype=np.int64),
+            answer=tuple(_column(self.table, "answer")[rows]),
+            length=np.asarray(_column(self.table, "length"), dtype=np.int64)[rows],
             cost=np.full(len(rows), np.nan, dtype=np.float32),
         )
 
@@ -78,13 +86,13 @@ class Profile:
         """Only the arms whose fingerprint is still the one in `arms`, and the names of those that were dropped."""
         named = self.known | set(self.arms)
         stale = tuple(sorted(name for name in named if name not in arms or self.arms.get(name) != arms[name]))
-        keep = [name not in stale for name in self.table["arm"].to_pylist()]
+        keep = [name not in stale for name in _column(self.table, "arm")]
         if all(keep):
             return self, stale
         kept = {name: print_ for name, print_ in self.arms.items() if name not in stale}
-        seen = [row["question"] for row in _firsts(self.table)]
+        seen = dict.fromkeys(_column(self.table, "question"))
         table = self.table.filter(pa.array(keep, pa.bool_()))
-        still = {row["question"] for row in _firsts(table)}
+        still = set(_column(table, "question"))
         rows = [i for i, name in enumerate(seen) if name in still]
         return Profile(table, self.vectors[rows], self.encoder, kept), stale
 
@@ -93,18 +101,20 @@ class Profile:
 
         Two files may call different questions by the same id: the new one's is then followed by the hash of its text.
         """
-        known = {row["question"]: row["text"] for row in _firsts(self.table)}
+        if not self.table.num_rows:
+            return replace(new, arms={**self.arms, **new.arms})
+        known = dict(zip(_column(self.table, "question"), _column(self.table, "text"), strict=True))
         new = replace(new, table=_renamed(new.table, known))
-        cells = set(zip(new.table["question"].to_pylist(), new.table["arm"].to_pylist(), strict=True))
-        old = zip(self.table["question"].to_pylist(), self.table["arm"].to_pylist(), strict=True)
+        cells = set(zip(_column(new.table, "question"), _column(new.table, "arm"), strict=True))
+        old = zip(_column(self.table, "question"), _column(self.table, "arm"), strict=True)
         table = pa.concat_tables(
             [self.table.filter(pa.array([cell not in cells for cell in old], pa.bool_())), new.table]
         )
         vectors: dict[str, Array] = {}
         for profile in (self, new):
-            for row, vector in zip(_firsts(profile.table), profile.vectors, strict=True):
-                vectors[row["question"]] = vector
-        order = [row["question"] for row in _firsts(table)]
+            for name, vector in zip(dict.fromkeys(_column(profile.table, "question")), profile.vectors, strict=True):
+                vectors[name] = vector
+        order = list(dict.fromkeys(_column(table, "question")))
         rows = np.stack([vectors[name] for name in order]) if order else new.vectors
         return Profile(table, rows, new.encoder, {**self.arms, **new.arms})
 
@@ -165,7 +175,7 @@ async def measure(
         raise EngineError(f"all {len(failures)} calls failed; the first: {failures[0]}", remedy="coe experts check")
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)
     place = {item.question.id: i for i, item in enumerate(items)}
-    measured = [place[row["question"]] for row in _firsts(table)]
+    measured = [place[name] for name in dict.fromkeys(_column(table, "question"))]
     return Profile(table, vectors[measured], encoder, {arm: prints[arm] for arm in asked})
 
 
@@ -184,8 +194,10 @@ EMPTY = Profile(_SCHEMA.empty_table(), np.zeros((0, 0), dtype=np.float32), "", {
 
 
 def write_profile(profile: Profile, folder: Path, *, registry: str) -> None:
-    """Write `folder` as a whole: either the old or the new one is there. `registry` is the registry file's sha256."""
+    """Write `folder` as a whole: a reader finds the old one or the new one, also after a crash on the way. `registry`
+    is the registry file's sha256."""
     folder.parent.mkdir(parents=True, exist_ok=True)
+    _mend(folder)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         pq.write_table(profile.table, fresh / OUTCOMES, compression="zstd")
@@ -196,19 +208,47 @@ def write_profile(profile: Profile, folder: Path, *, registry: str) -> None:
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    old = fresh.with_name(fresh.name + "-old")
-    if folder.exists():
-        folder.rename(old)
-    fresh.rename(folder)
+    old = fresh.with_name(fresh.name + _OLD)
+    with _lock(folder):
+        if folder.exists():
+            folder.rename(old)
+        fresh.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def has_profile(folder: Path) -> bool:
+    """Whether there is a profile in `folder`."""
+    _mend(folder)
+    return (folder / MANIFEST).exists()
+
+
+def _mend(folder: Path) -> None:
+    """Put back what a crash between the two renames of `write_profile` left under another name."""
+    if not folder.exists() and (olds := sorted(folder.parent.glob(f".{folder.name}-*{_OLD}"))):
+        with _lock(folder):
+            if not folder.exists():
+                olds[-1].rename(folder)
+
+
+def _lock(folder: Path) -> FileLock:
+    from filelock import FileLock  # noqa: PLC0415 routing reads only
+
+    name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
+    place = cache_folder() / "locks" / f"profile-{name}.lock"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(place)
 
 
 def read_profile(folder: Path, *, encoder: str) -> Profile:
     """Read `folder`. Raises ConfigError if it is incomplete or was made with another encoder than `encoder` (sha256)."""
     again = "measure it again with `coe profile`"
+    _mend(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        table = pq.read_table(folder / OUTCOMES).cast(_SCHEMA)
+        with pq.ParquetFile(folder / OUTCOMES) as file:  # read_table would load pyarrow's datasets and their filters
+            table = file.read()
+        if not table.schema.equals(_SCHEMA):
+            table = table.cast(_SCHEMA)
         vectors = np.load(folder / VECTORS, allow_pickle=False)
         profile = Profile(table, vectors, str(manifest["encoder"]), dict(manifest["arms"]))
     except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as why:
@@ -243,7 +283,7 @@ def find_profile(registry: Registry) -> tuple[Profile, list[str]]:
     found = EMPTY
     notes: list[str] = []
     for folder in (registry.settings.profile, user_folder(registry)):
-        if folder is None or not (folder / MANIFEST).exists():
+        if folder is None or not has_profile(folder):
             continue
         profile, stale = read_profile(folder, encoder=encoder).without_stale(prints)
         if stale:
@@ -257,7 +297,7 @@ def find_profile(registry: Registry) -> tuple[Profile, list[str]]:
 
 def _renamed(table: pa.Table, known: Mapping[str, str]) -> pa.Table:
     """`table` with another id for each question whose id stands for another text in `known`."""
-    pairs = zip(map(str, table["question"].to_pylist()), map(str, table["text"].to_pylist()), strict=True)
+    pairs = zip(_column(table, "question"), _column(table, "text"), strict=True)
     ids = [
         name if known.get(name, text) == text else f"{name}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
         for name, text in pairs
@@ -265,9 +305,14 @@ def _renamed(table: pa.Table, known: Mapping[str, str]) -> pa.Table:
     return table.set_column(table.schema.get_field_index("question"), "question", pa.array(ids, pa.string()))
 
 
-def _firsts(table: pa.Table) -> list[dict[str, Any]]:
+def _column(table: pa.Table, name: str) -> Any:
+    """A column as a NumPy array: texts as objects, numbers as numbers."""
+    return table[name].to_numpy()
+
+
+def _firsts(table: pa.Table) -> list[int]:
     """The first row of each question, in order of appearance."""
-    firsts: dict[str, dict[str, Any]] = {}
-    for row in table.select(["question", "text", "skill", "split"]).to_pylist():
-        firsts.setdefault(row["question"], row)
+    firsts: dict[str, int] = {}
+    for row, name in enumerate(_column(table, "question")):
+        firsts.setdefault(name, row)
     return list(firsts.values())

@@ -11,7 +11,7 @@ import numpy as np
 from composer.config import PACKAGED
 from composer.jsonl import RowError, read_questions
 from composer.pipeline import Pipeline
-from composer.profile import MANIFEST, Profile, measure, read_profile, user_folder, write_profile
+from composer.profile import Profile, has_profile, measure, read_profile, user_folder, write_profile
 from composer.trace import Drafted, Routed
 
 ITEMS = PACKAGED / "items.jsonl"
@@ -71,7 +71,7 @@ def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None) -> R
             )
         )
         cached, failed = pipeline.ledger.cached, pipeline.ledger.failed
-    if (folder / MANIFEST).exists():
+    if has_profile(folder):
         kept, _ = read_profile(folder, encoder=registry.encoder_sha).without_stale(registry.prints())
         new = kept.plus(new)
     write_profile(new, folder, registry=pipeline.settings.config_sha)

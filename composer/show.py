@@ -22,6 +22,8 @@ def runner_up(route: Route) -> tuple[str, float] | None:
 def why(route: Route) -> str:
     """The reason of a route in one sentence."""
     reason = route.reason
+    if not route.arms:
+        return f"nobody is asked: {reason.fallback or 'the policy abstains'}"
     if reason.fallback:
         return f"{route.arms[0]}: {reason.fallback}"
     skills = ", ".join(f"{name} {weight:.2f}" for name, weight in reason.skills[:3])
@@ -31,13 +33,13 @@ def why(route: Route) -> str:
 def route_data(question: str, route: Route) -> dict[str, Any]:
     """A route as `coe route --json` prints it."""
     second = runner_up(route)
-    best = route.scores[route.arms[0]]
+    best = route.scores[route.arms[0]] if route.arms else 0.0
     return {
         "question": question,
         "chosen": list(route.arms),
         "scores": {name: round(score, 4) for name, score in route.scores.items()},
         "runner_up": second[0] if second else None,
-        "margin": round(best - second[1], 4) if second else None,
+        "margin": round(best - second[1], 4) if second and route.arms else None,
         "skills": [{"name": name, "weight": round(weight, 4)} for name, weight in route.reason.skills],
         "nearest": [{"question": name, "similarity": round(close, 4)} for name, close in route.reason.nearest],
         "fallback": route.reason.fallback,
@@ -48,8 +50,8 @@ def route_data(question: str, route: Route) -> dict[str, Any]:
 def route_text(route: Route) -> str:
     """A route in one screen: chosen, runner-up, skills, every score, nearest profile questions, why."""
     second = runner_up(route)
-    lines = ["route    " + ", ".join(f"{name} {route.scores[name]:.2f}" for name in route.arms)]
-    if second:
+    lines = ["route    " + (", ".join(f"{name} {route.scores[name]:.2f}" for name in route.arms) or "nobody")]
+    if second and route.arms:
         lines[0] += f"  (runner-up {second[0]} {second[1]:.2f}, margin {route.scores[route.arms[0]] - second[1]:.2f})"
     lines.append(
         "skills   " + (", ".join(f"{name} {weight:.2f}" for name, weight in route.reason.skills) or "none found")

@@ -16,6 +16,8 @@ Role = Literal["draft", "judge", "merge", "annotate", "knowledge", "probe"]
 Stop = Literal["stop", "length", "error", "cancelled"]
 Level = Literal["text", "logprobs", "logits", "hooks"]
 Kind = Literal["number", "choice", "list", "set", "json", "text"]
+DEFAULT_ENGINE = "llamacpp"
+SOURCE = "pypi:package==version/file, hf:owner/repo@revision/file, default:file, or a path"
 """How an answer is read out of a draft and compared with others."""
 
 

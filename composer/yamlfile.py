@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -22,10 +20,9 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
 )
 
-from composer.checks import child
-from composer.errors import ConfigError
+from composer.document import Document
+from composer.errors import ConfigError, child
 
-MAX_BYTES = 1 << 20
 MAX_DEPTH = 32
 MAX_NUMBER = 40  # characters; a longer run of digits (a hash, say) is text
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
@@ -35,52 +32,6 @@ _WORDS: dict[str, bool | None] = {
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A mapping as plain data. `lines` maps a path such as `models.smollm2.context` or `pipeline[2].use` to its line
-    (from 1), and the empty path to the first one; `name` is what messages call the file."""
-
-    name: str
-    data: dict[str, Any]
-    lines: dict[str, int]
-
-    def where(self, path: str) -> str:
-        """`file:line (path)`; a path that is not in the file has the line of the nearest one above it."""
-        near = path
-        while near not in self.lines:
-            near = near[: max(near.rfind("."), near.rfind("["), 0)]
-        return f"{self.name}:{self.lines[near]}" + (f" ({path})" if path else "")
-
-
-def read(path: Path) -> Document:
-    """The file at `path`, at most 1 MiB of UTF-8. Raises ConfigError naming file, line and remedy."""
-    name = _shown(path)
-    try:
-        if not path.is_file():
-            problem = "is not a file" if path.exists() else "is not there"
-            raise ConfigError(problem, where=name, remedy="check the path of the registry file")
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except OSError as why:
-        raise ConfigError(f"cannot be read: {why.strerror}", where=name, remedy="check the file's permissions") from why
-    if len(raw) > MAX_BYTES:
-        raise ConfigError(
-            "is larger than 1 MiB: a registry names models, it does not hold them",
-            where=name,
-            remedy="check that this is the registry file",
-        )
-    try:
-        text = raw.decode("utf-8-sig")  # a byte order mark is allowed and means nothing
-    except UnicodeDecodeError as why:
-        line = raw.count(b"\n", 0, why.start) + 1
-        raise ConfigError(
-            f"byte {why.start + 1} (0x{raw[why.start]:02x}) is not UTF-8",
-            where=f"{name}:{line}",
-            remedy="save the file as UTF-8",
-        ) from why
-    return parse(text, name)
 
 
 def parse(text: str, name: str) -> Document:
@@ -105,13 +56,6 @@ def parse(text: str, name: str) -> Document:
     if not isinstance(data, dict):
         raise tree.error("is no mapping: expected `models:` and `experts:` at the top", 1, "write `key: value` lines")
     return Document(name, data, tree.lines)
-
-
-def _shown(path: Path) -> str:
-    """Relative to the working directory where it lies inside; control characters as escapes."""
-    full = Path(path).absolute()
-    short = full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full
-    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in str(short))
 
 
 class _Tree:

@@ -119,7 +119,8 @@ def _floor(cosine: Table) -> float:
     if n < 2:
         return 0.0
     others = np.sort(np.where(np.eye(n, dtype=bool), -np.inf, cosine), axis=1)[:, -min(_KIN, n - 1) :]
-    return float(np.quantile(others.mean(axis=1), _STRAYS))
+    near = np.sort(others.mean(axis=1))
+    return float(np.interp(_STRAYS * (n - 1), np.arange(n), near))  # np.quantile would load numpy.ma: 30 ms
 
 
 def _thinned(questions: Questions, most: int) -> Indices:

@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import platformdirs
-
 from composer.errors import SourceError
+from composer.folders import cache_folder
 
 PART = ".part"
 """How the names of unfinished files end."""
@@ -27,12 +26,6 @@ class _Note:
     mtime_ns: int
     sha256: str
     kept: bool = False
-
-
-def cache_folder() -> Path:
-    """The folder that `COE_CACHE` names, else the user's cache."""
-    named = os.environ.get("COE_CACHE")
-    return Path(named).expanduser().absolute() if named else platformdirs.user_cache_path("coe", appauthor=False)
 
 
 def unlike(where: str, found: str, expected: str, *, remedy: str) -> SourceError:

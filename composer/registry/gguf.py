@@ -104,7 +104,8 @@ def _value(file: BinaryIO, kind: int) -> str | int | float | bool | None:
 
 
 def check_adapter(adapter: Path, base: Header, *, name: str, where: str) -> None:
-    """Raise ConfigError unless `adapter` is a LoRA whose every tensor fits a tensor of `base`, the model `name`."""
+    """Raise ConfigError unless `adapter` is a LoRA whose tensors come in pairs and fit those of `base`, the model
+    `name`."""
     lora = read_header(adapter, where=where)
     if lora.metadata.get("general.type") != "adapter" or lora.metadata.get("adapter.type") != "lora":
         raise ConfigError(
@@ -131,4 +132,24 @@ def check_adapter(adapter: Path, base: Header, *, name: str, where: str) -> None
                 f"the model {name} has {found} for {target or tensor}",
                 where=where,
                 remedy="name the model it was trained on, or train it again on this one",
+            )
+    _check_pairs(lora, adapter.name, where)
+
+
+def _check_pairs(lora: Header, name: str, where: str) -> None:
+    """Every weight that an adapter changes needs both its matrices, of one rank."""
+    targets = sorted({tensor.rpartition(".lora_")[0] for tensor in lora.shapes})
+    again = "convert or fetch the adapter again"
+    if not targets:
+        raise ConfigError(f"adapter {name} holds no tensors: it changes nothing", where=where, remedy=again)
+    for target in targets:
+        down, up = (lora.shapes.get(f"{target}.lora_{side}") for side in "ab")
+        if down is None or up is None:
+            missing = f"{target}.lora_{'a' if down is None else 'b'}"
+            raise ConfigError(f"adapter {name} is not whole: {missing} is missing", where=where, remedy=again)
+        if down[1] != up[0]:
+            raise ConfigError(
+                f"adapter {name} is not whole: {target} has rank {down[1]} on one side and {up[0]} on the other",
+                where=where,
+                remedy=again,
             )

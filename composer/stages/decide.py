@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import sys
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated
+from types import ModuleType
+from typing import Annotated, ParamSpec, TypeVar
 
-from pydantic import Field
+from annotated_types import Ge
 
 from composer.plugins import load
 from composer.stages.kit import Kit, Stage
@@ -14,8 +16,11 @@ from composer.state import State, Update
 from composer.trace import Routed
 from routers.types import Abstain, Ask, Policy, Questions, Router
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def decide(kit: Kit, *, router: str = "skill", policy: str = "fixed", k: Annotated[int, Field(ge=1)] = 1) -> Stage:
+
+def decide(kit: Kit, *, router: str = "skill", policy: str = "fixed", k: Annotated[int, Ge(1)] = 1) -> Stage:
     """Let `policy` choose by the scores of `router`; `fixed` asks the `k` best arms once."""
     chooser: Policy = load("policies", policy)(k=k)
 
@@ -23,7 +28,7 @@ def decide(kit: Kit, *, router: str = "skill", policy: str = "fixed", k: Annotat
         judge = kit.router(router)
         update: Update = {}
         if state.scores is None:
-            update = await asyncio.to_thread(_score, kit, judge, state)
+            update = await _aside(_score, kit, judge, state)
             state = state.apply(update)
         scores = state.scores
         assert scores is not None
@@ -52,6 +57,23 @@ def decide(kit: Kit, *, router: str = "skill", policy: str = "fixed", k: Annotat
         }
 
     return stage
+
+
+async def _aside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do `work` beside the event loop, so that it goes on meanwhile; where none runs, do it here."""
+    asyncio = sys.modules.get("asyncio")  # 25 ms to import, and nobody is in a loop who never did
+    if asyncio is None or not _in_loop(asyncio):
+        return work(*args, **kwargs)
+    found: T = await asyncio.to_thread(work, *args, **kwargs)
+    return found
+
+
+def _in_loop(asyncio: ModuleType) -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _score(kit: Kit, router: Router, state: State) -> Update:

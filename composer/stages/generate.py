@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Annotated
 
-from pydantic import Field
+from annotated_types import Ge
 
 from composer.stages.kit import Kit, Stage
 from composer.state import Reply, State, Update
@@ -13,7 +13,7 @@ from composer.trace import Drafted, Written
 from composer.types import Delta, Draft, Request
 
 
-def generate(kit: Kit, *, samples: Annotated[int, Field(ge=1)] = 1) -> Stage:
+def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1) -> Stage:
     """Draw `samples` drafts from every wanted arm (more than one needs a temperature above 0 in the registry)."""
 
     async def stage(state: State) -> Update:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from composer.pool.pool import Pool
 from composer.state import Query, State, Update
 from composer.trace import Event
 from composer.types import Kind, Prompt, Sampling, Stream
 from routers.types import Arm, Array, Router
+
+if TYPE_CHECKING:
+    from composer.pool.pool import Pool
 
 Stage = Callable[[State], Awaitable[Update]]
 

@@ -237,6 +237,30 @@ async def test_a_profile_that_cannot_be_written_leaves_the_old_one(tmp_path: Pat
     assert read_profile(folder, encoder=ENCODER).known == set()
 
 
+@pytest.mark.parametrize("crash", [1, 2])
+async def test_a_crash_between_any_two_renames_loses_no_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: int
+) -> None:
+    folder = tmp_path / "profiles" / "mine"
+    old = await measured(tmp_path, right)
+    write_profile(old, folder, registry="r")
+    renames = iter(range(1, 9))
+    real = Path.rename
+
+    def rename(self: Path, to: Path) -> Path:
+        if next(renames) == crash:
+            raise KeyboardInterrupt
+        return real(self, to)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        write_profile(EMPTY, folder, registry="r")
+    monkeypatch.undo()
+
+    write_profile(read_profile(folder, encoder=ENCODER), folder, registry="r")
+    assert read_profile(folder, encoder=ENCODER).table.equals(old.table)
+
+
 async def test_a_profile_of_another_encoder_is_refused(tmp_path: Path) -> None:
     write_profile(await measured(tmp_path, right), tmp_path / "mine", registry="r")
 

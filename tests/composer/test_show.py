@@ -39,6 +39,14 @@ def test_the_reason_names_the_skills_or_the_fallback() -> None:
     assert why(FALLBACK) == "base: no skill was found"
 
 
+def test_a_route_to_nobody_is_told_too() -> None:
+    nobody = Route((), {"sums": 0.1, "base": 0.2}, Reason())
+
+    assert why(nobody) == "nobody is asked: the policy abstains"
+    assert route_text(nobody).startswith("route    nobody\n")
+    assert route_data("Hi", nobody)["margin"] is None
+
+
 def test_a_route_as_data_has_all_keys_and_is_json() -> None:
     data = json.loads(json.dumps(route_data("1 + 1?", ROUTE)))
 

@@ -117,3 +117,17 @@ def test_routing_without_embedding_loads_no_heavy_library() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert shown == "False []\n"
+
+
+def test_the_first_texts_go_through_the_model_as_written_and_agree_with_the_rest(
+    packaged: Registry, encoder: OnnxEncoder
+) -> None:
+    warm = encoder.encode(TEXTS)
+    fresh = OnnxEncoder(*packaged.encoder_files())
+
+    first = np.concatenate([fresh.encode([text]) for text in TEXTS[:4]])
+    assert "_optimised" not in vars(fresh)
+    rest = fresh.encode(TEXTS[4:])
+
+    assert "_as_written" not in vars(fresh) and "_optimised" in vars(fresh)
+    assert np.abs(np.concatenate([first, rest]) - warm).max() < 1e-6

@@ -160,6 +160,22 @@ def test_an_adapter_for_another_base_is_refused(tmp_path: Path, shapes: dict[str
     assert caught.value.remedy is not None and "trained on" in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("shapes", "told"),
+    [
+        ({}, "holds no tensors"),
+        ({"q.weight.lora_a": (64, 8)}, "q.weight.lora_b is missing"),
+        ({"k.weight.lora_b": (8, 16)}, "k.weight.lora_a is missing"),
+        ({"q.weight.lora_a": (64, 8), "q.weight.lora_b": (4, 32)}, "rank 8 on one side and 4 on the other"),
+    ],
+)
+def test_an_adapter_that_is_not_whole_is_refused(tmp_path: Path, shapes: dict[str, tuple[int, ...]], told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        check(tmp_path, lora(shapes))
+
+    assert (caught.value.where, caught.value.remedy) == (WHERE, "convert or fetch the adapter again")
+
+
 def test_a_model_in_place_of_an_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"law\.gguf is no LoRA adapter") as caught:
         check(tmp_path, header([entry("general.type", "model")], [tensor("q.weight", 64, 32)]))
