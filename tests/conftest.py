@@ -13,10 +13,11 @@ from composer.registry.experts import Registry
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has its own store, data and configuration; only the cache of model files is the user's."""
+    """Each test has its own store, data and configuration; only model files come from the user's cache."""
     monkeypatch.setenv("COE_STORE", str(tmp_path / "store" / "drafts.sqlite"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setattr("composer.formcache.cache_folder", lambda: tmp_path / "cache")
     monkeypatch.delenv("COE_CONFIG", raising=False)
 
 

@@ -4,64 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 
 import pytest
+from registry_texts import GENERAL, MODEL, REGISTRY, SHA, Load, told
 
 from composer.config import (
     PACKAGED,
     Price,
-    Settings,
     load_settings,
     packaged_registry,
     parse_size,
 )
 from composer.errors import ConfigError
 from composer.types import Sampling
-
-SHA = "ab" * 32
-REGISTRY = f"""\
-models:
-  small:
-    sources: [small.gguf]
-    sha256: {SHA}
-experts:
-  general: {{model: small}}
-  law:
-    model: small
-    adapter: {{path: law.gguf, sha256: {SHA}}}
-pipeline:
-  - {{use: decide, options: {{k: 1}}}}
-  - use: aggregate
-"""
-MODEL = "    sources: [small.gguf]\n"  # line 3; what is written after it stands on line 4
-GENERAL = "general: {model: small}"  # line 6
-
-Load = Callable[[str], Settings]
-
-
-@pytest.fixture
-def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Load:
-    """Writes experts.yaml into an empty working directory and reads it."""
-    monkeypatch.chdir(tmp_path)
-    path = Path("experts.yaml")
-
-    def write_and_load(text: str) -> Settings:
-        path.write_text(text, encoding="utf-8")
-        return load_settings(path)
-
-    return write_and_load
-
-
-def told(load: Load, text: str) -> ConfigError:
-    """The error that `text` gets."""
-    with pytest.raises(ConfigError) as caught:
-        load(text)
-    assert caught.value.where and caught.value.remedy
-    return caught.value
-
 
 # What is understood ---------------------------------------------------------------------------------------------------
 

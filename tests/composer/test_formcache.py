@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,12 +14,6 @@ from composer import formcache
 from composer.config import Settings, load_settings, packaged_registry
 from composer.document import Document
 from composer.errors import ConfigError
-from composer.folders import cache_folder
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COE_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
@@ -29,7 +24,7 @@ def registry(tmp_path: Path) -> Path:
 
 
 def notes() -> list[Path]:
-    return sorted((cache_folder() / "forms").glob("*"))
+    return sorted((formcache.cache_folder() / "forms").glob("*"))
 
 
 def same(a: Settings, b: Settings) -> bool:
@@ -45,7 +40,8 @@ def test_the_second_reading_gives_the_same_settings_without_parser_and_pydantic(
         f"load_settings(Path({str(registry)!r})); print(sorted({{'pydantic', 'ruamel.yaml'}} & set(sys.modules)))"
     )
 
-    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    env = {**os.environ, "COE_CACHE": str(formcache.cache_folder())}
+    told = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env=env).stdout
 
     assert told == "[]\n"
     assert same(first, load_settings(registry)) and len(notes()) == 1
@@ -81,7 +77,7 @@ def test_a_damaged_note_is_as_good_as_none(registry: Path, damage: bytes) -> Non
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COE_CACHE", "/dev/null")
+    monkeypatch.setattr(formcache, "cache_folder", lambda: Path("/dev/null"))
 
     assert same(load_settings(registry), load_settings(registry))
 
