@@ -33,7 +33,7 @@ def skills(
     from composer.pipeline import Pipeline
     from composer.progress import watch
     from composer.registry.progress import console_progress
-    from evals.report import table, write_json
+    from evals.report import gaps, table, write_json
     from evals.skills import EXTRA, GROUPS, LATE, evaluate, with_extras
 
     def say(text: str) -> None:
@@ -48,6 +48,9 @@ def skills(
         write_json(json_file, "eval skills", f"packaged skill sets, {n} per skill", [*report.rows, *report.late])
     typer.echo("Four specialists and the generalist (accuracy in %, * = fixed before the test questions were opened)")
     for line in table(report.rows, (EXTRA, *GROUPS)):
+        typer.echo(line)
+    typer.echo("\nThe router against the others on all questions (points, paired 95 % intervals)")
+    for line in gaps(report.gaps):
         typer.echo(line)
     typer.echo("\nA specialist for calendar dates joins: nothing is retrained but the union")
     for line in table(report.late, (LATE, *GROUPS)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.stats import bootstrap_interval
+from routers.stats import bootstrap_interval, paired_difference
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,23 @@ def row(result: Result, group: str, at: Sequence[int]) -> Row:
         seconds=_mean(result.seconds, at),
         chosen=result.chosen,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """How much more often one system is right than another on the same questions, with its 95 % interval."""
+
+    system: str
+    other: str
+    mean: float
+    low: float
+    high: float
+
+
+def gap(result: Result, other: Result, at: Sequence[int]) -> Gap:
+    """`result` minus `other` on the items at `at`, paired by question."""
+    mean, low, high = paired_difference(result.right[list(at)], other.right[list(at)])
+    return Gap(result.system, other.system, mean, low, high)
 
 
 def _mean(values: NDArray[np.float64], at: Sequence[int]) -> float | None:

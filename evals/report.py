@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from composer.jsonl import write_atomic
-from evals.metrics import Row
+from evals.metrics import Gap, Row
 
 
 def write_json(path: Path, command: str, data: str, rows: Sequence[Row]) -> None:
@@ -26,7 +26,7 @@ def table(rows: Sequence[Row], groups: Sequence[str]) -> Iterator[str]:
     yield (
         f"{'system':{width}}"
         + "".join(f"{group:>14}" for group in groups)
-        + f"{'interval':>15}{'calls':>7}{'tokens':>8}"
+        + f"{'interval':>15}{'calls':>7}{'tokens':>8}{'seconds':>9}"
     )
     for system in systems:
         found = [cells.get((system, group)) for group in groups]
@@ -36,4 +36,13 @@ def table(rows: Sequence[Row], groups: Sequence[str]) -> Iterator[str]:
         interval = f"[{100 * last.low:.1f}, {100 * last.high:.1f}]"
         calls = "-" if last.calls is None else f"{last.calls:.1f}"
         tokens = "-" if last.tokens is None else f"{last.tokens:.0f}"
-        yield f"{name:{width}}{values}{interval:>15}{calls:>7}{tokens:>8}"
+        seconds = "-" if last.seconds is None else f"{last.seconds:.2f}"
+        yield f"{name:{width}}{values}{interval:>15}{calls:>7}{tokens:>8}{seconds:>9}"
+
+
+def gaps(found: Sequence[Gap]) -> Iterator[str]:
+    """A line per comparison, in points."""
+    width = max(len(gap.other) for gap in found)
+    for gap in found:
+        interval = f"[{100 * gap.low:+.1f}, {100 * gap.high:+.1f}]"
+        yield f"{gap.system} - {gap.other:{width}} {100 * gap.mean:+6.1f}  {interval}"

@@ -114,11 +114,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--adapter", type=Path, help="a GGUF adapter; without it only the base is asked")
     parser.add_argument("--split", default="test", choices=["profile", "calibration", "test"])
     parser.add_argument("--n", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0, help="of the questions")
     parser.add_argument("--hand", action="store_true", help="also the hand-written questions")
     parser.add_argument("--no-base", action="store_true", help="leave out the few-shot base")
     parser.add_argument("--show", type=int, default=0, help="print so many wrong replies")
     given = parser.parse_args(arguments)
-    sets = {given.split: items(given.skill, given.split, given.n)}
+    sets = {given.split: items(given.skill, given.split, given.n, given.seed)}
     if given.hand:
         sets["handwritten"] = handwritten(given.skill)
     scales = ([1.0] if given.adapter else []) + ([] if given.no_base else [0.0])

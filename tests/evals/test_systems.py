@@ -10,7 +10,7 @@ import pytest
 
 from composer.types import Draft, Failure, Kind
 from evals import report
-from evals.metrics import Result, Row, row
+from evals.metrics import Result, Row, gap, row
 from evals.runner import Table, judge
 from evals.systems import at_random, majority, oracle, picked, routed, single
 from evals.tasks.skills import Item
@@ -153,10 +153,22 @@ def test_the_table_shows_per_cents_marks_what_was_fixed_and_dashes_what_is_unkno
 
     head, first, second = report.table(rows, ["dates", "all"])
 
-    assert head.split() == ["system", "dates", "all", "interval", "calls", "tokens"]
-    assert first.split() == ["skill", "*", "50.0", "60.0", "[20.0,", "100.0]", "1.0", "20"]
-    assert second.split() == ["oracle", "-", "80.0", "[40.0,", "100.0]", "-", "-"]
+    assert head.split() == ["system", "dates", "all", "interval", "calls", "tokens", "seconds"]
+    assert first.split() == ["skill", "*", "50.0", "60.0", "[20.0,", "100.0]", "1.0", "20", "1.00"]
+    assert second.split() == ["oracle", "-", "80.0", "[40.0,", "100.0]", "-", "-", "-"]
     assert len({len(line) for line in (head, first, second)}) == 1
+
+
+def test_a_gap_is_paired_by_question_and_told_in_points() -> None:
+    at = [0, 1, 4]
+    one, other = single(TABLE, "base"), single(TABLE, "sums")
+
+    found = gap(one, other, at)
+    [line] = report.gaps([found])
+
+    assert (found.system, found.other, found.mean) == ("expert:base", "expert:sums", pytest.approx(1 / 3))
+    assert found.low < found.mean < found.high
+    assert line.split()[:4] == ["expert:base", "-", "expert:sums", "+33.3"]
 
 
 @pytest.mark.parametrize(
