@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Generic, Literal, TypeVar, cast, get_args, ove
 from composer.answers.extract import infer_kind
 from composer.answers.grade import canonical_gold
 from composer.errors import InputError
+from composer.faults import kill_point
 from composer.types import Kind
 
 MAX_LINE = 10_000_000  # bytes; a longer line is one bad row, and is never held in memory
@@ -139,6 +140,7 @@ def write_atomic(path: Path) -> Iterator[TextIOWrapper]:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        kill_point("export.before_rename")
         draft.replace(place)
         _sync_folder(place.parent)
     except BaseException as why:

@@ -10,11 +10,11 @@ from typing import Protocol
 
 from composer.engines.base import Engine
 from composer.errors import EngineError
+from composer.faults import kill_point
 from composer.pool.ledger import Ledger
 from composer.pool.plan import Batch, Plan, make_plan
 from composer.pool.residency import to_evict
 from composer.registry.memory import refuse_what_cannot_fit
-from composer.store.faults import kill_point
 from composer.types import Delta, Draft, Failure, Fingerprint, Host, Request, Usage, draft_key
 
 Item = tuple[str, Delta | Draft]

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from composer.errors import StoreError
-from composer.store.faults import kill_point
+from composer.faults import kill_point
 from composer.store.schema import ATTEMPTS, busy, explain
 
 WINDOW = 0.025  # seconds between two commits: a lone row goes at once, those that follow it wait for company
