@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from composer import __version__
-from composer.jsonl import read_questions, write_atomic
+from composer.jsonl import check_outputs, read_questions, write_atomic
 from composer.pipeline import Pipeline, as_queries
 from composer.state import Answer, Query, State, trace_of
 from composer.store import RunHandle
@@ -41,17 +41,18 @@ class Summary:
     run_id: str
 
 
-def run_file(pipeline: Pipeline, source: Path, out: Path) -> Summary:
+def run_file(pipeline: Pipeline, source: Path, out: Path, *, summary: Path | None = None) -> Summary:
     """Answer every question of `source` into `out`, one row per id in input order; unusable lines go to
-    `NAME.errors.jsonl` beside it.
+    `NAME.errors.jsonl` beside it, and the summary, as one JSON object, to `summary`.
 
     Every draft is in the store before it counts, so a second call asks nothing twice that was finished. Closes the
-    pipeline. Raises DuplicateIds before anything runs, StoreLockedError while another process works on the same run.
+    pipeline. Raises InputError (an output that cannot be written, or is an input) and DuplicateIds before anything runs, StoreLockedError while another process works on the same run.
     """
     began, cpu = time.monotonic(), _cpu_seconds()
+    bad = errors_file(out)
+    check_outputs([out, bad, *([summary] if summary else [])], [source])
     read = read_questions(source)
     queries = [Query(row.id, row.text, row.choices, row.kind) for row in read.rows]
-    bad = out.with_name(f"{out.stem}.errors.jsonl")
     bad.unlink(missing_ok=True)  # of an earlier run: what it complains of may be mended
     if read.errors:
         _write_rows(bad, map(asdict, read.errors))
@@ -62,8 +63,9 @@ def run_file(pipeline: Pipeline, source: Path, out: Path) -> Summary:
     run_id = _sha(str(out.resolve()), pipeline.settings.config_sha, *(sha for _, _, sha in inputs))[:16]
     with pipeline:
         state, ledger = pipeline.complete(_recorded(pipeline, run_id, inputs, queries)), pipeline.ledger
-    _write_rows(out, map(row_of, state.answers))
-    return Summary(
+    shown = {row.id: int(row.id) for row in read.rows if row.numeric}
+    _write_rows(out, (row_of(answer) | {"id": shown.get(answer.id, answer.id)} for answer in state.answers))
+    done = Summary(
         queries=len(queries),
         drafts=ledger.drafts,
         cached=ledger.cached,
@@ -78,6 +80,15 @@ def run_file(pipeline: Pipeline, source: Path, out: Path) -> Summary:
         bad_rows=len(read.errors),
         run_id=run_id,
     )
+    if summary is not None:
+        with write_atomic(summary) as file:
+            file.write(json.dumps(asdict(done), indent=2) + "\n")
+    return done
+
+
+def errors_file(out: Path) -> Path:
+    """Where the unusable lines of a run go: `answers.errors.jsonl` beside `answers.jsonl`."""
+    return out.with_name(f"{out.stem}.errors.jsonl") if out.name else out
 
 
 def row_of(answer: Answer) -> dict[str, Any]:
@@ -114,12 +125,6 @@ async def _finish(run: RunHandle, state: State, row: int) -> None:
     answer = state.answers[row]
     if answer.status != "failed":
         await run.finish(answer.id, 0, trace_of(state, row), answer.status)
-
-
-def write_summary(summary: Summary, path: Path) -> None:
-    """The summary as one JSON object."""
-    with write_atomic(path) as file:
-        file.write(json.dumps(asdict(summary), indent=2) + "\n")
 
 
 def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from composer.errors import ComposerError
+from composer.errors import ComposerError, InputError
 from routers.errors import RouterError
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 experts = typer.Typer(help="The experts of the registry.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(experts, name="experts")
+
+INTERRUPTED = 130  # what shells report for Ctrl-C
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="The registry file (else found as documented).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
@@ -78,8 +80,11 @@ def ask(
             typer.echo("\n" + route_text(route) + "\n" + drafts_text(trace))
     if answer.status == "failed":
         for draft in trace["drafts"]:
-            _complain(f"{draft['name']}: {(draft['error'] or {}).get('message') or 'was cut off: ' + draft['stop']}")
+            said = draft["error"]["message"] if draft["error"] else "was cut off" if draft["draft"] else "said nothing"
+            _complain(f"{draft['name']}: {said}")
         raise typer.Exit(3)
+    if answer.status == "degraded" and any(draft["stop"] == "length" for draft in trace["drafts"]):
+        _say("(cut off: raise `sampling.max_tokens` of this expert for longer answers)")
 
 
 @app.command()
@@ -110,24 +115,20 @@ def run(
     offline: Offline = False,
 ) -> None:
     """Answer a file of questions, each expert loaded once. Killed and started again it goes on where it was."""
-    from dataclasses import asdict
-
-    from composer.batch import run_file, write_summary
+    from composer.batch import errors_file, run_file
     from composer.progress import watch
 
     pipeline = _pipeline(config, memory, offline)
     with watch(pipeline, "drafts"):
-        done = run_file(pipeline, source, out)
-    if summary is not None:
-        write_summary(done, summary)
+        done = run_file(pipeline, source, out, summary=summary)
     _say(
         f"{done.queries} queries: {done.drafts} drafts ({done.cached} from the store), {done.loads} loads of "
         f"{done.distinct_models} models, {done.seconds:.1f} s; failed {done.failed}, degraded {done.degraded}, "
         f"bad rows {done.bad_rows}"
     )
     if done.bad_rows:
-        _say(f"bad rows: see {out.with_name(out.stem + '.errors.jsonl')}")
-    if asdict(done)["failed"] or done.bad_rows:
+        _say(f"bad rows: see {errors_file(out)}")
+    if done.failed or done.bad_rows:
         raise typer.Exit(3)
 
 
@@ -240,12 +241,10 @@ def main() -> None:
     except (ComposerError, RouterError) as why:
         _complain(str(why))
         sys.exit(why.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()  # whoever read us has gone
-        sys.exit(0)
-    except KeyboardInterrupt:
-        _complain("interrupted; what was finished is in the store: the same command goes on from there")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:  # typer has caught the KeyboardInterrupt
+            _complain("interrupted; what was finished is in the store: the same command goes on from there")
+        raise
 
 
 def _pipeline(config: Path | None, memory: str | None, offline: bool) -> Pipeline:
@@ -258,7 +257,15 @@ def _pipeline(config: Path | None, memory: str | None, offline: bool) -> Pipelin
 
 
 def _text(question: str) -> str:
-    return sys.stdin.read() if question == "-" else question
+    """The question, or with `-` what standard input says."""
+    if question != "-":
+        return question
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig").strip()
+    except UnicodeDecodeError as why:
+        raise InputError(
+            f"byte {why.start + 1} is not UTF-8", where="standard input", remedy="send the question as UTF-8"
+        ) from why
 
 
 def _print_json(data: Any) -> None:

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -30,13 +30,15 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A row of a questions file. `kind` None: the file does not say; `line` counts from 1."""
+    """A row of a questions file. `kind` None: the file does not say; `line` counts from 1; `numeric`: the id was written
+    as a number, and is given back as one."""
 
     id: str
     text: str
     choices: tuple[str, ...]
     kind: Kind | None
     line: int
+    numeric: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,25 @@ def read_questions(path: Path, *, labelled: bool = False) -> Read[Question] | Re
     return Read(tuple(row.question for row in rows), tuple(errors))
 
 
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path]) -> None:
+    """Raise InputError where an output could not be written, or would replace an input or another output: before the
+    work is done, not after."""
+    taken = {Path(os.path.realpath(path)): "is read by this command" for path in inputs}
+    for path in outputs:
+        place = Path(os.path.realpath(path))
+        if place in taken:
+            raise InputError(f"this file {taken[place]}", where=str(path), remedy="write to another file")
+        if not path.name or (place.exists() and not place.is_file()):
+            raise InputError("this is no regular file", where=str(path), remedy="name a file to write to")
+        if not place.parent.is_dir():
+            raise InputError(f"there is no folder {place.parent}", where=str(path), remedy="make the folder first")
+        if not os.access(place.parent, os.W_OK):
+            raise InputError(
+                f"the folder {place.parent} may not be written to", where=str(path), remedy="check its permissions"
+            )
+        taken[place] = "is written by this command already"
+
+
 @contextmanager
 def write_atomic(path: Path) -> Iterator[TextIOWrapper]:
     """Open a UTF-8 file that appears at `path`, complete and on disk, when the block ends well; otherwise nothing changes.
@@ -130,8 +151,8 @@ def write_atomic(path: Path) -> Iterator[TextIOWrapper]:
     place = Path(os.path.realpath(path))  # a link stays a link
     if place.exists() and not place.is_file():
         raise InputError("this is no regular file", where=str(path), remedy="name a file to write to")
-    draft = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
     try:
+        draft = place.with_name(f".{place.name}.{secrets.token_hex(4)}.tmp")
         file = draft.open("x", encoding="utf-8", newline="\n")
     except OSError as why:
         raise _unwritable(path, why) from why
@@ -197,15 +218,16 @@ def _row(raw: bytes, line: int, *, labelled: bool) -> Labelled:
     choices = _choices(row)
     kind = _kind(row)
     id = _id(row)
-    text = _text(row, "question")
+    text, numeric = _text(row, "question"), not isinstance(row["id"], str)
     if not labelled:
-        return Labelled(Question(id, text, choices, kind or ("choice" if choices else None), line), "", None, None)
+        kind = kind or ("choice" if choices else None)
+        return Labelled(Question(id, text, choices, kind, line, numeric), "", None, None)
     answer, task, split = _answer(row, kind), _optional(row, "task"), _optional(row, "split")
     kind = kind or infer_kind(answer, choices)
     if canonical_gold(answer, kind, choices) is None:
         expected = "a letter or the text of one of `choices`" if kind == "choice" else f"a {kind}"
         raise _BadRow(f"`answer` cannot be read as {expected}")
-    return Labelled(Question(id, text, choices, kind, line), answer, task, split)
+    return Labelled(Question(id, text, choices, kind, line, numeric), answer, task, split)
 
 
 def _object(raw: bytes) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class Reply:
 class Answer:
     """What the pipeline returns for one query.
 
-    `status` is `ok`, `degraded` (answered, but an expert that was asked failed, or no answer could be read) or `failed`.
+    `status` is `ok`, `degraded` (answered, but an expert that was asked failed or was cut off, or no answer could be read) or `failed`.
     `score` is the router's score of the arm whose draft was taken, `agreement` the share of drafts that say the same.
     """
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,33 @@ def test_a_question_may_come_from_standard_input(tmp_path: Path) -> None:
     )
 
     assert json.loads(done.stdout)["chosen"] == ["arithmetic"]
+
+
+def test_standard_input_that_is_no_text_is_a_users_mistake(tmp_path: Path) -> None:
+    code = "import sys; from composer.cli import main; sys.argv = ['coe', 'route', '-']; main()"
+
+    done = subprocess.run([sys.executable, "-c", code], input=b"caf\xe9", cwd=tmp_path, capture_output=True, timeout=60)
+
+    assert done.returncode == 2
+    assert b"byte 4 is not UTF-8" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [{"id": str(i), "question": f"Tell me about {i} things"} for i in range(60)])
+    code = (
+        "import sys; from composer.cli import main; sys.argv = ['coe', 'run', 'in.jsonl', '--out', 'out.jsonl']; main()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        store = Path(os.environ["COE_STORE"])
+        while process.poll() is None and not store.exists():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+
+    assert process.returncode == 130
+    assert "the same command goes on from there" in said and "Traceback" not in said
+    assert source.exists() and not (tmp_path / "out.jsonl").exists()
 
 
 def test_a_route_is_explained_in_one_screen(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from composer.types import Kind
 
 
 def aggregate(kit: Kit, *, by: str = "best") -> Stage:
-    """Combine each row's complete drafts with the aggregator `by`: `best` scored, or `majority`."""
+    """Combine each row's complete drafts with the aggregator `by`: `best` scored, or `majority`. Where there is none, a
+    text that was cut off is a `degraded` answer."""
     combiner: Aggregator = load("aggregators", by)()
 
     async def stage(state: State) -> Update:
@@ -30,10 +31,11 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
         for row, choice in enumerate(combiner.combine(rows)):
             query, replies = state.queries[row], state.replies[row]
             good = [reply for reply in replies if reply.draft.ok]
-            taken = good[choice.index] if choice.index is not None else None
+            kind = kind_of(kit, query, state.asked[row])
+            taken = good[choice.index] if choice.index is not None else _cut_off(replies, kind)
             answer = Answer(
                 id=query.id,
-                text=_shown(taken, kind_of(kit, query, state.asked[row])) if taken else "",
+                text=_shown(taken, kind) if taken else "",
                 status=_status(taken, len(good) == len(replies)),
                 experts=state.asked[row],
                 score=_score(state, row, taken.arm) if taken else None,
@@ -50,6 +52,13 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
 
 def _score(state: State, row: int, arm: str) -> float:
     return float(state.scores[row, state.arms.index(arm)]) if state.scores is not None else 0.0
+
+
+def _cut_off(replies: tuple[Reply, ...], kind: Kind) -> Reply | None:
+    """Where no draft is complete, the first whose text ran out of tokens: prose is worth something without its end, a
+    number or a list is not."""
+    cut = (reply for reply in replies if reply.draft.stop == "length" and reply.draft.text.strip())
+    return next(cut, None) if kind == "text" else None
 
 
 def _status(taken: Reply | None, all_good: bool) -> Status:

@@ -6,17 +6,18 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from composer.batch import Summary, ask_once, row_of, run_file, write_summary
+from composer.batch import ask_once, row_of, run_file
 from composer.config import load_settings
 from composer.engines.base import Engine
 from composer.engines.scripted import ScriptedEngine
-from composer.errors import StoreError
+from composer.errors import InputError, StoreError
 from composer.jsonl import DuplicateIds
 from composer.pipeline import Pipeline
 from composer.registry.experts import Registry
@@ -131,15 +132,6 @@ def test_a_failed_row_is_null_and_asked_again_next_time(make: Make, tmp_path: Pa
     assert finished(tmp_path, summary.run_id, first) == {"a": "ok", "b": "ok", "c": "ok"}
 
 
-def test_a_draft_that_was_cut_off_is_no_answer(make: Make, tmp_path: Path) -> None:
-    pipeline = make(lambda _: Draft("", "It is", "length"))
-
-    summary = run_file(pipeline, write(tmp_path / "in.jsonl", ROWS[:1]), tmp_path / "out.jsonl")
-
-    assert read(tmp_path / "out.jsonl")[0]["answer"] is None
-    assert finished(tmp_path, summary.run_id, pipeline) == {}
-
-
 def test_bad_lines_go_beside_the_answers_and_leave_when_mended(make: Make, tmp_path: Path) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"id": "a", "question": "one"}\n{broken\n')
@@ -196,26 +188,82 @@ def test_a_failed_question_leaves_no_trace_that_would_be_served(make: Make) -> N
     assert (answer.status, trace["drafts"][0]["error"]["message"]) == ("failed", "too slow")
 
 
-def test_a_summary_is_one_json_object(tmp_path: Path) -> None:
-    summary = Summary(1, 2, 3, 4, 5, 0.5, 0.25, 6, 7, 8, 9, 10, "run")
+def test_a_summary_is_one_json_object(make: Make, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", ROWS)
 
-    write_summary(summary, tmp_path / "summary.json")
+    done = run_file(make(failing("b")), source, tmp_path / "out.jsonl", summary=tmp_path / "summary.json")
 
-    assert json.loads((tmp_path / "summary.json").read_text()) == {
-        "queries": 1,
-        "drafts": 2,
-        "cached": 3,
-        "loads": 4,
-        "distinct_models": 5,
-        "seconds": 0.5,
-        "cpu_seconds": 0.25,
-        "tokens_in": 6,
-        "tokens_out": 7,
-        "failed": 8,
-        "degraded": 9,
-        "bad_rows": 10,
-        "run_id": "run",
+    told = json.loads((tmp_path / "summary.json").read_text())
+    assert told == asdict(done)
+    assert {"queries", "drafts", "cached", "loads", "distinct_models", "seconds", "cpu_seconds"} <= told.keys()
+    assert {"tokens_in", "tokens_out", "failed"} <= told.keys()
+    assert (told["queries"], told["failed"]) == (3, 1)
+
+
+def test_ids_come_back_as_they_were_written(make: Make, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [{"id": 7, "question": "one"}, {"id": "8", "question": "two"}])
+
+    run_file(make(failing()), source, tmp_path / "out.jsonl")
+
+    assert [row["id"] for row in read(tmp_path / "out.jsonl")] == [7, "8"]
+
+
+@pytest.mark.parametrize(
+    ("out", "summary", "said"),
+    [
+        ("in.jsonl", None, "is read by this command"),
+        ("link.jsonl", None, "is read by this command"),
+        ("out.jsonl", "in.jsonl", "is read by this command"),
+        ("out.jsonl", "out.jsonl", "is written by this command already"),
+        ("out.jsonl", "out.errors.jsonl", "is written by this command already"),
+        (".", None, "no regular file"),
+        ("in.jsonl/out.jsonl", None, "there is no folder"),
+        ("nowhere/out.jsonl", None, "there is no folder"),
+        ("out.jsonl", "nowhere/summary.json", "there is no folder"),
+    ],
+)
+def test_an_output_that_cannot_be_is_refused_before_anything_is_asked(
+    make: Make, tmp_path: Path, out: str, summary: str | None, said: str
+) -> None:
+    source = write(tmp_path / "in.jsonl", ROWS)
+    before = source.read_bytes()
+    (tmp_path / "link.jsonl").symlink_to(source)
+    asked: list[str] = []
+
+    with pytest.raises(InputError, match=said):
+        run_file(
+            make(lambda request: asked.append(request.arm) or "text"),  # type: ignore[func-returns-value]
+            source,
+            tmp_path / out,
+            summary=tmp_path / summary if summary else None,
+        )
+
+    assert not asked and source.read_bytes() == before
+
+
+def test_the_errors_file_never_replaces_the_questions(make: Make, tmp_path: Path) -> None:
+    source = write(tmp_path / "out.errors.jsonl", ROWS)
+
+    with pytest.raises(InputError, match="is read by this command"):
+        run_file(make(failing()), source, tmp_path / "out.jsonl")
+
+    assert len(read(source)) == 3
+
+
+def test_a_text_that_was_cut_off_is_a_degraded_answer(make: Make, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", [*ROWS, {"id": "d", "question": "sum", "kind": "number"}])
+    pipeline = make(lambda request: Draft("", "Once upon a", "length") if request.parent in "bd" else "a tale")
+
+    summary = run_file(pipeline, source, tmp_path / "out.jsonl")
+
+    told = {row["id"]: (row["answer"], row["status"]) for row in read(tmp_path / "out.jsonl")}
+    assert told == {
+        "a": ("a tale", "ok"),
+        "b": ("Once upon a", "degraded"),
+        "c": ("a tale", "ok"),
+        "d": (None, "failed"),  # a number without its end is another number
     }
+    assert summary.run_id and set(finished(tmp_path, summary.run_id, pipeline)) == {"a", "b", "c"}
 
 
 def test_a_store_that_is_no_store_is_an_error_of_its_own(make: Make, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_rows_become_questions(path: Path) -> None:
 
     assert read.errors == ()
     assert read.rows == (
-        Question("7", "2 + 2?", (), "number", 1),
+        Question("7", "2 + 2?", (), "number", 1, numeric=True),
         Question("b", "Which?", ("x", "y"), "choice", 2),
         Question("c", "Why?", (), None, 3),
     )
@@ -215,7 +215,7 @@ def test_labels_are_read_with_their_task_split_and_kind(path: Path) -> None:
     read = read_questions(path, labelled=True)
 
     assert read.errors == ()
-    assert read.rows[0] == Labelled(Question("1", "2 + 2?", (), "number", 1), "4", "sums", "test")
+    assert read.rows[0] == Labelled(Question("1", "2 + 2?", (), "number", 1, numeric=True), "4", "sums", "test")
     assert [(row.question.kind, row.answer) for row in read.rows[1:]] == [
         ("choice", "y"),
         ("json", '{"a": 1}'),

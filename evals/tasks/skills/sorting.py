@@ -132,7 +132,7 @@ WORDINGS = {
 
 def draw(rng: Random, split: Split) -> Problem:
     """One list: letters or words, half each; train has more words of few first letters."""
-    if rng.random() < (0.4 if split == "train" else 0.5):
+    if rng.random() < (0.25 if split == "train" else 0.5):
         name, things = "letters", [rng.choice(LETTERS) for _ in range(rng.randint(4, 8))]
     else:
         name, bank = "words", WORDS
