@@ -35,6 +35,10 @@ def to_gguf(folder: Path, out: Path, *, head: int = _HEAD) -> Path:
     writer.add_name(folder.name)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    base = config["base_model_name_or_path"]
+    writer.add_base_model_count(1)
+    writer.add_base_model_name(0, base.rpartition("/")[2])
+    writer.add_base_model_repo_url(0, f"https://huggingface.co/{base}")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(config["lora_alpha"]))
     for name, value in sorted(load_file(str(folder / "adapter_model.safetensors")).items()):
         found = _TENSOR.search(name)
