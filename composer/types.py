@@ -16,9 +16,9 @@ Role = Literal["draft", "judge", "merge", "annotate", "knowledge", "probe"]
 Stop = Literal["stop", "length", "error", "cancelled"]
 Level = Literal["text", "logprobs", "logits", "hooks"]
 Kind = Literal["number", "choice", "list", "set", "json", "text"]
-DEFAULT_ENGINE = "llamacpp"
-SOURCE = "pypi:package==version/file, hf:owner/repo@revision/file, default:file, or a path"
 """How an answer is read out of a draft and compared with others."""
+
+DEFAULT_ENGINE = "llamacpp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,6 @@ class Host:
     template: str | None = None
     chat: bool = True
     memory: int = 0
-    options: tuple[tuple[str, Scalar], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,10 +202,14 @@ def _draw(text: str) -> float:
 
 @dataclass(slots=True)
 class Unprofiled:
-    """What routes before anything was measured: the generalist gets every question."""
+    """What routes where records decide nothing: the generalist gets every question. It looks at no vector.
+
+    `why` is the reason that every question is told.
+    """
 
     arms: tuple[Arm, ...]
     generalist: str
+    why: str = "no expert has a record yet, so the generalist is asked"
 
     def fit(self, questions: Questions, outcomes: Outcomes) -> Self:
         """Learn nothing."""
@@ -217,5 +221,5 @@ class Unprofiled:
         return np.tile(row, (len(questions), 1))
 
     def explain(self, questions: Questions) -> list[Reason]:
-        """That nothing is known yet."""
-        return [Reason(fallback="no expert has a record yet, so the generalist is asked")] * len(questions)
+        """The same for all."""
+        return [Reason(fallback=self.why)] * len(questions)

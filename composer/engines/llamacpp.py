@@ -44,9 +44,11 @@ class LlamaCppEngine:
     """Greedy text is the same alone and among neighbours for the bare base; with an adapter near-ties may part.
 
     One adapter per batch: a call that mixes them is served adapter after adapter. Use from one event loop.
+    `flash_attention` turns it on or off; None leaves it to llama.cpp.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, flash_attention: bool | None = None) -> None:
+        self.flash_attention = flash_attention
         self._caps = Caps(level="logprobs", slots=8, max_logprobs=1000)
         self._host: Host | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -133,7 +135,7 @@ class LlamaCppEngine:
         )
         key = secrets.token_urlsafe(32)
         assert process.stdin is not None and process.stdout is not None
-        process.stdin.write(_config(host, key))
+        process.stdin.write(_config(host, key, self.flash_attention))
         try:
             async with asyncio.timeout(LONGEST_START):
                 line = await process.stdout.readline()
@@ -225,7 +227,7 @@ def _check_files(host: Host) -> None:
         )
 
 
-def _config(host: Host, key: str) -> bytes:
+def _config(host: Host, key: str, flash_attention: bool | None) -> bytes:
     """What the child is told, as one line."""
     config = {
         "parent": os.getpid(),
@@ -237,6 +239,7 @@ def _config(host: Host, key: str) -> bytes:
         "threads": host.threads,
         "template": host.template,
         "chat": host.chat,
+        "flash_attention": flash_attention,
     }
     return json.dumps(config).encode() + b"\n"
 

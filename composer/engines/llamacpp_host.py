@@ -47,6 +47,13 @@ def _serve(config: dict[str, Any]) -> Any:
     """The running server; returns when the model is loaded."""
     import xllamacpp  # noqa: PLC0415 its absence is told like every other error
 
+    return xllamacpp.Server(parameters(config))
+
+
+def parameters(config: dict[str, Any]) -> Any:
+    """xllamacpp's parameters for what we are told."""
+    import xllamacpp  # noqa: PLC0415
+
     params = xllamacpp.CommonParams()
     params.verbosity = _ERRORS_ONLY
     params.model.path = config["path"]
@@ -76,7 +83,11 @@ def _serve(config: dict[str, Any]) -> Any:
         adapters.append(adapter)
     params.lora_adapters = adapters
     params.lora_init_without_apply = True
-    return xllamacpp.Server(params)
+    if config["flash_attention"] is not None:  # else llama.cpp decides
+        kinds = xllamacpp.llama_flash_attn_type
+        wanted = config["flash_attention"]
+        params.flash_attn_type = kinds.LLAMA_FLASH_ATTN_TYPE_ENABLED if wanted else kinds.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    return params
 
 
 def _context(server: Any, key: str) -> int:

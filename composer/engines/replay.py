@@ -17,7 +17,7 @@ Recordings = Callable[[str, str, int], Draft | None] | Mapping[tuple[str, str, i
 class ReplayEngine:
     """Finds a draft by expert, prompt (as `prompt_text` reads it) and sample index, whatever the sampling is."""
 
-    def __init__(self, recordings: Recordings | None = None) -> None:
+    def __init__(self, recordings: Recordings | None = None, /) -> None:  # no option: a registry file holds no drafts
         self._recordings: Recordings = {} if recordings is None else recordings
         self._host: Host | None = None
 

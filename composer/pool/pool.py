@@ -174,14 +174,14 @@ class Pool:
         """Serve the requests that nobody has yet, host by host."""
         plan = self.plan(leaders)
         for batch in plan.batches:
-            where = self._resolver.where(batch.host)
-            needed = self._resolver.estimate(batch.host, batch.adapters)
-            refuse_what_cannot_fit(batch.host, needed, self._memory, where)
+            self._refuse_what_cannot_fit(batch, self._resolver.estimate(batch.host, batch.adapters))
         # Every file is there and checked before the first token is spent.
         hosts = {
             batch.host: await asyncio.to_thread(self._resolver.host, batch.host, batch.adapters)
             for batch in plan.batches
         }
+        for batch in plan.batches:  # of what had to be fetched the size was not known before
+            self._refuse_what_cannot_fit(batch, hosts[batch.host].memory)
 
         async def journal(request: Request, draft: Draft) -> None:
             usage = replace(draft.usage, cost=self._resolver.cost(request, draft.usage))
@@ -239,27 +239,49 @@ class Pool:
         for name, request in waiting.items():
             yield request, died[name]
 
+    def _refuse_what_cannot_fit(self, batch: Batch, needed: int) -> None:
+        """Raise MemoryBudgetError if the batch's host would not fit even alone. One that is open has its room."""
+        if self._serving(batch) is None:
+            held = sum(running.memory for running in self._open.values())
+            where = self._resolver.where(batch.host)
+            refuse_what_cannot_fit(batch.host, needed, self._memory, where, held=held)
+
+    def _serving(self, batch: Batch) -> Engine | None:
+        """The engine of the batch's host, if it is open with every adapter of the batch."""
+        have = self._open.get(batch.host)
+        names = {adapter.name for adapter in have.host.adapters} if have else set()
+        return have.engine if have and names.issuperset(batch.adapters) else None
+
     async def _opened(self, batch: Batch, host: Host) -> Engine:
         """The host's engine with every adapter of the batch, opened now if need be, after making room for it."""
-        have = self._open.get(batch.host)
-        if have is not None and set(batch.adapters) <= {adapter.name for adapter in have.host.adapters}:
+        serving = self._serving(batch)
+        if serving is not None:
             self._open[batch.host] = self._open.pop(batch.host)
-            return have.engine
+            return serving
+        have = self._open.get(batch.host)
         if have is not None:
-            # llama.cpp names its adapters when it starts: reopen with those it had and those it needs now.
+            # llama.cpp names its adapters when it starts: reopen with those it had and those it needs now, if they fit.
             names = sorted({adapter.name for adapter in have.host.adapters} | set(batch.adapters))
             await self._close(batch.host)
-            host = await asyncio.to_thread(self._resolver.host, batch.host, names)
-        resident = {name: running.memory for name, running in self._open.items()}
-        for name in to_evict(resident, host.memory, self._memory):
-            await self._close(name)
+            wider = await asyncio.to_thread(self._resolver.host, batch.host, names)
+            if self._memory is None or wider.memory <= self._memory:
+                host = wider
+        await self._make_room(batch.host, host.memory)
         engine = self._resolver.engine(batch.host)
         kill_point("pool.before_open")
         measured = await engine.open(host)
         self.ledger.loads += 1
         self.ledger.weights.add(self._resolver.weights(batch.host))
         self._open[batch.host] = _Open(engine, host, max(host.memory, measured.memory))
+        if self._memory is not None:  # it may be larger than was thought
+            await self._make_room(batch.host, measured.memory)
         return engine
+
+    async def _make_room(self, host: str, needed: int) -> None:
+        """Close other hosts until `host` fits beside those that stay."""
+        resident = {name: running.memory for name, running in self._open.items() if name != host}
+        for name in to_evict(resident, needed, self._memory):
+            await self._close(name)
 
     async def _close(self, name: str) -> None:
         await self._open.pop(name).engine.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from composer.registry.memory import available_memory
+from composer.registry.memory import limit_of
 
 
 def to_evict(resident: dict[str, int], opening: int, budget: int | None) -> list[str]:
@@ -10,11 +10,10 @@ def to_evict(resident: dict[str, int], opening: int, budget: int | None) -> list
 
     `resident` maps host to bytes, in order of last use. Without a budget everything that fits the machine stays.
     """
-    limit = available_memory() if budget is None else budget
+    held = sum(resident.values())
+    limit = limit_of(budget, held)
     if limit is None:
         return []
-    # Without a budget, what is resident is no longer counted as available: only the newcomer has to fit.
-    held = sum(resident.values()) if budget is not None else 0
     gone: list[str] = []
     for name, size in resident.items():
         if held + opening <= limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 QUESTION = "What is 7 + 5?"
 SAME = 1e-3  # nats; the same weights asked twice differ by far less, a trained adapter by far more
 TOP = 20
+_LEAST = 1e-6  # of a probability that is what rounding left of 1
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
     """What asking an expert showed. `difference` is the largest change of a log-probability (nats) that its adapter
-    makes to the first token, None for a bare base; `seconds` and `memory` (bytes) are those of opening its host."""
+    makes to the first token, None for a bare base and where it could not be measured; `seconds` and `memory` (bytes) are those of opening its host."""
 
     expert: str
     model: str
@@ -46,7 +48,10 @@ async def check_experts(registry: Registry, *, memory: int | None = None) -> Asy
         try:
             engine = registry.engine(model)
             refuse_what_cannot_fit(model, registry.estimate(model, adapters), memory, registry.where(model))
-            opened = await engine.open(await asyncio.to_thread(registry.host, model, adapters))
+            host = await asyncio.to_thread(registry.host, model, adapters)
+            # Of weights that had to be fetched the size was not known before.
+            refuse_what_cannot_fit(model, host.memory, memory, registry.where(model))
+            opened = await engine.open(host)
             asked = {expert.name: _request(registry, expert.name) for expert in experts}
             drafts: dict[str, Draft] = {}
             # The base is asked in each adapter's own words: another prompt would differ by itself.
@@ -57,8 +62,9 @@ async def check_experts(registry: Registry, *, memory: int | None = None) -> Asy
                         drafts[name] = piece
             for expert in experts:
                 draft = drafts[expert.name]
-                difference = _difference(draft, drafts[_bare(expert.name)]) if expert.adapter else None
-                problem = _problem(draft, difference)
+                base = drafts[_bare(expert.name)] if expert.adapter else None
+                difference = None if base is None else _difference(draft, base)
+                problem = _problem(draft, base, difference)
                 yield Check(
                     expert.name,
                     model,
@@ -91,20 +97,42 @@ def _bare(expert: str) -> str:
 
 
 def _difference(draft: Draft, base: Draft) -> float | None:
-    """The largest |change| over the tokens that both lists of alternatives hold; infinite if they share none."""
-    if not draft.logprobs or not base.logprobs:
+    """The largest |change| over the tokens that both lists of alternatives hold; if they share none, what it must be at
+    least, given what either list leaves to the other's likeliest token."""
+    ours, theirs = _alternatives(draft), _alternatives(base)
+    if not ours or not theirs:
         return None
-    ours, theirs = dict(draft.logprobs[0].top), dict(base.logprobs[0].top)
     shared = ours.keys() & theirs.keys()
-    return max((abs(ours[token] - theirs[token]) for token in shared), default=float("inf"))
+    if shared:
+        return max(abs(ours[token] - theirs[token]) for token in shared)
+    return max(_rise(ours, theirs), _rise(theirs, ours))
 
 
-def _problem(draft: Draft, difference: float | None) -> str | None:
+def _rise(high: dict[str, float], low: dict[str, float]) -> float:
+    """How much likelier the likeliest token of `high` is at least than where it is not among the likeliest, `low`."""
+    left = max(1 - sum(math.exp(min(one, 0.0)) for one in low.values()), _LEAST)
+    return max(high.values()) - min(math.log(left), *low.values())
+
+
+def _alternatives(draft: Draft) -> dict[str, float]:
+    """The first token's alternatives and their log-probabilities; some servers write an impossible one as -inf."""
+    top = draft.logprobs[0].top if draft.logprobs else ()
+    return {token: logprob for token, logprob in top if math.isfinite(logprob)}
+
+
+def _problem(draft: Draft, base: Draft | None, difference: float | None) -> str | None:
+    """What is wrong with an expert; `base` is what its model says without the adapter, None where it has none."""
     if draft.error is not None:
         return draft.error.message
     if not draft.text.strip():
         return "the answer is empty"
-    if difference is not None and difference < SAME:
+    if base is None:
+        return None
+    if difference is None:
+        silent = "the model" if _alternatives(draft) else "the expert"
+        why = base.error.message if base.error else f"{silent} gave no log-probabilities"
+        return f"the adapter could not be proved to change the model: {why}"
+    if difference < SAME:
         return (
             f"the adapter changes nothing (largest difference {difference:.1e} nats): the base answers in its name; "
             "its modules' names may not be the base's"

@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from composer.config import ExpertSpec, ModelSpec, Settings
-from composer.errors import ConfigError
-from composer.plugins import load
-from composer.registry.cache import Cache
-from composer.registry.gguf import check_adapter, read_header
-from composer.registry.sources import PathSource, Progress, fetch, parse_source
+from composer.errors import ConfigError, SourceError
+from composer.plugins import check_options, load
+from composer.registry.cache import PART, Cache
+from composer.registry.gguf import check_adapter, check_base, read_header
+from composer.registry.memory import UNKNOWN_CACHE, when_loaded
+from composer.registry.sources import Progress, fetch
+from composer.sources import PathSource, Source
 from composer.types import AdapterFile, Fingerprint, Host, Kind, Message, Prompt, Request, Sampling, Stream, Usage
 from routers.types import Arm
 
 if TYPE_CHECKING:
     from composer.engines.base import Engine
 
-# What a small model's cache and buffers take beside its weights, where nothing is declared.
-_CONTEXT_MEMORY = 70 * 2**20
-
 
 class Registry:
-    """Resolves the names of a registry file. Files are fetched when first needed, with `progress` on the way."""
+    """Resolves the names of a registry file. Files are fetched when first needed, with `progress` on the way.
+
+    Raises ConfigError for options that a model's engine does not take.
+    """
 
     def __init__(self, settings: Settings, *, offline: bool = False, progress: Progress | None = None) -> None:
         self.settings = settings
         self._offline = offline
         self._progress = progress
+        self._options = {name: self._checked(model) for name, model in settings.models.items() if model.options}
 
     # What stages ask
 
@@ -82,9 +87,13 @@ class Registry:
             spec = self.settings.experts[adapter].adapter
             assert spec is not None
             where = self.settings.where(f"experts.{adapter}.adapter")
-            file = self._pinned(spec.path, spec.sha256, where)
+            if not spec.path.is_file():
+                raise ConfigError(f"the adapter {spec.path} is not there", where=where, remedy="correct the path")
+            file = self._file([PathSource(str(spec.path))], spec.sha256, spec.path.name, f"experts.{adapter}.adapter")
             if header is not None:
                 check_adapter(file, header, name=name, where=where)
+            if model.base is not None:
+                check_base(file, model.base, name=name, where=where)
             files.append(AdapterFile(adapter, file, spec.sha256))
         return Host(
             name=name,
@@ -96,19 +105,14 @@ class Registry:
             threads=model.threads,
             template=self._template(model),
             chat=not model.completion,
-            memory=self.estimate(name, adapters),
-            options=model.options,
+            memory=self._memory(model, path, adapters),
         )
 
     def estimate(self, name: str, adapters: Sequence[str]) -> int:
-        """The declared memory, else the size of the weights (if they are here) and a share for the context, in bytes;
-        0 for what somebody else serves."""
+        """Bytes when loaded: as declared, else by the weights if they are here (a `Host` has it with the weights); 0 for
+        what somebody else serves."""
         model = self.settings.models[name]
-        specs = [self.settings.experts[adapter].adapter for adapter in adapters]
-        extra = sum(spec.path.stat().st_size for spec in specs if spec is not None and spec.path.exists())
-        if model.memory is not None:
-            return model.memory + extra
-        return (self._size(model) + _CONTEXT_MEMORY if model.sha256 else 0) + extra
+        return self._memory(model, self._here(model), adapters)
 
     def where(self, name: str) -> str:
         """Where the model is declared."""
@@ -124,7 +128,8 @@ class Registry:
 
     def engine(self, name: str) -> Engine:
         """A new engine of the model's kind."""
-        engine: Engine = load("engines", self.settings.models[name].engine, self.where(name))()
+        make = load("engines", self.settings.models[name].engine, self.where(name))
+        engine: Engine = make(**self._options.get(name, {}))
         return engine
 
     def cost(self, request: Request, usage: Usage) -> float | None:
@@ -137,11 +142,24 @@ class Registry:
     # What profiles are keyed by
 
     def prints(self) -> dict[str, str]:
-        """The sha256 of each arm's fingerprint, sampling and system message: an arm that changes loses its record."""
-        return {
-            name: hashlib.sha256(f"{self.fingerprint(name)!r}{expert.sampling!r}{expert.system!r}".encode()).hexdigest()
-            for name, expert in self.settings.experts.items()
-        }
+        """What each arm's record belongs to, as a sha256 per arm: an arm that changes loses its record.
+
+        Named one by one, because a record outlives what a draft does not: another release of the engine, another length
+        of the context, or a new setting that everybody leaves as it is, say nothing new about how good an arm is.
+        """
+        prints = {}
+        for name, expert in self.settings.experts.items():
+            shared = self.fingerprint(name)
+            material = {
+                "weights": self.weights(expert.model),
+                "adapter": shared.adapter,
+                "template": shared.template,
+                "completion": self._model(name).completion,
+                "system": expert.system,
+                "sampling": _changed(expert.sampling),
+            }
+            prints[name] = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
+        return prints
 
     @property
     def encoder_sha(self) -> str:
@@ -157,17 +175,10 @@ class Registry:
                 where=str(self.settings.path),
                 remedy="copy the `encoder:` block of the default registry",
             )
-        sources = [parse_source(text) for text in spec.sources]
-        model = fetch(
-            sources,
-            spec.sha256,
-            name="encoder",
-            base=self.settings.path.parent,
-            offline=self._offline,
-            progress=self._progress,
-        )
+        model = self._file(spec.sources, spec.sha256, "encoder", "encoder.sources")
         if not spec.tokenizer.is_file():
-            raise ConfigError(f"{spec.tokenizer} is not there", where=self.settings.where("encoder.tokenizer"))
+            where = self.settings.where("encoder.tokenizer")
+            raise ConfigError(f"the tokenizer {spec.tokenizer} is not there", where=where, remedy="correct the path")
         return model, spec.tokenizer
 
     @cached_property
@@ -181,7 +192,7 @@ class Registry:
                 adapter=expert.adapter.sha256 if expert.adapter else None,
                 tokenizer=model.sha256,  # a GGUF file holds its tokenizer
                 template=hashlib.sha256(template.encode()).hexdigest() if template else model.sha256,
-                engine=_engine_version(model.engine),
+                engine=_engine_version(model),
                 context=model.context,
             )
         return prints
@@ -199,28 +210,37 @@ class Registry:
     def _weights(self, model: ModelSpec) -> Path | None:
         if model.sha256 is None:
             return None  # served by somebody else: nothing of ours to fetch
-        sources = [parse_source(text) for text in model.sources]
-        return fetch(
-            sources,
-            model.sha256,
-            name=model.name,
-            base=self.settings.path.parent,
-            offline=self._offline,
-            progress=self._progress,
-        )
+        return self._file(model.sources, model.sha256, model.name, f"models.{model.name}.sources")
 
-    def _size(self, model: ModelSpec) -> int:
-        """Bytes of the model's file where it is here already, else 0."""
-        assert model.sha256 is not None
-        sources = [parse_source(text) for text in model.sources]
-        places = [self.settings.path.parent / source.path for source in sources if isinstance(source, PathSource)]
-        places += [*Cache().folder(model.sha256).glob("*")]
-        return max((place.stat().st_size for place in places if place.is_file()), default=0)
+    def _file(self, sources: Sequence[Source], sha256: str, name: str, at: str) -> Path:
+        """The file with this sha256. Raises SourceError at the setting `at`."""
+        base = self.settings.path.parent
+        try:
+            return fetch(sources, sha256, name=name, base=base, offline=self._offline, progress=self._progress)
+        except SourceError as why:
+            raise type(why)(why.what, where=self.settings.where(at), remedy=why.remedy) from why
 
-    def _pinned(self, path: Path, sha256: str, where: str) -> Path:
-        if not path.is_file():
-            raise ConfigError(f"the adapter {path} is not there", where=where, remedy="correct the path")
-        return fetch([parse_source(str(path))], sha256, name=path.name, base=self.settings.path.parent, offline=True)
+    def _here(self, model: ModelSpec) -> Path | None:
+        """The model's file where it is on this machine already; nobody has looked into it."""
+        places = [Path(source.path) for source in model.sources if isinstance(source, PathSource)]
+        if model.sha256 is not None:
+            places += sorted(Cache().folder(model.sha256).glob("*"))
+        return next((place for place in places if place.is_file() and not place.name.endswith(PART)), None)
+
+    def _memory(self, model: ModelSpec, weights: Path | None, adapters: Sequence[str]) -> int:
+        specs = [self.settings.experts[adapter].adapter for adapter in adapters]
+        extra = sum(spec.path.stat().st_size for spec in specs if spec is not None and spec.path.exists())
+        if model.memory is not None:
+            return model.memory + extra
+        if model.sha256 is None:
+            return extra
+        return extra + (when_loaded(weights, model.context, model.slots) if weights is not None else UNKNOWN_CACHE)
+
+    def _checked(self, model: ModelSpec) -> dict[str, Any]:
+        """The options of the model's engine as its factory takes them."""
+        factory = load("engines", model.engine, self.where(model.name))
+        at = f"models.{model.name}.options"
+        return check_options(factory, dict(model.options), lambda option: self.settings.where(f"{at}.{option}"))
 
     def _template(self, model: ModelSpec) -> str | None:
         if model.template is None:
@@ -229,9 +249,19 @@ class Registry:
             return model.template.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as why:
             raise ConfigError(
-                f"the chat template cannot be read: {why}", where=self.settings.where(f"models.{model.name}.template")
+                f"the chat template cannot be read: {why}",
+                where=self.settings.where(f"models.{model.name}.template"),
+                remedy="correct the path, or save the file as UTF-8",
             ) from why
 
 
-def _engine_version(engine: str) -> str:
-    return f"llamacpp {version('xllamacpp')}" if engine == "llamacpp" else engine
+def _changed(sampling: Sampling) -> dict[str, Any]:
+    """The settings that are not what they are by default."""
+    pairs = {field.name: (getattr(sampling, field.name), field.default) for field in fields(sampling)}
+    return {name: value for name, (value, default) in pairs.items() if value != default}
+
+
+def _engine_version(model: ModelSpec) -> str:
+    """What runs the model and how: options may change the last bits, and with them the text."""
+    name = f"llamacpp {version('xllamacpp')}" if model.engine == "llamacpp" else model.engine
+    return " ".join([name, *(f"{option}={value!r}" for option, value in sorted(model.options))])

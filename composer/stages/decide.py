@@ -8,12 +8,14 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import Annotated, ParamSpec, TypeVar
 
+import numpy as np
 from annotated_types import Ge
 
 from composer.plugins import load
 from composer.stages.kit import Kit, Stage
 from composer.state import State, Update
 from composer.trace import Routed
+from routers.baselines import Unprofiled
 from routers.types import Abstain, Ask, Policy, Questions, Router
 
 P = ParamSpec("P")
@@ -21,8 +23,12 @@ T = TypeVar("T")
 
 
 def decide(kit: Kit, *, router: str = "skill", policy: str = "fixed", k: Annotated[int, Ge(1)] = 1) -> Stage:
-    """Let `policy` choose by the scores of `router`; `fixed` asks the `k` best arms once."""
-    chooser: Policy = load("policies", policy)(k=k)
+    """Let `policy` choose by the scores of `router`; `fixed` asks the `k` best arms once.
+
+    A ConfigError about an option has the option's name as its `where`: who reads the file knows the line.
+    """
+    load("routers", router, "router")  # fitted on the first question, but a misspelt name is told before
+    chooser: Policy = load("policies", policy, "policy")(k=k)
 
     async def stage(state: State) -> Update:
         judge = kit.router(router)
@@ -78,7 +84,9 @@ def _in_loop(asyncio: ModuleType) -> bool:
 
 def _score(kit: Kit, router: Router, state: State) -> Update:
     text = tuple(query.text for query in state.queries)
-    questions = Questions(ids=tuple(query.id for query in state.queries), text=text, vectors=kit.encoder().encode(text))
+    blind = isinstance(router, Unprofiled)  # then no encoder is needed, and there may be none
+    vectors = np.zeros((len(text), 0), dtype=np.float32) if blind else kit.encoder().encode(text)
+    questions = Questions(ids=tuple(query.id for query in state.queries), text=text, vectors=vectors)
     return {
         "scores": router.score(questions),
         "reasons": tuple(router.explain(questions)),

@@ -18,6 +18,7 @@ from composer.config import (
     parse_size,
 )
 from composer.errors import ConfigError
+from composer.sources import HfSource, PathSource, PypiSource
 from composer.types import Sampling
 
 # What is understood ---------------------------------------------------------------------------------------------------
@@ -29,7 +30,7 @@ def test_a_short_registry_is_filled_with_defaults(load: Load, tmp_path: Path) ->
     small = settings.models["small"]
     assert (small.engine, small.context, small.slots, small.threads) == ("llamacpp", 2048, 8, 1)
     assert (small.price, small.memory, small.base, small.template) == (None, None, None, None)
-    assert small.sources == (str(tmp_path / "small.gguf"),)
+    assert small.sources == (PathSource(str(tmp_path / "small.gguf")),)
     assert small.sampling == Sampling()
     assert (settings.encoder, settings.profile, settings.memory) == (None, None, None)
 
@@ -61,10 +62,10 @@ memory: 4 GB
 
     big, only = settings.models["big"], settings.experts["only"]
     assert big.sources == (
-        "hf:owner/repo@main/big.gguf",
-        "pypi:big==1.2/big/big.gguf",
-        "/srv/big.gguf",
-        str(tmp_path / "models/big.gguf"),
+        HfSource("owner/repo", "main", "big.gguf"),
+        PypiSource("big", "1.2", "big/big.gguf"),
+        PathSource("/srv/big.gguf"),
+        PathSource(str(tmp_path / "models/big.gguf")),
     )
     assert big.sampling == Sampling(max_tokens=100, temperature=0.5, top_p=0.9, seed=3, stop=("\n\n", "END"))
     assert (big.memory, big.price, big.template) == (3 * 2**29, Price(1.0, 2.5), tmp_path / "big.jinja")

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
+from composer.config import load_settings
 from composer.engines.base import Engine
 from composer.engines.scripted import ScriptedEngine
-from composer.errors import ConfigError, EngineError
-from composer.jsonl import Labelled, Question
+from composer.errors import ConfigError, EngineError, InputError
+from composer.jsonl import Labelled, Question, RowError
 from composer.pool.pool import Pool
 from composer.profile import (
     EMPTY,
@@ -309,6 +312,65 @@ async def test_a_profile_with_too_few_vectors_is_refused(tmp_path: Path) -> None
         read_profile(tmp_path / "mine", encoder=ENCODER)
 
 
+@pytest.mark.parametrize(
+    ("vectors", "fault"),
+    [
+        (np.float32(1), "of the shape ()"),
+        (np.ones(3, dtype=np.float32), "of the shape (3,)"),
+        (np.array([["a"], ["b"], ["c"]]), "holds <U1"),
+        (np.ones((3, 2), dtype=np.int64), "holds int64"),
+        (np.array([[1], [np.nan], [1]], dtype=np.float32), "holds what is no number"),
+        (np.array([[1], [np.inf], [1]], dtype=np.float64), "holds what is no number"),
+        (np.ones((4, 2), dtype=np.float32), "4 vectors for 3 questions"),
+    ],
+)
+async def test_vectors_that_are_none_are_refused(tmp_path: Path, vectors: np.ndarray[Any, Any], fault: str) -> None:
+    folder = tmp_path / "mine"
+    write_profile(await measured(tmp_path, right), folder, registry="r")
+    np.save(folder / VECTORS, vectors, allow_pickle=False)
+
+    with pytest.raises(ConfigError, match=re.escape(fault)) as caught:
+        read_profile(folder, encoder=ENCODER)
+
+    assert (caught.value.where, caught.value.remedy) == (str(folder), "measure it again with `coe profile`")
+
+
+async def test_rows_with_gaps_are_refused(tmp_path: Path) -> None:
+    profile = await measured(tmp_path, right)
+    rows = [row | {"score": None if i == 1 else row["score"]} for i, row in enumerate(profile.table.to_pylist())]
+    table = pa.Table.from_pylist(rows, schema=profile.table.schema)
+    write_profile(replace(profile, table=table), tmp_path / "mine", registry="r")
+
+    with pytest.raises(ConfigError, match="has rows without score"):
+        read_profile(tmp_path / "mine", encoder=ENCODER)
+
+
+async def test_vectors_of_two_lengths_do_not_become_one_profile(tmp_path: Path) -> None:
+    profile = await measured(tmp_path, right)
+
+    with pytest.raises(ConfigError, match="vectors of 3 and of 2 numbers"):
+        profile.plus(replace(profile, vectors=profile.vectors[:, :2]))
+
+
+async def test_a_folder_that_cannot_be_written_is_a_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+
+    with pytest.raises(InputError, match="no profile can be written here") as caught:
+        write_profile(EMPTY, tmp_path / "file" / "mine", registry="r")
+
+    assert caught.value.where == str(tmp_path / "file" / "mine")
+
+
+async def test_a_link_to_a_profile_stays_a_link(tmp_path: Path) -> None:
+    write_profile(EMPTY, tmp_path / "real", registry="r")
+    (tmp_path / "link").symlink_to("real")
+
+    write_profile(await measured(tmp_path, right), tmp_path / "link", registry="r")
+
+    assert (tmp_path / "link").is_symlink()
+    assert read_profile(tmp_path / "real", encoder=ENCODER).known == {"sums", "law"}
+
+
 async def test_what_the_user_measured_counts_on_top_and_changed_arms_are_told(
     packaged: Registry, tmp_path: Path
 ) -> None:
@@ -317,19 +379,135 @@ async def test_what_the_user_measured_counts_on_top_and_changed_arms_are_told(
     mine = replace(
         await measured(tmp_path, right),
         encoder=registry.encoder_sha,
-        arms={"sums": "gone", "law": "gone"},
+        arms={"sums": "gone", "law": "gone", "arithmetic": "gone", "units": "gone"},
     )
     write_profile(mine, user_folder(registry), registry="r")
 
     found, notes = find_profile(registry)
 
-    assert found.known == set()
-    assert "the records of law, sums are of other weights" in notes[0]
-    assert notes[1].startswith(f"no record of {', '.join(sorted(prints))}")
+    assert (found.known, found.arms.keys() - prints.keys()) == (set(), set())
+    assert "the records of arithmetic, units are of other weights" in notes[0]
+    assert notes[1:] == ["no expert has a record: general is asked everything until `coe profile` has measured them"]
+
+
+def test_only_the_packaged_registry_itself_has_the_default_folder(packaged: Registry, tmp_path: Path) -> None:
+    copies = []
+    for project in ("a", "b"):
+        path = tmp_path / project / "experts.yaml"
+        path.parent.mkdir()
+        path.write_bytes(packaged.settings.path.read_bytes())
+        copies.append(Registry(load_settings(path)))
+
+    assert {copy.settings.profile for copy in copies} == {packaged.settings.profile}
+    assert user_folder(packaged).name == "default"
+    assert len({user_folder(registry) for registry in (packaged, *copies)}) == 3
+
+
+def test_a_declared_profile_that_is_not_there_is_told_with_its_line(tmp_path: Path) -> None:
+    registry = declaring(tmp_path)
+
+    with pytest.raises(ConfigError, match=r"mine: this profile cannot be read: there is no such folder") as caught:
+        find_profile(registry)
+
+    assert caught.value.where is not None and caught.value.where.endswith("experts.yaml:7 (profile)")
+    assert caught.value.remedy is not None
+    assert f"`coe profile --out {tmp_path / 'mine'}`, or remove `profile:`" in caught.value.remedy
+
+
+async def test_a_declared_profile_of_another_encoder_is_told_with_a_remedy_that_works(tmp_path: Path) -> None:
+    registry = declaring(tmp_path)
+    write_profile(replace(await measured(tmp_path, right), encoder="f" * 64), tmp_path / "mine", registry="r")
+
+    with pytest.raises(ConfigError, match="made with encoder ffffffffffff…") as caught:
+        find_profile(registry)
+
+    assert caught.value.where is not None and caught.value.where.endswith("experts.yaml:7 (profile)")
+    assert caught.value.remedy is not None and "remove `profile:`, and measure" in caught.value.remedy
+
+
+async def test_arms_that_the_registry_does_not_have_are_left_out_without_a_word(tmp_path: Path) -> None:
+    registry = declaring(tmp_path)
+    mine = replace(await measured(tmp_path, right), arms={**registry.prints(), "law": "p2"})
+    write_profile(mine, tmp_path / "mine", registry="r")
+
+    found, notes = find_profile(registry)
+
+    assert found.known == {"sums"}
+    assert notes == ["no record of general: it gets only what is nobody's skill until `coe profile` has measured it"]
+
+
+def declaring(folder: Path) -> Registry:
+    """A registry of `general` and `sums` that names a profile beside it."""
+    (folder / "experts.yaml").write_text(
+        f"models:\n  small: {{sources: [small.gguf], sha256: {'a' * 64}}}\n"
+        "experts:\n  general: {model: small}\n  sums: {model: small, system: Calculate.}\n"
+        f"encoder: {{sources: [encoder.onnx], sha256: {ENCODER}, tokenizer: tokenizer.json}}\n"
+        "profile: mine\n"
+    )
+    return Registry(load_settings(folder / "experts.yaml"))
+
+
+REGISTRY = f"""\
+models:
+  small: {{sources: [small.gguf], sha256: {"a" * 64}}}
+  plain: {{sources: [plain.gguf], sha256: {"b" * 64}}}
+experts:
+  general: {{model: small, system: Be brief.}}
+  law: {{model: small, adapter: {{path: law.gguf, sha256: {"c" * 64}}}, sampling: {{temperature: 0.5}}}}
+  poet: {{model: plain}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        ("a" * 64, "d" * 64, {"general", "law"}),
+        ("c" * 64, "d" * 64, {"law"}),
+        ("small: {", "small: {template: chat.jinja, ", {"general", "law"}),
+        ("temperature: 0.5", "temperature: 0.6", {"law"}),
+        ("temperature: 0.5", "temperature: 0.5, max_tokens: 9", {"law"}),
+        ("Be brief.", "Be long.", {"general"}),
+        ("plain: {", "plain: {completion: true, ", {"poet"}),
+        ("small: {", "small: {context: 4096, memory: 1GiB, slots: 2, ", set()),
+        ("temperature: 0.5", "temperature: 0.5, top_p: 1.0", set()),
+    ],
+)
+def test_a_record_is_lost_only_by_what_makes_another_expert_of_it(
+    tmp_path: Path, old: str, new: str, changed: set[str]
+) -> None:
+    (tmp_path / "chat.jinja").write_text("{{ messages }}")
+    (tmp_path / "experts.yaml").write_text(REGISTRY)
+    before = Registry(load_settings(tmp_path / "experts.yaml")).prints()
+
+    (tmp_path / "experts.yaml").write_text(REGISTRY.replace(old, new))
+    after = Registry(load_settings(tmp_path / "experts.yaml")).prints()
+
+    assert {arm for arm in before if before[arm] != after[arm]} == changed
+    assert len(set(before.values())) == 3
+
+
+def test_no_record_is_lost_by_another_release_of_the_engine_or_by_a_setting_that_nobody_makes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @dataclass(frozen=True, slots=True)
+    class Wider(Sampling):
+        beams: int = 1
+
+    (tmp_path / "experts.yaml").write_text(REGISTRY)
+    settings = load_settings(tmp_path / "experts.yaml")
+    before = Registry(settings).prints()
+    wider = {
+        name: replace(expert, sampling=Wider(**asdict(expert.sampling))) for name, expert in settings.experts.items()
+    }
+    real = Registry.fingerprint
+    monkeypatch.setattr(Registry, "fingerprint", lambda self, name: replace(real(self, name), engine="llamacpp 99"))
+
+    assert Registry(replace(settings, experts=wider)).prints() == before
 
 
 async def test_a_report_shows_the_share_of_right_answers(tmp_path: Path) -> None:
-    report = Report(await measured(tmp_path, right), Path("folder"), (), cached=2, failed=1)
+    errors = (RowError(3, "not JSON", "{"),)
+    report = Report(await measured(tmp_path, right), Path("folder"), errors, 2, 1, cut=4, held_out=5, notes=("Oh.",))
 
     head, first, second, *rest = report.lines()
 
@@ -337,7 +515,10 @@ async def test_a_report_shows_the_share_of_right_answers(tmp_path: Path) -> None
     assert first.split() == ["sums", "2", "0.00", "1.00"]
     assert second.split() == ["unlabelled", "1", "0.00", "1.00"]
     assert rest[0] == "written to folder (2 drafts came from the store)"
-    assert rest[1].startswith("1 calls failed")
+    assert rest[1].startswith("4 replies were cut off")
+    assert rest[2].startswith("1 calls failed")
+    assert rest[3].startswith("5 rows of the split `test` were not asked")
+    assert rest[4:] == ["Oh.", "left out: line 3: not JSON"]
 
 
 def test_two_files_may_give_one_id_to_different_questions() -> None:

@@ -141,7 +141,9 @@ def _folder(path: Path, tensors: dict[str, np.ndarray]) -> Path:
 
     path.mkdir()
     save_file(tensors, str(path / "adapter_model.safetensors"))
-    (path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base", "lora_alpha": 8, "r": 4}))
+    (path / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "owner/base", "lora_alpha": 8, "r": 4})
+    )
     return path
 
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from routers.baselines import BestSingle, KeywordRouter, RandomRouter, TfidfRouter
+from routers.baselines import BestSingle, KeywordRouter, RandomRouter, TfidfRouter, Unprofiled
 from routers.errors import RouterError
 from routers.testing import GENERALIST, SKILLS, simulate
-from routers.types import Questions, Router
+from routers.types import Arm, Questions, Router
 
 RULES = {"cooking": ("bake", "oven", "a to z"), "sailing": ("sail", "mast", "+"), "stars": ("planet",), "empty": ()}
 
@@ -97,6 +97,17 @@ def test_the_best_single_arm_is_the_same_for_every_question() -> None:
 
     assert set(router.score(questions).argmax(axis=1)) == {best}
     assert set(router.records()) == {GENERALIST, *SKILLS}
+
+
+def test_where_records_decide_nothing_the_generalist_gets_all_and_no_vector_is_looked_at() -> None:
+    arms = (Arm("law"), Arm("plain"))
+    blind = Questions(("a", "b"), ("one", "two"), np.zeros((2, 0), dtype=np.float32))
+
+    router = Unprofiled(arms, "plain", "it is the only one that was measured")
+
+    assert named(router, blind) == ["plain", "plain"]
+    assert router.score(blind).tolist() == [[0, 1], [0, 1]]
+    assert [reason.fallback for reason in router.explain(blind)] == ["it is the only one that was measured"] * 2
 
 
 def test_chance_and_the_best_single_arm_need_no_labels() -> None:

@@ -211,6 +211,19 @@ def test_a_question_like_those_without_a_skill_goes_to_the_generalist(
     assert router.explain(asked)[0].fallback == "none of the known skills stands out: left to plain"
 
 
+@pytest.mark.parametrize("score_mode", ["expected", "power", "softmax"])
+def test_a_generalist_without_a_record_takes_what_is_nobodys_skill_and_nothing_else(
+    asking: Callable[..., Questions], results: Callable[..., Outcomes], score_mode: Any
+) -> None:
+    outcomes = results({"chef": right(0, 1, 2, 3), "plain": {}})
+
+    router = SkillRouter("plain", score_mode=score_mode, floor=0.9).fit(asking(TEXTS, LABELS), outcomes)
+    scores = router.score(asking(["bake flour oven", "zodiac planet comet"]))
+
+    assert scores.argmax(axis=1).tolist() == [0, 1]
+    assert router.records()["plain"] == {}
+
+
 def test_an_explanation_names_skills_and_the_nearest_profile_questions(
     asking: Callable[..., Questions], pool: Outcomes
 ) -> None:

@@ -15,10 +15,13 @@ import httpx
 import numpy as np
 import pytest
 import pytest_asyncio
+import xllamacpp
 
-from composer.engines.llamacpp import LlamaCppEngine
+from composer.engines.llamacpp import LlamaCppEngine, _config
+from composer.engines.llamacpp_host import parameters
 from composer.engines.testing import check_engine
 from composer.errors import EngineError
+from composer.registry.memory import when_loaded
 from composer.types import AdapterFile, Draft, Host, Measured, Message, Mix, Prompt, Request, Sampling, Stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -93,6 +96,22 @@ def parts_unsurely(alone: Draft, together: Draft) -> bool:
         if before.token != after.token:
             return before.top[0][1] - before.top[1][1] < NEAR
     return True
+
+
+@pytest.mark.parametrize(("wanted", "told"), [(None, "AUTO"), (True, "ENABLED"), (False, "DISABLED")])
+async def test_flash_attention_is_as_asked_and_else_llamacpps_choice(wanted: bool | None, told: str) -> None:
+    engine, host = LlamaCppEngine(flash_attention=wanted), Host("smol", "llamacpp", Path("smol.gguf"))
+
+    found = parameters(json.loads(_config(host, "key", engine.flash_attention)))
+
+    assert found.flash_attn_type == getattr(xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{told}")
+
+
+async def test_the_estimate_of_memory_is_a_little_more_than_the_process_takes(opened: Opened, smollm2: Path) -> None:
+    estimate = when_loaded(smollm2, opened.host.context, opened.host.slots)
+    estimate += sum(adapter.path.stat().st_size for adapter in opened.host.adapters)
+
+    assert 0.7 * estimate < opened.measured.memory <= estimate or not Path("/proc/self/status").exists()
 
 
 async def test_opening_measures_seconds_bytes_and_context(opened: Opened) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from composer.engines.base import Engine
 from composer.engines.scripted import ScriptedEngine
 from composer.errors import EngineError, MemoryBudgetError
 from composer.pool.pool import Pool
+from composer.registry.memory import available_memory
 from composer.store import DraftStore
-from composer.types import AdapterFile, Delta, Draft, Failure, Fingerprint, Host, Request, Stream, Usage
+from composer.types import AdapterFile, Delta, Draft, Failure, Fingerprint, Host, Measured, Request, Stream, Usage
 
 MIB = 2**20
 HOSTS = {"base": "small", "sums": "small", "sorts": "small", "law": "large", "tax": "third"}
@@ -163,6 +165,101 @@ async def test_what_can_never_fit_is_refused_before_anything_opens(store: DraftS
             await collect(pool, [ask("1", "law", "a")])
 
     assert resolver.opened == []
+
+
+class Sized(Resolver):
+    """Hosts of the `sizes`, which show only when they are fetched if they are not `here`, and of which the `measured`
+    ones run larger; in MiB."""
+
+    def __init__(self, sizes: dict[str, int], measured: dict[str, int] | None = None, *, here: bool = True) -> None:
+        super().__init__()
+        self.sizes, self.measured, self.here = sizes, measured or {}, here
+
+    def estimate(self, name: str, adapters: Sequence[str]) -> int:
+        return (self.sizes[name] + 10 * len(adapters)) * MIB if self.here else 0
+
+    def host(self, name: str, adapters: Sequence[str]) -> Host:
+        size = self.sizes[name] + 10 * len(adapters)
+        return replace(super().host(name, adapters), memory=size * MIB)
+
+    def engine(self, name: str) -> Engine:
+        engine = ScriptedEngine(self.answer)
+        self.engines.append(engine)
+        opening = engine.open
+
+        async def measure(host: Host) -> Measured:
+            return replace(await opening(host), memory=self.measured.get(name, self.sizes[name]) * MIB)
+
+        engine.open = measure  # type: ignore[method-assign]
+        return engine
+
+
+async def test_what_proves_too_large_once_it_is_here_is_refused_before_anything_opens(store: DraftStore) -> None:
+    resolver = Sized({"small": 100, "large": 300}, here=False)
+    async with store:
+        pool = Pool(resolver, store, memory=250 * MIB)
+
+        with pytest.raises(MemoryBudgetError, match="'large' needs about 300 MiB"):
+            await collect(pool, [ask("1", "sums", "a"), ask("2", "law", "a")])
+
+    assert resolver.engines == []
+
+
+async def test_a_host_that_runs_larger_than_estimated_costs_another_its_place(store: DraftStore) -> None:
+    resolver = Sized({"small": 100, "large": 100}, measured={"large": 200})
+    async with store:
+        pool = Pool(resolver, store, memory=250 * MIB)
+
+        await collect(pool, [ask("1", "base", "a")])
+        await collect(pool, [ask("2", "law", "a")])
+
+        assert [engine.closes for engine in resolver.engines] == [1, 0]
+        await pool.close()
+
+
+async def test_adapters_that_do_not_fit_together_take_turns(store: DraftStore) -> None:
+    resolver = Sized({"small": 100})
+    async with store:
+        pool = Pool(resolver, store, memory=115 * MIB)
+
+        for name in ("sums", "sorts"):
+            await collect(pool, [ask(name, name, "a")])
+        await pool.close()
+
+    assert [[adapter.name for adapter in engine.opens[0].adapters] for engine in resolver.engines] == [
+        ["sums"],
+        ["sorts"],
+    ]
+
+
+async def test_without_a_budget_a_host_that_is_open_needs_no_room_again(store: DraftStore) -> None:
+    free = available_memory()
+    assert free is not None
+    resolver = Sized({"small": 1})
+    async with store:
+        pool = Pool(resolver, store)
+        await collect(pool, [ask("1", "sums", "a")])
+
+        resolver.sizes["small"] = 2 * free // MIB  # as if what is open had left less than its size
+        found = await collect(pool, [ask("2", "sums", "b")])
+
+        assert (found["2"].text, pool.ledger.loads) == ("b!", 1)
+        await pool.close()
+
+
+async def test_without_a_budget_what_other_hosts_hold_is_room(store: DraftStore) -> None:
+    free = available_memory()
+    assert free is not None
+    resolver = Sized({"small": 1, "large": 2 * free // MIB}, measured={"small": 3 * free // MIB})
+    async with store:
+        pool = Pool(resolver, store)
+        await collect(pool, [ask("1", "sums", "a")])
+
+        found = await collect(pool, [ask("2", "law", "b")])
+
+        assert found["2"].text == "b!"
+        assert [engine.closes for engine in resolver.engines] == [1, 0]
+        await pool.close()
 
 
 async def test_a_host_that_dies_is_opened_once_more(store: DraftStore) -> None:

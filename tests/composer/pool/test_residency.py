@@ -31,6 +31,17 @@ def test_without_a_budget_the_machine_is_the_limit() -> None:
     assert to_evict({"a": MIB}, 2 * free, budget=None) == ["a"]
 
 
+def test_what_is_resident_counts_as_room_where_there_is_no_budget() -> None:
+    free = available_memory()
+    assert free is not None
+
+    refuse_what_cannot_fit("large", 2 * free, None, "experts.yaml:7", held=3 * free)
+    with pytest.raises(MemoryBudgetError):
+        refuse_what_cannot_fit("large", 2 * free, None, "experts.yaml:7")
+    with pytest.raises(MemoryBudgetError, match="the memory budget allows 1 MiB"):
+        refuse_what_cannot_fit("large", 2 * MIB, MIB, "experts.yaml:7", held=3 * MIB)
+
+
 def test_what_cannot_fit_is_refused_by_name_with_remedies() -> None:
     with pytest.raises(MemoryBudgetError) as caught:
         refuse_what_cannot_fit("large", 2048 * MIB, 1024 * MIB, "experts.yaml:7 (models.large)")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,13 +97,57 @@ async def test_an_adapter_that_changes_nothing_is_a_problem_whatever_the_others_
     assert found["law"].problem is not None and "the adapter changes nothing" in found["law"].problem
 
 
-async def test_alternatives_that_share_no_token_differ_without_bound(tmp_path: Path) -> None:
-    found = await checks(
-        Scripted(tmp_path, lambda r: said("x", ("a" if r.streams[0].adapter else "b", -0.1)))  # type: ignore[arg-type]
-    )
+@pytest.mark.parametrize(("adapted", "bare"), [(-0.1, -0.1), (-0.1, 0.0), (-3.0, -0.1), (0.0, -50.0)])
+async def test_alternatives_that_share_no_token_differ_by_a_finite_number(
+    tmp_path: Path, adapted: float, bare: float
+) -> None:
+    def answer(request: Request) -> Draft:
+        return said("x", ("a", adapted) if request.streams[0].adapter else ("b", bare))
 
-    assert found["law"].difference == float("inf")
+    found = await checks(Scripted(tmp_path, answer))
+
+    difference = found["law"].difference
     assert found["law"].ok
+    assert difference is not None and 2 < difference < 100
+    assert json.loads(json.dumps(difference, allow_nan=False)) == difference
+
+
+async def test_what_is_impossible_is_no_difference(tmp_path: Path) -> None:
+    def answer(request: Request) -> Draft:
+        shift = 0.5 * (request.streams[0].adapter is not None)
+        return said("x", ("a", -0.1 - shift), ("b", -math.inf if shift else -2.0))
+
+    found = await checks(Scripted(tmp_path, answer))
+
+    assert found["law"].difference == pytest.approx(0.5)
+
+
+async def test_an_adapter_whose_base_fails_is_not_proved_to_change_it(tmp_path: Path) -> None:
+    def answer(request: Request) -> Draft | Failure:
+        return Failure("timeout", "too slow") if request.id == "law without its adapter" else honest(request)
+
+    found = await checks(Scripted(tmp_path, answer))
+
+    assert [name for name, check in found.items() if not check.ok] == ["law"]
+    assert found["law"].difference is None
+    assert found["law"].problem == "the adapter could not be proved to change the model: too slow"
+
+
+@pytest.mark.parametrize(("silent", "who"), [("law", "the expert"), ("law without its adapter", "the model")])
+async def test_without_log_probabilities_nothing_is_proved(tmp_path: Path, silent: str, who: str) -> None:
+    def answer(request: Request) -> str | Draft:
+        return "12" if request.id == silent else honest(request)
+
+    found = await checks(Scripted(tmp_path, answer))
+
+    assert [name for name, check in found.items() if not check.ok] == ["law"]
+    assert (found["law"].problem or "").endswith(f"change the model: {who} gave no log-probabilities")
+
+
+async def test_a_bare_model_needs_no_log_probabilities(tmp_path: Path) -> None:
+    found = await checks(Scripted(tmp_path, lambda _: "12"))
+
+    assert [name for name, check in found.items() if check.ok] == ["base", "poet"]
 
 
 async def test_a_host_that_does_not_open_fails_its_experts_only(tmp_path: Path) -> None:
@@ -124,6 +171,20 @@ async def test_a_host_that_cannot_fit_is_refused_by_name_and_line(tmp_path: Path
     assert [name for name, check in found.items() if not check.ok] == ["poet"]
     problem = found["poet"].problem or ""
     assert "experts.yaml:3 (models.large): model 'large' needs about 200 MiB" in problem
+
+
+async def test_a_host_that_proves_too_large_once_it_is_here_is_not_opened(tmp_path: Path) -> None:
+    class Fetched(Scripted):
+        def host(self, name: str, adapters: Sequence[str]) -> Host:
+            return replace(super().host(name, adapters), memory=400 * MIB)
+
+    registry = Fetched(tmp_path, honest)
+
+    found = await checks(registry, memory=300 * MIB)
+
+    assert not any(check.ok for check in found.values())
+    assert "model 'large' needs about 400 MiB" in (found["poet"].problem or "")
+    assert [engine.opens for engine in registry.engines.values()] == [[], []]
 
 
 async def test_failed_and_empty_answers_are_problems(tmp_path: Path) -> None:

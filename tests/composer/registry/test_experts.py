@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import gguf
 import pytest
 
 from composer.config import load_settings
-from composer.errors import ConfigError, SourceError
+from composer.engines.llamacpp import LlamaCppEngine
+from composer.errors import ConfigError, SourceError, UnreachableError
 from composer.registry.experts import Registry
 from composer.types import Message, Request, Stream, Usage
 from routers.types import Arm
@@ -91,7 +94,6 @@ def test_a_fingerprint_changes_with_what_determines_the_text(
 
     arms = [arm.name for arm in before.arms()]
     assert {arm for arm in arms if before.fingerprint(arm) != after.fingerprint(arm)} == changed
-    assert {arm for arm in arms if before.prints()[arm] != after.prints()[arm]} >= changed
 
 
 def test_the_text_of_a_template_counts_not_its_name(tmp_path: Path) -> None:
@@ -103,14 +105,27 @@ def test_the_text_of_a_template_counts_not_its_name(tmp_path: Path) -> None:
     assert registry(tmp_path, text).fingerprint("law") != before
 
 
-def test_prints_change_with_sampling_and_system_message_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("old", "new", "changed"),
+    [
+        (f"sha256: {SHA}\n    price", f"sha256: {OTHER}\n    price", {"general", "law"}),
+        (f"law.gguf, sha256: {SHA}", f"law.gguf, sha256: {OTHER}", {"law"}),
+        ("memory: 100MiB", "template: chat.jinja", {"general", "law"}),
+        ("temperature: 0.5", "temperature: 0.6", {"law"}),
+        ("Be brief.", "Be long.", {"general"}),
+        ("memory: 100MiB", "context: 4096", set()),
+        ("memory: 100MiB", "options: {flash_attention: true}", set()),
+    ],
+)
+def test_prints_change_with_what_decides_how_good_an_arm_is(
+    tmp_path: Path, old: str, new: str, changed: set[str]
+) -> None:
+    (tmp_path / "chat.jinja").write_text("{{ messages }}")
     before = registry(tmp_path).prints()
 
-    warmer = registry(tmp_path, REGISTRY.replace("0.5", "0.6")).prints()
-    longer = registry(tmp_path, REGISTRY.replace("Be brief.", "Be long.")).prints()
+    after = registry(tmp_path, REGISTRY.replace(old, new)).prints()
 
-    assert {arm for arm in before if warmer[arm] != before[arm]} == {"law"}
-    assert {arm for arm in before if longer[arm] != before[arm]} == {"general"}
+    assert {arm for arm in before if after[arm] != before[arm]} == changed
 
 
 def test_what_somebody_else_serves_proves_no_identity_and_takes_no_memory(tmp_path: Path) -> None:
@@ -139,6 +154,58 @@ def test_memory_is_as_declared_else_by_the_size_of_the_files(tmp_path: Path) -> 
     assert found.estimate("plain", ()) == 70 * 2**20 + 5000
 
 
+def weights(path: Path, **metadata: int) -> None:
+    """A file of a Llama model with this metadata and no weights."""
+    writer = gguf.GGUFWriter(path, "llama")
+    for key, value in metadata.items():
+        writer.add_uint32("llama." + key.replace("__", "."), value)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+SHAPE = {"block_count": 30, "attention__head_count": 9, "attention__head_count_kv": 3, "embedding_length": 576}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "per_token"),
+    [
+        (SHAPE, 2 * 30 * 3 * 64 * 2),
+        ({key: value for key, value in SHAPE.items() if key != "attention__head_count_kv"}, 2 * 30 * 9 * 64 * 2),
+        (SHAPE | {"attention__key_length": 96, "attention__value_length": 32}, 30 * 3 * (96 + 32) * 2),
+        ({key: value for key, value in SHAPE.items() if key != "embedding_length"}, None),
+        ({key: value for key, value in SHAPE.items() if key != "block_count"}, None),
+        ({}, None),
+    ],
+)
+def test_memory_counts_the_cache_of_every_slot_where_the_weights_say_how_large_it_is(
+    tmp_path: Path, metadata: dict[str, int], per_token: int | None
+) -> None:
+    weights(tmp_path / "plain.gguf", **metadata)
+    size = (tmp_path / "plain.gguf").stat().st_size
+    found = registry(
+        tmp_path, REGISTRY.replace("completion: true", "completion: true\n    context: 4096\n    slots: 3")
+    )
+
+    cache = 70 * 2**20 if per_token is None else per_token * 4096 * 3 + 100 * 2**20
+    assert found.estimate("plain", ()) == size + cache
+
+
+def test_a_fetched_host_is_as_large_as_its_weights_say(
+    hub: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights(tmp_path / "far.gguf", **SHAPE)
+    raw = (tmp_path / "far.gguf").read_bytes()
+    hub.pages["/owner/repo/resolve/main/far.gguf"] = raw
+    text = REGISTRY.replace("[plain.gguf]", '["hf:owner/repo@main/far.gguf"]')
+    found = registry(tmp_path, text.replace(OTHER, hashlib.sha256(raw).hexdigest()))
+
+    before, host, after = found.estimate("plain", ()), found.host("plain", ()), found.estimate("plain", ())
+
+    assert before == 70 * 2**20
+    assert host.memory == after == len(raw) + 2 * 30 * 3 * 64 * 2 * 2048 * 8 + 100 * 2**20
+
+
 def pinned(folder: Path) -> tuple[Registry, Path]:
     """A registry whose weights and adapter are there (no model reads them here), and the adapter."""
     weights, adapter = folder / "small.gguf", folder / "law.gguf"
@@ -165,6 +232,31 @@ def test_weights_that_are_no_model_are_refused_before_an_engine_sees_them(tmp_pa
     assert caught.value.where is not None and caught.value.where.endswith("experts.yaml:2 (models.small)")
 
 
+@pytest.mark.parametrize("content", [None, b"another"])
+def test_missing_or_changed_weights_are_named_with_their_line(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "small.gguf").write_bytes(content)
+
+    with pytest.raises(SourceError, match="no source has the file") as caught:
+        registry(tmp_path).host("small", ())
+
+    assert str(tmp_path / "small.gguf") in caught.value.what
+    assert str(caught.value.where).endswith("experts.yaml:3 (models.small.sources)")
+    assert (caught.value.exit_code, bool(caught.value.remedy)) == (6, True)
+
+
+def test_what_cannot_be_fetched_is_named_with_its_line_and_kind(bare: None, tmp_path: Path) -> None:
+    text = REGISTRY.replace("[small.gguf]", '["hf:owner/repo@main/small.gguf"]')
+    (tmp_path / "experts.yaml").write_text(text)
+    settings = load_settings(tmp_path / "experts.yaml")
+
+    with pytest.raises(UnreachableError, match="offline was asked for") as caught:
+        Registry(settings, offline=True).host("small", ())
+
+    assert str(caught.value.where).endswith("experts.yaml:3 (models.small.sources)")
+    assert caught.value.remedy is not None and "connected machine" in caught.value.remedy
+
+
 def test_a_missing_adapter_is_named_with_its_file_and_line(packaged: Registry, smollm2: Path, tmp_path: Path) -> None:
     settings = load_settings(_like_packaged(tmp_path, packaged, smollm2, SHA))
 
@@ -180,8 +272,11 @@ def test_a_changed_adapter_is_refused(packaged: Registry, smollm2: Path, tmp_pat
     settings = load_settings(_like_packaged(tmp_path, packaged, smollm2, SHA))
     (tmp_path / "law.gguf").write_bytes(b"another")
 
-    with pytest.raises(SourceError, match=f"expected {SHA}"):
+    with pytest.raises(SourceError, match=f"expected {SHA}") as caught:
         Registry(settings).host("small", ["law"])
+
+    assert str(caught.value.where).endswith("experts.yaml:8 (experts.law.adapter)")
+    assert caught.value.remedy
 
 
 def _like_packaged(folder: Path, packaged: Registry, weights: Path, sha256: str) -> Path:
@@ -201,6 +296,7 @@ def test_an_unreadable_template_is_named_with_its_line(tmp_path: Path) -> None:
         found.fingerprint("law")
 
     assert caught.value.where is not None and "experts.yaml:6" in caught.value.where
+    assert caught.value.remedy
 
 
 def test_routing_without_an_encoder_says_what_to_add(tmp_path: Path) -> None:
@@ -211,6 +307,86 @@ def test_routing_without_an_encoder_says_what_to_add(tmp_path: Path) -> None:
 
     assert found.encoder_sha == ""
     assert caught.value.remedy is not None and "encoder:" in caught.value.remedy
+
+
+ENCODER = f"encoder: {{sources: [mini.onnx], sha256: {SHA}, tokenizer: tokenizer.json}}\n"
+
+
+@pytest.mark.parametrize("content", [None, b"another"])
+def test_a_missing_or_changed_encoder_is_named_with_its_line(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "mini.onnx").write_bytes(content)
+
+    with pytest.raises(SourceError, match=r"mini\.onnx") as caught:
+        registry(tmp_path, REGISTRY + ENCODER).encoder_files()
+
+    assert str(caught.value.where).endswith("experts.yaml:21 (encoder.sources)")
+    assert caught.value.remedy
+
+
+def test_a_missing_tokenizer_is_named_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "mini.onnx").write_bytes(b"encoder")
+    text = REGISTRY + ENCODER.replace(SHA, hashlib.sha256(b"encoder").hexdigest())
+
+    with pytest.raises(ConfigError, match=r"the tokenizer .*tokenizer\.json is not there") as caught:
+        registry(tmp_path, text).encoder_files()
+
+    assert str(caught.value.where).endswith("experts.yaml:21 (encoder.tokenizer)")
+    assert caught.value.remedy == "correct the path"
+
+
+# Options of the engine ------------------------------------------------------------------------------------------------
+
+
+def with_options(options: str, engine: str = "llamacpp") -> str:
+    return REGISTRY.replace("price:", f"engine: {engine}\n    options: {{{options}}}\n    price:")
+
+
+@pytest.mark.parametrize(
+    ("options", "engine", "told"),
+    [
+        ("flash_atention: true", "llamacpp", "unknown key `flash_atention`"),
+        ("mlock: true", "llamacpp", "unknown key `mlock`"),
+        ("flash_attention: yes", "llamacpp", "`yes` is text in YAML 1.2"),
+        ("recordings: x", "replay", "unknown key `recordings`"),
+    ],
+)
+def test_an_option_that_the_engine_does_not_take_is_refused_at_its_line(
+    tmp_path: Path, options: str, engine: str, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=told) as caught:
+        registry(tmp_path, with_options(options, engine))
+
+    name = options.partition(":")[0]
+    assert str(caught.value.where).endswith(f"experts.yaml:6 (models.small.options.{name})")
+    assert caught.value.remedy
+
+
+def test_an_option_reaches_the_engine_and_the_fingerprint(tmp_path: Path) -> None:
+    plain, fast = registry(tmp_path), registry(tmp_path, with_options("flash_attention: true"))
+
+    engine = fast.engine("small")
+
+    assert isinstance(engine, LlamaCppEngine)
+    assert engine.flash_attention is True
+    assert {arm.name for arm in plain.arms() if plain.fingerprint(arm.name) != fast.fingerprint(arm.name)} == {
+        "general",
+        "law",
+    }
+
+
+def test_an_adapter_that_names_another_base_than_its_model_is_refused(tmp_path: Path) -> None:
+    pinned(tmp_path)
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "gpt2"}')
+    text = REGISTRY.replace(f"law.gguf, sha256: {SHA}", f"law.gguf, sha256: {hashlib.sha256(b'adapter').hexdigest()}")
+    text = text.replace("{engine: http}", "{engine: http, base: owner/big}").replace(
+        "model: small\n    ad", "model: far\n    ad"
+    )
+
+    with pytest.raises(ConfigError, match=r"law\.gguf was made for another base: it says 'gpt2'") as caught:
+        registry(tmp_path, text).host("far", ["law"])
+
+    assert str(caught.value.where).endswith("(experts.law.adapter)")
 
 
 def test_the_packaged_experts_have_fingerprints_without_any_file(packaged: Registry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from composer.errors import ConfigError
-from composer.registry.gguf import Header, check_adapter, read_header
+from composer.registry.gguf import Header, check_adapter, check_base, read_header
 
 WHERE = "experts.yaml:7 (experts.law.adapter)"
 
@@ -181,3 +182,69 @@ def test_a_model_in_place_of_an_adapter_is_refused(tmp_path: Path) -> None:
         check(tmp_path, header([entry("general.type", "model")], [tensor("q.weight", 64, 32)]))
 
     assert (caught.value.where, caught.value.remedy) == (WHERE, "convert the PEFT folder to a GGUF adapter")
+
+
+# Which base an adapter says it was made for ---------------------------------------------------------------------------
+
+SMOL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+NAME, URL = "general.base_model.0.name", "general.base_model.0.repo_url"
+
+
+def says(folder: Path, stated: Mapping[str, str], peft: object = None) -> Path:
+    """An adapter with these keys, and PEFT's file beside it."""
+    if peft is not None:
+        (folder / "adapter_config.json").write_text(peft if isinstance(peft, str) else json.dumps(peft))
+    entries = [entry("general.type", "adapter"), *(entry(key, value) for key, value in stated.items())]
+    return write(folder / "law.gguf", header(entries, []))
+
+
+@pytest.mark.parametrize(
+    ("stated", "peft"),
+    [
+        ({NAME: "SmolLM2-135M-Instruct", URL: f"https://huggingface.co/{SMOL}"}, None),
+        ({URL: f"https://huggingface.co/{SMOL}/tree/main?x=1"}, None),
+        ({NAME: "SmolLM2-135M-Instruct"}, None),
+        ({NAME: "Smollm2 135M Instruct"}, {"base_model_name_or_path": "gpt2"}),  # its own words come first
+        ({URL: "", NAME: " "}, {"base_model_name_or_path": SMOL}),
+        ({}, {"base_model_name_or_path": "SmolLM2-135M-Instruct"}),
+        ({}, {"base_model_name_or_path": "/models/some/folder"}),
+        ({}, {"base_model_name_or_path": "../folder"}),
+        ({}, {"base_model_name_or_path": ""}),
+        ({}, {"base_model_name_or_path": None}),
+        ({}, {}),
+        ({}, [SMOL]),
+        ({}, "not JSON"),
+        ({}, None),
+    ],
+)
+def test_an_adapter_that_names_its_base_or_none_passes(tmp_path: Path, stated: Mapping[str, str], peft: object) -> None:
+    check_base(says(tmp_path, stated, peft), SMOL, name="small", where=WHERE)
+
+
+@pytest.mark.parametrize(
+    ("stated", "peft", "shown"),
+    [
+        ({URL: "https://huggingface.co/HuggingFaceTB/SmolLM2-360M-Instruct"}, None, "SmolLM2-360M-Instruct"),
+        ({URL: "https://huggingface.co/other/SmolLM2-135M-Instruct"}, None, "other/SmolLM2-135M-Instruct"),
+        ({NAME: "SmolLM2-135M"}, None, "'SmolLM2-135M'"),
+        ({}, {"base_model_name_or_path": "gpt2"}, "'gpt2'"),
+        ({}, {"base_model_name_or_path": "openai-community/gpt2"}, "openai-community/gpt2"),
+    ],
+)
+def test_an_adapter_that_names_another_base_is_refused(
+    tmp_path: Path, stated: Mapping[str, str], peft: object, shown: str
+) -> None:
+    with pytest.raises(ConfigError, match=r"adapter law\.gguf was made for another base") as caught:
+        check_base(says(tmp_path, stated, peft), SMOL, name="small", where=WHERE)
+
+    assert shown in caught.value.what and SMOL in caught.value.what
+    assert caught.value.where == WHERE
+    assert caught.value.remedy is not None and "`base`" in caught.value.remedy
+
+
+def test_an_adapter_in_another_form_speaks_through_the_file_beside_it(tmp_path: Path) -> None:
+    says(tmp_path, {}, {"base_model_name_or_path": "gpt2"})
+    weights = write(tmp_path / "adapter_model.safetensors", b"no GGUF")
+
+    with pytest.raises(ConfigError, match="gpt2"):
+        check_base(weights, SMOL, name="small", where=WHERE)

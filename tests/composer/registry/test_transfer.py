@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from composer.errors import ComposerError, SourceError, UnreachableError
-from composer.registry.sources import HfSource, PypiSource, fetch
+from composer.registry.sources import fetch
+from composer.sources import HfSource, PypiSource
 
 pytestmark = pytest.mark.usefixtures("bare")
 BODY = bytes(range(256)) * 1000  # what the loopback servers serve

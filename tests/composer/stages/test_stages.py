@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from composer.stages.verify import verify
 from composer.state import Query, Reply, State
 from composer.trace import Answered, Drafted, Event, Routed, Written
 from composer.types import Delta, Draft, Failure, Kind, Message, Prompt, Request, Sampling, Stream
+from routers.baselines import Unprofiled
 from routers.types import Arm, Array, Outcomes, Questions, Reason
 
 ARMS = (Arm("base"), Arm("sums"), Arm("law"))
@@ -150,6 +152,30 @@ async def test_decide_scores_once_and_closes_what_was_asked() -> None:
 
     assert (state.asked, state.wanted, state.open, state.round) == ((("sums",),), ((),), (False,), 2)
     assert bench.judge.scored == 1
+
+
+async def test_a_router_that_looks_at_no_vector_needs_no_encoder() -> None:
+    bench = Bench()
+    blind = Unprofiled(ARMS, "base")
+
+    def none() -> Letters:
+        raise AssertionError("nothing has to be embedded")
+
+    kit = replace(bench.kit, encoder=none, router=lambda _: blind)
+    state = await after(batch("a", "b"), decide(kit))
+
+    assert state.asked == (("base",), ("base",))
+    assert state.reasons[0].fallback == "no expert has a record yet, so the generalist is asked"
+
+
+@pytest.mark.parametrize("option", ["router", "policy"])
+def test_decide_refuses_a_name_that_nobody_offers_and_says_which_option_it_is(option: str) -> None:
+    options: dict[str, Any] = {option: "nobody"}
+
+    with pytest.raises(ConfigError, match=f"no {option} is called 'nobody'") as caught:
+        decide(Bench().kit, **options)
+
+    assert caught.value.where == option
 
 
 async def test_generate_keeps_the_plan_order_whatever_lands_first() -> None:
