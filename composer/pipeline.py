@@ -267,12 +267,14 @@ class Pipeline:
         import asyncio  # noqa: PLC0415
 
         self._runner = asyncio.Runner()
+        self.registry.stopped = False
         self._uses += 1
         return self
 
     def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
         assert self._runner is not None
         self._uses -= 1
+        self.registry.stopped = kind is KeyboardInterrupt  # else a download would have to end before we can
         try:
             self._runner.run(self.aclose())
         finally:

@@ -36,6 +36,7 @@ class Registry:
         self.settings = settings
         self._offline = offline
         self._progress = progress
+        self.stopped = False  # fetches under way end at their next piece: whoever wanted the file has gone
         self._options = {name: self._checked(model) for name, model in settings.models.items() if model.options}
 
     # What stages ask
@@ -216,9 +217,15 @@ class Registry:
         """The file with this sha256. Raises SourceError at the setting `at`."""
         base = self.settings.path.parent
         try:
-            return fetch(sources, sha256, name=name, base=base, offline=self._offline, progress=self._progress)
+            return fetch(sources, sha256, name=name, base=base, offline=self._offline, progress=self._heard)
         except SourceError as why:
             raise type(why)(why.what, where=self.settings.where(at), remedy=why.remedy) from why
+
+    def _heard(self, name: str, done: int, total: int | None) -> None:
+        if self.stopped:
+            raise SourceError("the download was stopped", where=name, remedy="ask again: it goes on from there")
+        if self._progress:
+            self._progress(name, done, total)
 
     def _here(self, model: ModelSpec) -> Path | None:
         """The model's file where it is on this machine already; nobody has looked into it."""

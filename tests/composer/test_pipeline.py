@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from composer.config import load_settings, packaged_registry
 from composer.errors import ConfigError, InputError
 from composer.pipeline import Pipeline
 from composer.profiling import profile_file
+from composer.registry.progress import Progress
 from composer.trace import Answered, Drafted, Event, Routed
 
 QUESTIONS = "".join(
@@ -267,3 +271,24 @@ def test_the_packaged_pipeline_is_made_without_opening_anything() -> None:
     assert pipeline.memory == settings.memory
     with pytest.raises(ConfigError, match="the pipeline is empty"):
         Pipeline(replace(settings, pipeline=()))
+
+
+def test_ctrl_c_does_not_wait_for_a_download(bench: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = 0
+
+    def fetch(*_: object, name: str, progress: Progress, **__: object) -> Path:
+        nonlocal pieces
+        for pieces in range(1, 2001):
+            if pieces == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            progress(name, pieces, 2000)
+            time.sleep(0.01)
+        raise AssertionError("the download went on to its end")
+
+    monkeypatch.setattr("composer.registry.experts.fetch", fetch)
+    pipeline = bench.pipeline(ONE)
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(["one"])
+
+    assert 3 <= pieces < 1000
