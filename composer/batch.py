@@ -46,7 +46,8 @@ def run_file(pipeline: Pipeline, source: Path, out: Path, *, summary: Path | Non
     `NAME.errors.jsonl` beside it, and the summary, as one JSON object, to `summary`.
 
     Every draft is in the store before it counts, so a second call asks nothing twice that was finished. Closes the
-    pipeline. Raises InputError (an output that cannot be written, or is an input) and DuplicateIds before anything runs, StoreLockedError while another process works on the same run.
+    pipeline. Raises InputError (an output that cannot be written, or is an input) and DuplicateIds before anything
+    runs, StoreLockedError while another process works on the same run.
     """
     began, cpu = time.monotonic(), _cpu_seconds()
     bad = errors_file(out)

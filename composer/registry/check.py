@@ -26,7 +26,8 @@ _LEAST = 1e-6  # of a probability that is what rounding left of 1
 @dataclass(frozen=True, slots=True)
 class Check:
     """What asking an expert showed. `difference` is the largest change of a log-probability (nats) that its adapter
-    makes to the first token, None for a bare base and where it could not be measured; `seconds` and `memory` (bytes) are those of opening its host."""
+    makes to the first token, None for a bare base and where it could not be measured; `seconds` and `memory` (bytes)
+    are those of opening its host."""
 
     expert: str
     model: str
