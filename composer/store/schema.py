@@ -99,7 +99,9 @@ def connect(path: Path) -> sqlite3.Connection:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> None:
     """Check whose file it is before anything in it is changed, then set it up for durable writes."""
+    connection.execute("BEGIN")  # all that `_known` reads is of one moment: another process may be making the store
     known = _known(connection, path)
+    connection.execute("COMMIT")
     # Several processes may open a new store at once; switching to WAL does not wait for the others by itself.
     until = time.monotonic() + BUSY_SECONDS
     while True:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composer.errors import StoreError
-from composer.store import DraftStore, clean
+from composer.store import DraftStore, clean, schema
 from composer.types import Draft, Failure, Request, Stream, TokenLogprob, Usage
 
 ASKED = Request("q1", (Stream("math", "What is 2 + 2?"),), arm="math")
@@ -189,3 +192,25 @@ def test_without_coe_store_it_is_in_the_data_folder_of_the_user(
     with DraftStore.open() as store:
         assert tmp_path in store.path.parents
         assert store.path.parts[-2:] == ("coe", "drafts.sqlite")
+
+
+def test_a_store_that_appears_while_it_is_looked_at_is_not_taken_for_something_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "drafts.sqlite"
+    plain = sqlite3.connect
+
+    class Watched(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            if "user_version" in sql and sqlite3.connect is not plain:  # between the first look and the second
+                monkeypatch.setattr(sqlite3, "connect", plain)
+                monkeypatch.setattr(schema, "BUSY_SECONDS", 0.05)
+                with contextlib.suppress(StoreError):  # the other process has to wait for the look to end
+                    schema.connect(path).close()
+            return super().execute(sql, *values)
+
+    monkeypatch.setattr(sqlite3, "connect", functools.partial(plain, factory=Watched))
+
+    schema.connect(path).close()
+
+    schema.connect(path).close()
