@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from routers.errors import NotFittedError, RouterError
 from routers.records import Records, Table, fallback_row, generalist_place, need_labels
@@ -23,6 +24,7 @@ class _Learnt:
 
     records_: Records | None = field(default=None, init=False, repr=False, compare=False)
     rest_: Table = field(default_factory=lambda: np.zeros(0), init=False, repr=False, compare=False)
+    generalist_: str | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -33,11 +35,32 @@ class _Learnt:
         """Per arm and skill (sum of scores, questions observed)."""
         return self._known().as_dict()
 
+    def add_arm(self, questions: Questions, outcomes: Outcomes) -> Self:
+        """Learn the new arms' records."""
+        self.records_ = self._known().plus(questions, outcomes)
+        return self._settle()
+
+    def remove_arm(self, name: str) -> Self:
+        """Forget an arm. Raises RouterError for the generalist, an arm that is not there, or the last one."""
+        if name == self.generalist_:
+            raise RouterError(f"{name} is the generalist\n  next: fit again with another one")
+        self.records_ = self._known().without(name)
+        return self._settle()
+
+    def learnt(self, name: str) -> Mapping[str, NDArray[Any]]:
+        """An arm's record."""
+        return self._known().of_arm(name)
+
     def _learn(self, questions: Questions, outcomes: Outcomes, generalist: str | None) -> None:
         records = Records.of(questions, outcomes)
-        place = generalist_place(records.arms, generalist)
-        self.rest_ = fallback_row(records.overall, place)
-        self.records_ = records
+        generalist_place(records.arms, generalist)
+        self.records_, self.generalist_ = records, generalist
+        self._settle()
+
+    def _settle(self) -> Self:
+        records = self._known()
+        self.rest_ = fallback_row(records.overall, generalist_place(records.arms, self.generalist_))
+        return self
 
     def _known(self) -> Records:
         if self.records_ is None:
@@ -223,3 +246,17 @@ class Unprofiled:
     def explain(self, questions: Questions) -> list[Reason]:
         """The same for all."""
         return [Reason(fallback=self.why)] * len(questions)
+
+    def add_arm(self, questions: Questions, outcomes: Outcomes) -> Self:
+        """Know of one more."""
+        self.arms = (*self.arms, *outcomes.arms)
+        return self
+
+    def remove_arm(self, name: str) -> Self:
+        """Know of one less."""
+        self.arms = tuple(arm for arm in self.arms if arm.name != name)
+        return self
+
+    def learnt(self, name: str) -> Mapping[str, NDArray[Any]]:
+        """Nothing."""
+        return {}

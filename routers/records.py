@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routers.errors import RouterError
+from routers.perarm import need_outcomes
 from routers.types import Arm, Outcomes, Questions
 
 Table = NDArray[np.float64]
@@ -20,7 +21,8 @@ class Records:
     `right` sums scores over the observed questions of a skill (several samples of one question count as their mean),
     `count` counts these questions, both [arm, skill]. `overall` [arm] is the share right over the profile's mix of
     skills: each skill counts by its number of questions, whichever of them the arm was asked, and as wrong where it
-    was asked none. So an arm measured on its own skill alone does not pass for good at everything.
+    was asked none. So an arm measured on its own skill alone does not pass for good at everything. `mix` [skill + 1] is
+    that number of questions (last: the unlabelled ones).
     """
 
     arms: tuple[Arm, ...]
@@ -28,6 +30,7 @@ class Records:
     right: Table
     count: Table
     overall: Table
+    mix: Table
 
     @classmethod
     def of(cls, questions: Questions, outcomes: Outcomes) -> Records:
@@ -35,18 +38,64 @@ class Records:
 
         Raises RouterError when nothing was observed, or a score is not in [0, 1].
         """
-        if len(outcomes.question) == 0 or not outcomes.arms:
-            raise RouterError("there are no outcomes to learn from\n  next: run `coe profile` on a labelled set")
-        if not bool(np.all((outcomes.score >= 0) & (outcomes.score <= 1))):
-            raise RouterError("an outcome's score is not in [0, 1]\n  next: check the grader that wrote the profile")
+        need_outcomes(outcomes)
         skills, labels = label_matrix(questions)
+        strata = _strata(labels)
+        return cls._counted(questions, outcomes, skills, strata, strata.sum(axis=0))
+
+    def plus(self, questions: Questions, outcomes: Outcomes) -> Records:
+        """With the new arms of `outcomes`; the others' rows are the same. A skill nobody knew yet is not counted.
+
+        Raises RouterError for an arm that has a record already.
+        """
+        if twice := {arm.name for arm in self.arms} & {arm.name for arm in outcomes.arms}:
+            raise RouterError(f"{', '.join(sorted(twice))} is an arm already\n  next: remove it first")
+        need_outcomes(outcomes)
+        strata = _strata(label_matrix(questions, self.skills)[1])
+        new = self._counted(questions, outcomes, self.skills, strata, self.mix)
+        return Records(
+            (*self.arms, *new.arms),
+            self.skills,
+            np.concatenate([self.right, new.right]),
+            np.concatenate([self.count, new.count]),
+            np.concatenate([self.overall, new.overall]),
+            self.mix,
+        )
+
+    def without(self, name: str) -> Records:
+        """Less one arm. Raises RouterError for one that is not there, or for the last one."""
+        keep = [place for place, arm in enumerate(self.arms) if arm.name != name]
+        if not keep or len(keep) == len(self.arms):
+            raise RouterError(f"{name!r} cannot be removed from {', '.join(arm.name for arm in self.arms)}")
+        return Records(
+            tuple(self.arms[i] for i in keep),
+            self.skills,
+            self.right[keep],
+            self.count[keep],
+            self.overall[keep],
+            self.mix,
+        )
+
+    def of_arm(self, name: str) -> dict[str, NDArray[np.float64]]:
+        """One arm's rows. Raises RouterError for an arm that is not there."""
+        for place, arm in enumerate(self.arms):
+            if arm.name == name:
+                return {
+                    "right": self.right[place],
+                    "count": self.count[place],
+                    "overall": np.array(self.overall[place]),
+                }
+        raise RouterError(f"no arm is called {name!r}")
+
+    @classmethod
+    def _counted(
+        cls, questions: Questions, outcomes: Outcomes, skills: tuple[str, ...], strata: Table, mix: Table
+    ) -> Records:
         scores = outcomes.matrix(len(questions))
         seen = ~np.isnan(scores)
-        scores = np.where(seen, scores, 0.0)
-        strata: Table = np.column_stack([labels, labels.sum(axis=1) == 0])  # the unlabelled are one more group
-        right, count = scores.T @ strata, seen.T.astype(float) @ strata
-        overall = (right / np.maximum(count, 1)) @ strata.sum(axis=0) / strata.sum()
-        return cls(outcomes.arms, skills, right[:, :-1], count[:, :-1], overall)
+        right, count = np.where(seen, scores, 0.0).T @ strata, seen.T.astype(float) @ strata
+        overall = (right / np.maximum(count, 1)) @ mix / mix.sum()
+        return cls(outcomes.arms, skills, right[:, :-1], count[:, :-1], overall, mix)
 
     @property
     def net(self) -> Table:
@@ -75,14 +124,20 @@ class Records:
         }
 
 
-def label_matrix(questions: Questions) -> tuple[tuple[str, ...], Table]:
-    """The skills named by the labels, sorted, and which question needs which, as 0/1 [question, skill]."""
-    names = tuple(sorted({skill for own in questions.skills for skill in own}))
+def label_matrix(questions: Questions, known: tuple[str, ...] | None = None) -> tuple[tuple[str, ...], Table]:
+    """The skills named by the labels, sorted (or the `known` ones), and which question needs which, as 0/1 [question, skill]."""
+    names = tuple(sorted({skill for own in questions.skills for skill in own})) if known is None else known
     column = {name: place for place, name in enumerate(names)}
     labels = np.zeros((len(questions), len(names)))
     for row, own in enumerate(questions.skills):
-        labels[row, [column[name] for name in own]] = 1
+        labels[row, [column[name] for name in own if name in column]] = 1
     return names, labels
+
+
+def _strata(labels: Table) -> Table:
+    """The labels, and the unlabelled as one more group."""
+    found: Table = np.column_stack([labels, labels.sum(axis=1) == 0]).astype(float)
+    return found
 
 
 def need_labels(questions: Questions) -> None:

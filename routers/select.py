@@ -18,10 +18,18 @@ def top_k(scores: Array, k: int, arms: Sequence[Arm]) -> Indices:
     """
     if k < 1:
         raise RouterError(f"k is {k}: at least one arm has to be asked")
+    return ranked(scores, arms)[:, :k]
+
+
+def ranked(scores: Array, arms: Sequence[Arm]) -> Indices:
+    """All arms of each row, best first: int64 [n, arm]. Equal scores go to the cheaper arm, then by name.
+
+    Raises RouterError for another number of arms, or a score that is not a number.
+    """
     if scores.ndim != 2 or scores.shape[1] != len(arms):
         raise RouterError(f"scores have the shape {scores.shape}, but there are {len(arms)} arms")
     if np.isnan(scores).any():
         raise RouterError("a score is not a number\n  next: check the router's outcomes for missing scores")
     order = np.array(sorted(range(len(arms)), key=lambda i: (arms[i].price, arms[i].name)), dtype=np.int64)
-    ranked = np.argsort(-scores[:, order], axis=1, kind="stable")[:, :k]
-    return order[ranked]
+    found: Indices = order[np.argsort(-scores[:, order], axis=1, kind="stable")]
+    return found

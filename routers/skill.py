@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, Self
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from routers.errors import NotFittedError, RouterError
+from routers.keywords import KeywordFinder
 from routers.records import Records, Table, fallback_row, generalist_place
 from routers.skills import Found, SkillFinder
 from routers.types import Arm, Array, Outcomes, Questions, Reason
@@ -40,6 +43,8 @@ class SkillRouter:
     In no mode does it move another arm's record.
 
     `floor` is the cosine under which a question has no known skill (None: chosen at fit, see `SkillFinder`).
+    `keywords`: skills are named by a language model instead (as released): it annotates profile questions that come
+    without labels, and every question that is scored, whose keywords are then mapped to the profile's (`KeywordFinder`).
     Learnt values end with an underscore.
     """
 
@@ -48,6 +53,8 @@ class SkillRouter:
     record: Record = "net"
     temperature: float = 0.5
     floor: float | None = None
+    keywords: KeywordFinder | None = None
+    keywords_: KeywordFinder | None = field(default=None, init=False, repr=False, compare=False)
     finder_: SkillFinder | None = field(default=None, init=False, repr=False, compare=False)
     records_: Records | None = field(default=None, init=False, repr=False, compare=False)
     ids_: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
@@ -74,7 +81,12 @@ class SkillRouter:
 
         Raises RouterError when there are no labels, no outcomes, or no arm called like the generalist.
         """
+        self.keywords_ = None
+        if self.keywords is not None:
+            questions = replace(questions, skills=self.keywords.labelled(questions))
         records = Records.of(questions, outcomes)
+        if self.keywords is not None:
+            self.keywords_ = replace(self.keywords).fit(records.skills)
         self.generalist_ = generalist_place(records.arms, self.generalist)
         self.finder_ = SkillFinder(floor=self.floor).fit(questions)
         self.records_, self.ids_ = records, questions.ids
@@ -83,7 +95,7 @@ class SkillRouter:
     def score(self, questions: Questions) -> Array:
         """Scores in [0, 1], shape (len(questions), len(arms)); what they mean is up to `score_mode`."""
         finder, records = self._fitted()
-        weights = finder.find(questions.vectors).weights
+        weights = self._weights(finder, questions)
         rest = fallback_row(records.overall, self.generalist_)
         if self.score_mode == "expected":
             scores = weights @ records.share(_PRIOR).T + (1 - weights.sum(axis=1, keepdims=True)) * rest
@@ -98,12 +110,38 @@ class SkillRouter:
     def explain(self, questions: Questions) -> list[Reason]:
         """The skills found, the nearest profile questions, and why the generalist was fallen back to, if it was."""
         finder, _ = self._fitted()
-        found = finder.find(questions.vectors)
+        found = replace(finder.find(questions.vectors), weights=self._weights(finder, questions))
         return [self._reason(found, row, finder.floor_) for row in range(len(questions))]
+
+    def add_arm(self, questions: Questions, outcomes: Outcomes) -> Self:
+        """Learn the new arms' records; skills stay as they were found at `fit`. With `power` and `softmax`, whose scores
+        sum to 1 over the pool, the others' scores move; their records do not."""
+        records = self._fitted()[1]
+        if self.keywords_ is not None:
+            questions = replace(questions, skills=self.keywords_.labelled(questions))
+        self.records_ = records.plus(questions, outcomes)
+        return self
+
+    def remove_arm(self, name: str) -> Self:
+        """Forget an arm. Raises RouterError for the generalist, an arm that is not there, or the last one."""
+        if name == self.generalist:
+            raise RouterError(f"{name} is the generalist\n  next: fit again with another one")
+        self.records_ = self._fitted()[1].without(name)
+        self.generalist_ = generalist_place(self.records_.arms, self.generalist)
+        return self
+
+    def learnt(self, name: str) -> Mapping[str, NDArray[Any]]:
+        """An arm's record."""
+        return self._fitted()[1].of_arm(name)
 
     def records(self) -> dict[str, dict[str, tuple[float, float]]]:
         """Per arm and skill (sum of scores, questions observed); an arm's record comes from its own outcomes alone."""
         return self._fitted()[1].as_dict()
+
+    def _weights(self, finder: SkillFinder, questions: Questions) -> Table:
+        if self.keywords_ is None:
+            return finder.find(questions.vectors).weights
+        return self.keywords_.weights(questions.text)
 
     def _power(self, records: Records, weights: Table) -> Table:
         values = records.net if self.record == "net" else records.log_odds(1.0)

@@ -71,6 +71,17 @@ def calibration_split(
     return chosen
 
 
+def entropy(probable: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The entropy of each row, divided by that of the uniform distribution: 0 to 1.
+
+    >>> entropy(np.array([[0.5, 0.5], [1.0, 0.0]])).tolist()
+    [1.0, 0.0]
+    """
+    logs = np.log(np.where(probable > 0, probable, 1.0))
+    found: NDArray[np.float64] = np.abs(-(probable * logs).sum(axis=1) / np.log(max(2, probable.shape[1])))
+    return found
+
+
 def _resampled(values: NDArray[np.float64], resamples: int, seed: int) -> NDArray[np.float64]:
     """The means of `resamples` draws of all questions with replacement."""
     if values.ndim != 1 or len(values) == 0:
@@ -96,9 +107,10 @@ def _components(vectors: Array) -> list[int]:
 
     step = max(1, _CELLS // max(1, len(vectors)))
     for start in range(0, len(vectors), step):
-        twins = np.argwhere(vectors[start : start + step] @ vectors.T >= _TWINS)
-        for own, other in twins:
-            low, high = sorted((root(start + int(own)), root(int(other))))
+        near = np.argwhere(vectors[start : start + step] @ vectors.T >= _TWINS)
+        near[:, 0] += start
+        for own, other in near[near[:, 0] < near[:, 1]].tolist():
+            low, high = sorted((root(own), root(other)))
             parent[high] = low
     return [root(row) for row in range(len(vectors))]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol, Self
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,14 +69,34 @@ class Outcomes:
         np.add.at(count, (self.question, self.arm), 1)
         return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
 
+    def costs(self, n_questions: int) -> NDArray[np.float64]:
+        """Mean cost over samples as [question, arm]; NaN where unobserved or where a sample's cost is unknown."""
+        return replace(self, score=self.cost).matrix(n_questions)
+
     def take(self, rows: Sequence[int] | Indices) -> Outcomes:
         """The outcomes of the questions at `rows`, renumbered to their new places."""
-        place = {int(old): new for new, old in enumerate(rows)}
-        keep = [i for i, q in enumerate(self.question) if int(q) in place]
+        chosen = np.asarray(rows, dtype=np.int64)
+        most = max(int(self.question.max(initial=-1)), int(chosen.max(initial=-1)))
+        place = np.full(most + 1, -1, dtype=np.int64)
+        place[chosen] = np.arange(len(chosen))
+        return self._cells(np.flatnonzero(place[self.question] >= 0), question=place)
+
+    def only(self, arms: Sequence[str]) -> Outcomes:
+        """The outcomes of the arms of these names, in this order. Raises KeyError for a name that is not there."""
+        column = {arm.name: place for place, arm in enumerate(self.arms)}
+        wanted = [column[name] for name in arms]
+        place = np.full(len(self.arms), -1, dtype=np.int64)
+        place[wanted] = np.arange(len(wanted))
+        kept = self._cells(np.flatnonzero(place[self.arm] >= 0), arm=place)
+        return replace(kept, arms=tuple(self.arms[i] for i in wanted))
+
+    def _cells(self, keep: Indices, question: Indices | None = None, arm: Indices | None = None) -> Outcomes:
+        """The rows at `keep`; `question` and `arm` map old places to new ones."""
+        questions, arms = self.question[keep], self.arm[keep]
         return Outcomes(
             arms=self.arms,
-            question=np.array([place[int(self.question[i])] for i in keep], dtype=np.int64),
-            arm=self.arm[keep],
+            question=questions if question is None else question[questions],
+            arm=arms if arm is None else arm[arms],
             score=self.score[keep],
             sample=self.sample[keep],
             answer=tuple(self.answer[i] for i in keep),
@@ -90,12 +110,20 @@ class Reason:
     """Why a question is scored as it is, for people and for the trace.
 
     `skills`: (name, weight) found in the question, strongest first; `nearest`: (profile question id, cosine);
-    `fallback`: why nobody but the generalist is trusted, None where skills were found.
+    `fallback`: why nobody but the generalist is trusted, None where skills were found; `note`: what else decided.
+    Signals of `routers.coverage`, None where nobody measured them: `gap` is the conformal p-value of the question being
+    inside what the arms are known to do, `margin` the distance of the two best scores, `entropy` how mixed the domains
+    of its neighbours are (0 to 1); `flags` names those that crossed their threshold.
     """
 
     skills: tuple[tuple[str, float], ...] = ()
     nearest: tuple[tuple[str, float], ...] = ()
     fallback: str | None = None
+    note: str | None = None
+    gap: float | None = None
+    margin: float | None = None
+    entropy: float | None = None
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +153,30 @@ class Router(Protocol):
 
     def explain(self, questions: Questions) -> list[Reason]:
         """A reason per question."""
+        ...
+
+    def add_arm(self, questions: Questions, outcomes: Outcomes) -> Self:
+        """Learn the arms of `outcomes`, which are new, from outcomes on `questions`; nothing of another arm is relearnt.
+
+        Raises RouterError for an arm that is there already, NotFittedError before `fit`.
+        """
+        ...
+
+    def remove_arm(self, name: str) -> Self:
+        """Forget an arm as if it had never been fitted. Raises RouterError for one that is not there."""
+        ...
+
+    def learnt(self, name: str) -> Mapping[str, NDArray[Any]]:
+        """What was learnt of one arm, as named arrays: what adding or removing another one leaves as it was."""
+        ...
+
+
+@runtime_checkable
+class Updating(Protocol):
+    """A router that learns from outcomes as they come."""
+
+    def update(self, questions: Questions, outcomes: Outcomes) -> Self:
+        """Learn from more outcomes of known arms, on top of what is known."""
         ...
 
 
