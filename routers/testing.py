@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from routers.errors import NotFittedError
+from routers.errors import NotFittedError, RouterError
+from routers.store import fingerprint, load, save
 from routers.types import Arm, Array, Outcomes, Questions, Router
 
 SKILLS = ("cooking", "sailing", "music")
@@ -93,7 +96,9 @@ def check_router(make: Callable[[], Router]) -> None:
     before `fit`; shape, type and range of the scores; the same scores again, alone, in a batch and in any order; an
     empty batch; a second fit forgets the first; the order of the fitted questions does not matter, the order of the
     arms only orders the columns; fitting and scoring change neither settings nor arguments; cells nobody ran are
-    accepted, and a new arm leaves the others' records (if the router shows them) as they were.
+    accepted; a new arm, whether it joins at `fit` or by `add_arm`, and one that leaves by `remove_arm` leave what was
+    learnt of the others (`learnt`, and `records` if the router shows them) as it was; added and removed is as never
+    added; and a saved router, loaded again, scores the same (unless `save` refuses it).
     """
     questions, outcomes = simulate()
     asked, _ = simulate(30, seed=1)
@@ -111,6 +116,8 @@ def check_router(make: Callable[[], Router]) -> None:
     _fits_again(router, make, questions, outcomes, asked)
     _order_is_nothing(make, questions, outcomes, asked, scores)
     _takes_a_new_arm(make, questions, outcomes, asked)
+    _arms_come_and_go(make, questions, outcomes, asked)
+    _survives_the_disk(make, questions, outcomes, asked)
 
 
 def _refuses_before_fit(make: Callable[[], Router], asked: Questions) -> None:
@@ -178,12 +185,66 @@ def _takes_a_new_arm(make: Callable[[], Router], questions: Questions, outcomes:
         [*outcomes.score.tolist(), *(float(question % 2) for question in some)],
     )
     before, after = make().fit(questions, outcomes), make().fit(questions, wider)
+    for arm in outcomes.arms:
+        _same_learnt(before, after, arm.name, "a new arm at fit")
     scores = after.score(asked)
     assert scores.shape == (len(asked), new + 1), "a new arm is a new column"
     assert bool(np.all(np.isfinite(scores))), "cells nobody ran leave the scores finite"
     if isinstance(before, KeepsRecords) and isinstance(after, KeepsRecords):
         old, now = before.records(), after.records()
         assert {arm: now[arm] for arm in old} == old, "a new arm leaves the other arms' records as they were"
+
+
+def _arms_come_and_go(make: Callable[[], Router], questions: Questions, outcomes: Outcomes, asked: Questions) -> None:
+    late = outcomes.arms[-1].name
+    early = outcomes.only([arm.name for arm in outcomes.arms if arm.name != late])
+    router = make().fit(questions, early)
+    alone = router.score(asked)
+    kept = {arm.name: {key: value.copy() for key, value in router.learnt(arm.name).items()} for arm in early.arms}
+    some = list(range(0, len(questions), 2))
+    router.add_arm(questions.take(some), outcomes.only([late]).take(some))
+    assert [arm.name for arm in router.arms] == [arm.name for arm in outcomes.arms], "a new arm is the last column"
+    scores = router.score(asked)
+    assert scores.shape == (len(asked), len(outcomes.arms)), "an added arm is a new column"
+    assert bool(np.all((scores >= 0) & (scores <= 1))), "scores with an added arm lie in [0, 1]"
+    for name, own in kept.items():
+        now = router.learnt(name)
+        same = own.keys() == now.keys() and all(np.array_equal(own[key], now[key]) for key in own)
+        assert same, f"an added arm leaves what was learnt of {name} as it was"
+    try:
+        router.add_arm(questions, outcomes.only([late]))
+    except RouterError:
+        pass
+    else:
+        raise AssertionError("adding an arm that is there is refused")
+    assert _equal(router.remove_arm(late).score(asked), alone), "an arm that was added and removed leaves no trace"
+    for name, own in kept.items():
+        now = router.learnt(name)
+        assert all(np.array_equal(own[key], now[key]) for key in own), f"a removed arm leaves {name} as it was"
+    try:
+        router.remove_arm("nobody")
+    except RouterError:
+        return
+    raise AssertionError("removing an arm that is not there is refused")
+
+
+def _same_learnt(before: Router, after: Router, name: str, what: str) -> None:
+    """Shapes may differ where questions are kept; what is there of the arm may not."""
+    old, new = before.learnt(name), after.learnt(name)
+    same = old.keys() == new.keys() and all(np.allclose(old[key], new[key], atol=_TOLERANCE) for key in old)
+    assert same, f"{what} leaves what was learnt of {name} as it was"
+
+
+def _survives_the_disk(make: Callable[[], Router], questions: Questions, outcomes: Outcomes, asked: Questions) -> None:
+    router = make().fit(questions, outcomes)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            save(router, Path(folder), keys={"outcomes": fingerprint(questions, outcomes)})
+        except RouterError:
+            return
+        again = load(Path(folder), keys={"outcomes": fingerprint(questions, outcomes)})
+    assert np.array_equal(again.score(asked), router.score(asked)), "a router loaded again scores the same"
+    assert again.arms == router.arms, "a router loaded again has the same arms"
 
 
 def _settings(router: Router) -> dict[str, object]:

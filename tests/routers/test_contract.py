@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from routers.baselines import BestSingle, KeywordRouter, RandomRouter, TfidfRouter
-from routers.errors import NotFittedError
+from routers.blend import BlendRouter
+from routers.calibrate import CalibratedRouter
+from routers.category import CategoryRouter
+from routers.cluster import ClusterRouter
+from routers.coverage import CoveredRouter
+from routers.errors import NotFittedError, RouterError
+from routers.hierarchical import HierarchicalRouter
+from routers.linear import LinearRouter
+from routers.neighbours import NeighbourRouter
+from routers.online import OnlineRouter
+from routers.ridge import RidgeRouter
 from routers.skill import SkillRouter
-from routers.testing import GENERALIST, check_router
+from routers.testing import GENERALIST, SKILLS, check_router
 from routers.types import Arm, Array, Outcomes, Questions, Reason, Router
 
 RULES = {"cooking": ("bake", "flour", "soup"), "sailing": ("mast", "anchor"), "music": ("piano", "tune")}
+
+SIZES = dict.fromkeys((GENERALIST, *SKILLS, "newcomer"), 1.0)
 
 ROUTERS: dict[str, Callable[[], Router]] = {
     "skill": SkillRouter,
@@ -29,6 +42,22 @@ ROUTERS: dict[str, Callable[[], Router]] = {
     "tfidf": lambda: TfidfRouter(GENERALIST),
     "random": lambda: RandomRouter(seed=3),
     "best single": BestSingle,
+    "neighbours": NeighbourRouter,
+    "neighbours, as specified": lambda: NeighbourRouter(30, 0.3, 5.0),
+    "ridge": RidgeRouter,
+    "ridge, domains as released": lambda: RidgeRouter(target="domain"),
+    "ridge with a bonus": lambda: RidgeRouter(bonus=0.1),
+    "cluster": lambda: ClusterRouter(5),
+    "cluster, by rank": lambda: ClusterRouter(5, 1, use="rank"),
+    "linear": LinearRouter,
+    "category": CategoryRouter,
+    "category with a gate": lambda: CategoryRouter(GENERALIST, gate=0.5),
+    "category under a budget": lambda: CategoryRouter(sizes=SIZES, budget=2.0),
+    "hierarchical": HierarchicalRouter,
+    "blend": lambda: BlendRouter((SkillRouter(), RidgeRouter())),
+    "calibrated": lambda: CalibratedRouter(RidgeRouter()),
+    "covered": lambda: CoveredRouter(SkillRouter(), GENERALIST),
+    "online": OnlineRouter,
 }
 
 
@@ -58,6 +87,21 @@ class Constant:
 
     def explain(self, questions: Questions) -> list[Reason]:
         return [Reason()] * len(self.arms and questions)
+
+    def add_arm(self, questions: Questions, outcomes: Outcomes) -> Self:
+        if {arm.name for arm in outcomes.arms} & {arm.name for arm in self.arms}:
+            raise RouterError("it is there")
+        self.arms_ += outcomes.arms
+        return self
+
+    def remove_arm(self, name: str) -> Self:
+        if name not in [arm.name for arm in self.arms]:
+            raise RouterError("it is not there")
+        self.arms_ = tuple(arm for arm in self.arms_ if arm.name != name)
+        return self
+
+    def learnt(self, name: str) -> Mapping[str, NDArray[Any]]:
+        return {"marks": np.array(0.5)}
 
 
 class Eager(Constant):
@@ -91,6 +135,21 @@ class Vandal(Constant):
         return super().fit(questions, outcomes)
 
 
+class Jealous(Constant):
+    def learnt(self, name: str) -> Mapping[str, NDArray[Any]]:
+        return {"marks": np.array(1 / len(self.arms))}
+
+
+class Clinging(Constant):
+    def remove_arm(self, name: str) -> Self:
+        super().remove_arm(name)
+        self.arms_ = tuple(Arm(arm.name, 2.0) for arm in self.arms_)
+        return self
+
+    def score(self, questions: Questions) -> Array:
+        return super().score(questions) / np.float32(self.arms[0].price)
+
+
 class Ordered(Constant):
     def score(self, questions: Questions) -> Array:
         return super().score(questions) * np.linspace(0, 1, len(self.arms), dtype=np.float32)
@@ -109,6 +168,8 @@ def test_a_plain_router_passes() -> None:
         (Hoarder, "a second fit forgets the first"),
         (Vandal, "leave `score` of their arguments"),
         (Ordered, "same columns in that order"),
+        (Jealous, "leaves what was learnt of"),
+        (Clinging, "leaves no trace"),
     ],
 )
 def test_a_router_that_breaks_a_promise_is_told_which(faulty: Callable[[], Router], promise: str) -> None:

@@ -1,0 +1,193 @@
+"""Is this question inside what the arms are known to do? (Transitive Expert Error; METHODS F, all formulas ours)"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from routers.errors import NotFittedError
+from routers.nearest import Nearest
+from routers.perarm import Table
+from routers.records import fallback_row, generalist_place, label_matrix
+from routers.stats import calibration_split, entropy
+from routers.types import Arm, Array, Outcomes, Questions, Reason, Router
+
+GAP, BOUNDARY = "coverage gap", "boundary"
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """Per question: `gap` is the conformal p-value of belonging to the profile, `margin` the distance between the two
+    best scores, `entropy` how mixed the domains of its neighbours are (0 to 1); flags are bool."""
+
+    gap: Table
+    margin: Table
+    entropy: Table
+    outside: NDArray[np.bool_]
+    border: NDArray[np.bool_]
+
+
+@dataclass(slots=True)
+class Coverage:
+    """Signals of a question that lies outside, or on a border, of what the profile covers.
+
+    Gap: r(x) is the mean distance (1 - cosine) to the `k` nearest profile questions; its conformal p-value is
+    (1 + #{r_i >= r(x)}) / (n + 1) over the distances r_i of a fifth of the profile to the rest (near-duplicates on one
+    side). Under `alarm` the question is flagged: by construction at most that share of questions like the profile's is.
+    Boundary: the margin of the scores is under the 20th percentile of that fifth, or its neighbours' labels are more
+    mixed than the 80th. Flags are heuristics. Softmax scores are no gap detector: they are sure far from the data.
+    """
+
+    k: int = 10
+    alarm: float = 0.05
+    nearest_: Nearest = field(default_factory=Nearest, init=False, repr=False, compare=False)
+    labels_: Table = field(default_factory=lambda: np.zeros((0, 0)), init=False, repr=False, compare=False)
+    distances_: Table = field(default_factory=lambda: np.zeros(0), init=False, repr=False, compare=False)
+    mixed_: float = field(default=1.0, init=False, repr=False, compare=False)
+    margin_: float = field(default=0.0, init=False, repr=False, compare=False)
+
+    def fit(self, questions: Questions, scores: Array | None = None) -> Self:
+        """Learn where the profile lies. `scores` [n, arm] of the same questions, from a router that was not fitted on
+        them, set the margin's threshold; without them no margin is flagged."""
+        _, labels = label_matrix(questions)
+        held = calibration_split(questions.ids, questions.vectors)
+        inner, outer = np.flatnonzero(~held), np.flatnonzero(held)
+        self.nearest_ = Nearest().fit(questions.vectors[inner])
+        self.labels_ = labels[inner] / np.maximum(labels[inner].sum(axis=1, keepdims=True), 1)
+        away, mixed = self._around(questions.vectors[outer])
+        self.distances_ = np.sort(away)
+        self.mixed_ = _percentile(mixed, 80, 1.0)
+        self.margin_ = 0.0 if scores is None else _percentile(margins(scores)[outer], 20, 0.0)
+        return self
+
+    def signals(self, vectors: Array, scores: Array) -> Signals:
+        """The signals of questions with these vectors [n, dim] and scores [n, arm]."""
+        away, mixed = self._around(vectors)
+        beyond = len(self.distances_) - np.searchsorted(self.distances_, away, side="left")
+        gap = (1 + beyond) / (len(self.distances_) + 1)
+        margin = margins(scores)
+        return Signals(gap, margin, mixed, gap < self.alarm, (margin < self.margin_) | (mixed > self.mixed_))
+
+    def _around(self, vectors: Array) -> tuple[Table, Table]:
+        """Mean distance to the k nearest, and the normalised entropy of their labels."""
+        if not len(vectors):
+            return np.zeros(0), np.zeros(0)
+        rows, cosine = self.nearest_.find(vectors, self.k)
+        shares = self.labels_[rows].mean(axis=1)
+        total = shares.sum(axis=1, keepdims=True)
+        mixed = entropy(np.divide(shares, total, out=np.zeros_like(shares), where=total > 0))
+        return (1 - cosine).mean(axis=1).round(6), mixed
+
+
+@dataclass(slots=True)
+class CoveredRouter:
+    """A router that trusts no specialist with a question outside the profile: it goes to the `generalist` (None: arms
+    are ranked by their overall share). The signals of `Coverage` stand in the reasons."""
+
+    router: Router
+    generalist: str | None = None
+    alarm: float = 0.05
+    fitted_: Router | None = field(default=None, init=False, repr=False, compare=False)
+    coverage_: Coverage = field(default_factory=Coverage, init=False, repr=False, compare=False)
+    overall_: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The arms of the columns of `score`."""
+        return self._known().arms
+
+    def fit(self, questions: Questions, outcomes: Outcomes) -> Self:
+        """Fit the router and learn where the profile lies."""
+        self.fitted_ = copy.deepcopy(self.router).fit(questions, outcomes)
+        self.coverage_ = Coverage(alarm=self.alarm).fit(questions)
+        self.overall_ = {}
+        self._note(questions, outcomes)
+        generalist_place(outcomes.arms, self.generalist)
+        return self
+
+    def score(self, questions: Questions) -> Array:
+        """The router's scores; those of the fallback where the question lies outside."""
+        router = self._known()
+        scores = router.score(questions).copy()
+        if len(questions):
+            outside = self.coverage_.signals(questions.vectors, scores).outside
+            overall = np.array([self.overall_[arm.name] for arm in router.arms])
+            scores[outside] = fallback_row(overall, generalist_place(router.arms, self.generalist))
+        return scores
+
+    def explain(self, questions: Questions) -> list[Reason]:
+        """The router's reasons with the signals."""
+        router = self._known()
+        reasons = router.explain(questions)
+        if not reasons:
+            return []
+        found = self.coverage_.signals(questions.vectors, router.score(questions))
+        taker = f"left to {self.generalist}" if self.generalist is not None else "arms are ranked by overall record"
+        told = []
+        for row, reason in enumerate(reasons):
+            outside, border = bool(found.outside[row]), bool(found.border[row])
+            flags = (*((GAP,) if outside else ()), *((BOUNDARY,) if border else ()))
+            why = f"it lies outside the profile (p {found.gap[row]:.3f}): {taker}"
+            told.append(
+                replace(
+                    reason,
+                    fallback=why if outside else reason.fallback,
+                    gap=round(float(found.gap[row]), 4),
+                    margin=round(float(found.margin[row]), 4),
+                    entropy=round(float(found.entropy[row]), 4),
+                    flags=(*reason.flags, *flags),
+                )
+            )
+        return told
+
+    def add_arm(self, questions: Questions, outcomes: Outcomes) -> Self:
+        """The router learns the new arms."""
+        self._known().add_arm(questions, outcomes)
+        self._note(questions, outcomes)
+        return self
+
+    def remove_arm(self, name: str) -> Self:
+        """The router forgets the arm."""
+        self._known().remove_arm(name)
+        self.overall_.pop(name, None)
+        return self
+
+    def learnt(self, name: str) -> Mapping[str, NDArray[Any]]:
+        """What the router learnt of one arm, and its overall share."""
+        return {**self._known().learnt(name), "overall share": np.array(self.overall_[name])}
+
+    def _note(self, questions: Questions, outcomes: Outcomes) -> None:
+        scores = outcomes.matrix(len(questions))
+        seen = ~np.isnan(scores)
+        mean = np.where(seen, scores, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
+        self.overall_.update({arm.name: float(value) for arm, value in zip(outcomes.arms, mean, strict=True)})
+
+    def _known(self) -> Router:
+        if self.fitted_ is None:
+            raise NotFittedError("CoveredRouter has not been fitted\n  next: call fit(questions, outcomes)")
+        return self.fitted_
+
+
+def margins(scores: Array) -> Table:
+    """Best score minus second best, [n]; 1 where there is one arm.
+
+    >>> margins(np.array([[0.5, 0.25, 0.75]], dtype=np.float32)).tolist()
+    [0.25]
+    """
+    if scores.shape[1] < 2:
+        return np.ones(len(scores))
+    top = np.partition(scores.astype(np.float64), -2, axis=1)[:, -2:]
+    found: Table = top[:, 1] - top[:, 0]
+    return found
+
+
+def _percentile(values: Table, at: float, otherwise: float) -> float:
+    if not len(values):
+        return otherwise
+    # np.percentile would load numpy.ma: 30 ms of every start
+    return float(np.interp(at / 100 * (len(values) - 1), np.arange(len(values)), np.sort(values)))

@@ -1,0 +1,326 @@
+"""What each learnt router promises beyond the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+
+from routers.calibrate import CalibratedRouter, Calibrator, calibration_error
+from routers.category import CategoryRouter, category_map
+from routers.cluster import ClusterRouter
+from routers.coverage import Coverage, CoveredRouter
+from routers.errors import RouterError
+from routers.hierarchical import HierarchicalRouter
+from routers.linear import LinearRouter
+from routers.nearest import Nearest
+from routers.neighbours import NeighbourRouter
+from routers.online import OnlineRouter, PageHinkley, inverse_propensity
+from routers.ridge import RidgeRouter
+from routers.testing import GENERALIST, SKILLS, outcomes_of, simulate
+from routers.types import Arm, Outcomes, Questions, Router
+
+LEARNERS: dict[str, Callable[[], Router]] = {
+    "neighbours": NeighbourRouter,
+    "ridge": RidgeRouter,
+    "cluster": lambda: ClusterRouter(6),
+    "linear": LinearRouter,
+    "category": CategoryRouter,
+    "hierarchical": HierarchicalRouter,
+}
+
+
+def right(router: Router, questions: Questions) -> float:
+    """The share of questions whose specialist is scored best (a simulation)."""
+    best = router.score(replace(questions, skills=())).argmax(axis=1)
+    names = [router.arms[int(place)].name for place in best]
+    return float(np.mean([name == own[0] for name, own in zip(names, questions.skills, strict=True)]))
+
+
+@pytest.mark.parametrize("make", LEARNERS.values(), ids=LEARNERS.keys())
+def test_planted_specialists_are_found(make: Callable[[], Router]) -> None:
+    assert right(make().fit(*simulate(300)), simulate(90, seed=5)[0]) >= 0.9
+
+
+@pytest.mark.parametrize("make", LEARNERS.values(), ids=LEARNERS.keys())
+def test_nothing_is_found_where_outcomes_say_nothing(make: Callable[[], Router]) -> None:
+    questions, outcomes = simulate(300)
+    turned = np.random.default_rng(0).permutation(len(questions))
+
+    router = make().fit(questions, replace(outcomes, question=turned[outcomes.question]))
+
+    scores = router.score(replace(simulate(90, seed=5)[0], skills=()))
+    assert right(router, simulate(90, seed=5)[0]) < 0.6
+    assert float(scores.max()) < 0.8  # nobody is trusted as a specialist is (90 %)
+
+
+# Neighbours
+
+
+def test_far_from_the_profile_the_overall_share_remains() -> None:
+    questions, outcomes = simulate(120)
+    far = Questions(("far",), ("far",), -questions.vectors[:1])
+
+    scores = NeighbourRouter(30, 0.05, 5.0).fit(questions, outcomes).score(far)
+
+    assert scores[0] == pytest.approx(outcomes.matrix(120).mean(axis=0), abs=0.01)
+
+
+def test_inverted_lists_find_nearly_what_is_nearest() -> None:
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((60, 32))
+    rows = centres[rng.integers(0, 60, 3000)] + 0.3 * rng.standard_normal((3000, 32))
+    rows = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+    exact, cosine = Nearest().fit(rows).find(rows[:100], 10)
+    lists, _ = Nearest(exact_below=100).fit(rows).find(rows[:100], 10)
+
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(exact, lists, strict=True)]) > 0.9
+    assert (exact[:, 0] == np.arange(100)).all()
+    assert (np.diff(cosine, axis=1) <= 0).all()
+
+
+# Ridge
+
+
+def test_updates_are_exactly_what_a_fit_of_all_would_be() -> None:
+    questions, outcomes = simulate(120)
+    first, second = list(range(60)), list(range(60, 120))
+    asked = simulate(20, seed=3)[0]
+
+    whole = RidgeRouter(penalty=10.0).fit(questions, outcomes)
+    parts = RidgeRouter(penalty=10.0).fit(questions.take(first), outcomes.take(first))
+    parts.update(questions.take(second), outcomes.take(second))
+
+    assert np.abs(whole.score(asked) - parts.score(asked)).max() < 1e-6
+
+
+def test_forgetting_weighs_the_last_most() -> None:
+    arm = [Arm("a")]
+    x = np.array([[1.0, 0.0]], dtype=np.float32)
+    one = Questions(("q",), ("q",), x)
+    start = outcomes_of(arm, [(0, 0)], [0.0])
+    router = RidgeRouter(penalty=1e-6, forget=0.5).fit(one, start)
+    many = Questions(("r", "s", "t"), ("r", "s", "t"), np.tile(x, (3, 1)))
+
+    router.update(many, outcomes_of(arm, [(0, 0), (1, 0), (2, 0)], [0.0, 1.0, 1.0]))
+
+    assert router.score(one)[0, 0] == pytest.approx(1.5 / 1.875, abs=1e-3)
+
+
+def test_one_between_two_is_masked_without_normalising() -> None:
+    """The trap of METHODS I.5: one-against-all regression misses the class between two others."""
+    rng = np.random.default_rng(0)
+    n = 200
+    x = np.concatenate([rng.normal(place, 0.25, n) for place in (-2.0, 0.0, 2.0)])
+    vectors = np.stack([x, np.ones_like(x)], axis=1).astype(np.float32)
+    questions = Questions(tuple(f"{i:04}" for i in range(3 * n)), ("",) * (3 * n), vectors)
+    arms = [Arm(name) for name in "abc"]
+    own = np.repeat([0, 1, 2], n)
+    cells = [(i, j) for i in range(3 * n) for j in range(3)]
+    outcomes = outcomes_of(arms, cells, [float(own[i] == j) for i, j in cells])
+    middle = questions.take(list(range(n, 2 * n)))
+
+    plain = RidgeRouter(penalty=0.01).fit(questions, outcomes).score(middle).argmax(axis=1)
+    normal = RidgeRouter(target="domain", penalty=0.01).fit(questions, outcomes).score(middle).argmax(axis=1)
+
+    assert (normal == 1).mean() > (plain == 1).mean() + 0.3
+
+
+# Category
+
+
+def everything(quality: np.ndarray, sizes: np.ndarray, budget: float, penalty: float) -> float:
+    """The best worth of any set of arms that fits, by looking at all."""
+    worth, best = quality - penalty * sizes, -np.inf
+    for marks in product((False, True), repeat=quality.shape[1]):
+        chosen = np.array(marks)
+        if chosen.any() and sizes[chosen].sum() <= budget:
+            best = max(best, float(worth[:, chosen].max(axis=1).mean()))
+    return best
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_the_program_equals_enumeration(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    quality, sizes = rng.random((5, 6)), rng.integers(1, 9, 6).astype(float)
+    arms = [Arm(f"arm{i}") for i in range(6)]
+    budget, penalty = float(rng.integers(9, 20)), float(rng.choice([0.0, 0.02]))
+
+    choice, resident = category_map(quality, sizes, arms, budget=budget, penalty=penalty)
+
+    worth = (quality - penalty * sizes)[np.arange(5), choice].mean()
+    assert worth == pytest.approx(everything(quality, sizes, budget, penalty), abs=1e-6)
+    assert sizes[resident].sum() <= budget
+
+
+def test_more_room_is_never_worse() -> None:
+    rng = np.random.default_rng(3)
+    quality, sizes = rng.random((6, 7)), rng.integers(1, 9, 7).astype(float)
+    arms = [Arm(f"arm{i}") for i in range(7)]
+
+    worths = []
+    for budget in range(8, 40, 4):
+        choice, _ = category_map(quality, sizes, arms, budget=float(budget))
+        worths.append(quality[np.arange(6), choice].mean())
+
+    assert (np.diff(worths) >= -1e-9).all()
+
+
+def test_equal_arms_go_to_the_cheaper_then_by_name() -> None:
+    quality = np.full((2, 3), 0.5)
+    arms = [Arm("c", 1.0), Arm("b", 1.0), Arm("a", 2.0)]
+
+    choice, _ = category_map(quality, np.ones(3), arms, budget=1.0)
+
+    assert choice.tolist() == [1, 1]
+    with pytest.raises(RouterError, match="no arm fits"):
+        category_map(quality, np.full(3, 5.0), arms, budget=1.0)
+
+
+def test_unsure_questions_go_to_the_generalist() -> None:
+    questions, outcomes = simulate(300)
+    router = CategoryRouter(GENERALIST, gate=0.2).fit(questions, outcomes)
+    mixed = questions.vectors[:3].mean(axis=0, keepdims=True)  # one question of each skill
+    odd = Questions(("odd",), ("odd",), (mixed / np.linalg.norm(mixed)).astype(np.float32))
+
+    [reason] = router.explain(odd)
+
+    assert router.arms[int(router.score(odd)[0].argmax())].name == GENERALIST
+    assert reason.fallback is not None and "left to the generalist" in reason.fallback
+
+
+# Cluster
+
+
+def test_cost_counts_where_it_is_asked_to() -> None:
+    questions, outcomes = simulate(200)
+    priced = replace(outcomes, cost=np.where(outcomes.arm == 0, 1.0, 10.0).astype(np.float32))
+    asked = simulate(30, seed=2)[0]
+
+    cheap = ClusterRouter(6, quality=0.1).fit(questions, priced).score(asked).argmax(axis=1)
+
+    assert (cheap == 0).all()
+    with pytest.raises(RouterError, match="cost is unknown"):
+        ClusterRouter(6, quality=0.5).fit(questions, outcomes)
+
+
+# Calibration
+
+
+def test_calibrated_scores_say_how_often_they_are_right() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.random((2000, 2))
+    scores = (0.5 + (true - 0.5) * 0.3).astype(np.float32)  # far too timid
+    truth = (rng.random((2000, 2)) < true).astype(float)
+    arms = (Arm("a"), Arm("b"))
+
+    better = Calibrator().fit(scores, truth, arms).probable(scores, arms)
+
+    assert calibration_error(better, truth) < 0.03 < calibration_error(scores, truth)
+
+
+def test_calibration_keeps_the_order_within_an_arm() -> None:
+    router = CalibratedRouter(RidgeRouter()).fit(*simulate(200))
+    asked = simulate(40, seed=4)[0]
+
+    plain, better = RidgeRouter().fit(*simulate(200)).score(asked), router.score(asked)
+
+    for place in range(4):
+        order = np.argsort(plain[:, place], kind="stable")
+        assert (np.diff(better[order, place]) >= -1e-6).all()
+
+
+# Coverage
+
+
+def test_a_domain_that_was_left_out_raises_the_alarm() -> None:
+    questions, outcomes = simulate(1000)
+    known = [i for i, own in enumerate(questions.skills) if own[0] != "music"]
+    asked, _ = simulate(200, seed=9)
+    strange = [i for i, own in enumerate(asked.skills) if own[0] == "music"]
+    usual = [i for i, own in enumerate(asked.skills) if own[0] != "music"]
+    coverage = Coverage().fit(questions.take(known))
+    flat = np.zeros((len(asked), 2), dtype=np.float32)
+
+    outside = coverage.signals(asked.vectors, flat).outside
+
+    assert outside[strange].mean() >= 0.8
+    assert outside[usual].mean() <= 0.12
+
+    router = CoveredRouter(NeighbourRouter(), GENERALIST).fit(questions.take(known), outcomes.take(known))
+    reasons = router.explain(asked)
+    assert "coverage gap" in reasons[strange[0]].flags
+    assert reasons[strange[0]].gap is not None and reasons[strange[0]].gap < 0.05
+    taken = [router.arms[int(i)].name for i in router.score(asked)[strange].argmax(axis=1)]
+    assert taken.count(GENERALIST) >= 0.8 * len(strange)
+
+
+# Online
+
+
+def test_after_a_swap_of_skills_the_forgetting_router_recovers_and_the_frozen_one_does_not() -> None:
+    """A simulation: two specialists swap their skills in mid-stream; prequential: scored first, then learnt from."""
+    questions, outcomes = simulate(300)
+    names = [arm.name for arm in outcomes.arms]
+    swap = np.arange(4)
+    swap[[names.index("cooking"), names.index("sailing")]] = [names.index("sailing"), names.index("cooking")]
+    live = OnlineRouter(explore=0.2, forget=0.98).fit(questions, outcomes)
+    frozen = RidgeRouter(penalty=10.0).fit(questions, outcomes)
+    found: dict[str, list[float]] = {"live": [], "frozen": []}
+    for step in range(30):
+        asked, results = simulate(30, seed=100 + step)
+        asked = replace(asked, ids=tuple(f"{step}-{name}" for name in asked.ids))
+        truth = replace(results, arm=swap[results.arm]).matrix(30)
+        rows = np.arange(30)
+        choices = live.choose(asked)
+        found["live"].append(float(truth[rows, live.score(asked).argmax(axis=1)].mean()))
+        found["frozen"].append(float(truth[rows, frozen.score(asked).argmax(axis=1)].mean()))
+        cells = [(row, names.index(choice.arm)) for row, choice in enumerate(choices)]
+        live.update(asked, outcomes_of(outcomes.arms, cells, [truth[cell] for cell in cells]))
+
+    assert np.mean(found["live"][-8:]) > np.mean(found["frozen"][-8:]) + 0.2
+
+
+def test_the_log_says_what_another_policy_would_have_been_right() -> None:
+    questions, outcomes = simulate(600)
+    router = OnlineRouter(explore=0.5).fit(questions, outcomes)
+    asked, results = simulate(1500, seed=8)
+    truth = results.matrix(1500)
+    names = [arm.name for arm in outcomes.arms]
+    log = router.choose(asked)
+    score = [truth[row, names.index(choice.arm)] for row, choice in enumerate(log)]
+
+    estimate = inverse_propensity(log, score, [GENERALIST] * 1500)
+
+    assert estimate.low <= truth[:, 0].mean() <= estimate.high
+    assert 0 < estimate.effective < 1500
+    assert log == router.choose(asked)
+    with pytest.raises(RouterError, match="no choice of the target"):
+        inverse_propensity(log, score, ["nobody"] * 1500)
+
+
+def test_a_rise_is_noticed_and_noise_is_not() -> None:
+    rng = np.random.default_rng(0)
+    alarm = PageHinkley()
+
+    assert not any(alarm.seen(float(value)) for value in rng.random(500) * 0.4)
+    assert any(alarm.seen(float(value)) for value in 0.6 + rng.random(200) * 0.4)
+
+
+def test_a_specialist_for_each_skill_and_no_more(asking: Callable[..., Questions]) -> None:
+    assert {arm.name for arm in simulate(10)[1].arms} == {GENERALIST, *SKILLS}
+
+
+def test_outcomes_can_be_cut_by_arm_and_question() -> None:
+    _, outcomes = simulate(20)
+
+    part: Outcomes = outcomes.only(["music", GENERALIST]).take([3, 1])
+
+    assert [arm.name for arm in part.arms] == ["music", GENERALIST]
+    assert np.array_equal(part.matrix(2), outcomes.matrix(20)[[3, 1]][:, [3, 0]])
+    with pytest.raises(KeyError):
+        outcomes.only(["nobody"])
