@@ -26,6 +26,12 @@ app = typer.Typer(
 )
 experts = typer.Typer(help="The experts of the registry.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(experts, name="experts")
+fit = typer.Typer(
+    help="Learn from outcomes; what is learnt is installed only if a test shows that it helps.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(fit, name="fit")
 
 INTERRUPTED = 130  # what shells report for Ctrl-C
 
@@ -153,6 +159,30 @@ def profile(
         typer.echo(line)
     if report.errors or report.failed:
         raise typer.Exit(3)
+
+
+@fit.command("router")
+def fit_router_(config: Config = None, as_json: AsJson = False, offline: Offline = False) -> None:
+    """Learn a router from what the experts have shown; it is installed only if it beats the best single expert."""
+    from dataclasses import asdict
+
+    from composer.fit import fit_router, install, outcomes_of
+    from composer.profile import find_profile
+
+    pipeline = _pipeline(config, None, offline)
+    registry = pipeline.registry
+    profile, notes = find_profile(registry)
+    for note in notes:
+        _say(note)
+    questions, outcomes = outcomes_of(profile, registry.arms(), registry.generalist)
+    fitted = fit_router(questions, outcomes, registry.generalist, _say)
+    folder = install(fitted, registry, questions, outcomes)
+    if as_json:
+        _print_json({**asdict(fitted), "router": None, "folder": str(folder)})
+        return
+    for line in fitted.lines():
+        typer.echo(line)
+    _say(f"written to {folder}")
 
 
 @app.command()

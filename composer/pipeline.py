@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -19,7 +20,8 @@ from composer.stages.kit import Encoder, Kit, Stage
 from composer.state import Answer, Query, State, Update
 from composer.trace import Event, nothing
 from routers.baselines import Unprofiled
-from routers.types import Route, Router
+from routers.errors import RouterError
+from routers.types import Outcomes, Questions, Route, Router
 
 if TYPE_CHECKING:
     import asyncio
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 # What `coe route` never needs (the event loop, the pool, the store, LangGraph) is imported where it is used.
 
 T = TypeVar("T")
+AUTO = "auto"  # the router that `coe fit router` has installed, else the skill router
 ROUNDS = 1  # the loop's bound; policies that ask again will raise it
 
 # Who hears the events of the run under way, where that is not the pipeline's listener: runs may go on side by side.
@@ -205,9 +208,32 @@ class Pipeline:
             return Unprofiled(every, generalist, "no other expert has a record yet")
         # Without a record, too, the generalist takes what is nobody's skill.
         arms = [arm for arm in every if arm.name in known or arm.name == generalist]
-        router: Router = load("routers", name)(generalist=generalist)
         questions, _ = profile.columns()
-        return router.fit(questions, profile.outcomes(questions, arms))
+        outcomes = profile.outcomes(questions, arms)
+        if name == AUTO:
+            found = self._installed(questions, outcomes)
+            if found is not None:
+                return found
+        make = load("routers", name)
+        takes = "generalist" in inspect.signature(make).parameters
+        router: Router = make(generalist=generalist) if takes else make()
+        from routers.coverage import CoveredRouter  # noqa: PLC0415 only where there is a choice
+
+        return CoveredRouter(router, generalist).fit(questions, outcomes)
+
+    def _installed(self, questions: Questions, outcomes: Outcomes) -> Router | None:
+        """What `coe fit router` has installed; where that is of another profile, the user is told."""
+        from composer.profile import router_folder  # noqa: PLC0415 imported before this is asked
+
+        if not router_folder(self.registry).exists():
+            return None
+        from composer.fit import installed_router  # noqa: PLC0415 only where there is one
+
+        try:
+            return installed_router(self.registry, questions, outcomes)
+        except RouterError as why:
+            self._say(f"{why}; meanwhile the skill router decides")
+            return None
 
     def _stage(self, place: int) -> Stage:
         """The stage at `place` of the pipeline, its options checked; every error names the line."""

@@ -315,6 +315,12 @@ def user_folder(registry: Registry) -> Path:
     return user_data_path("coe") / "profiles" / name
 
 
+def router_folder(registry: Registry) -> Path:
+    """Where `coe fit router` keeps what it installed for this registry file."""
+    profiles = user_folder(registry)
+    return profiles.parent.with_name("routers") / profiles.name
+
+
 def find_profile(registry: Registry) -> tuple[Profile, list[str]]:
     """The registry's profile with what the user measured on top, less the records of arms that have changed.
 

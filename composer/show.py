@@ -26,6 +26,8 @@ def why(route: Route) -> str:
         return f"nobody is asked: {reason.fallback or 'the policy abstains'}"
     if reason.fallback:
         return f"{route.arms[0]}: {reason.fallback}"
+    if not reason.skills:
+        return f"{route.arms[0]} scores best{', ' + reason.note if reason.note else ''}"
     skills = ", ".join(f"{name} {weight:.2f}" for name, weight in reason.skills[:3])
     return f"{route.arms[0]} has the best record on what the question needs ({skills})"
 
@@ -43,6 +45,13 @@ def route_data(question: str, route: Route) -> dict[str, Any]:
         "skills": [{"name": name, "weight": round(weight, 4)} for name, weight in route.reason.skills],
         "nearest": [{"question": name, "similarity": round(close, 4)} for name, close in route.reason.nearest],
         "fallback": route.reason.fallback,
+        "note": route.reason.note,
+        "coverage": {
+            "gap": route.reason.gap,
+            "margin": route.reason.margin,
+            "entropy": route.reason.entropy,
+            "flags": list(route.reason.flags),
+        },
         "why": why(route),
     }
 
@@ -65,6 +74,12 @@ def route_text(route: Route) -> str:
     if route.reason.nearest:
         near = ", ".join(f"{name} ({close:.2f})" for name, close in route.reason.nearest[:3])
         lines.append(f"nearest  {near}")
+    if route.reason.gap is not None:
+        flags = f": {', '.join(route.reason.flags)}" if route.reason.flags else ""
+        lines.append(
+            f"covered  p {route.reason.gap:.2f} of lying inside the profile, "
+            f"neighbours' domains mixed {route.reason.entropy or 0.0:.2f}{flags}"
+        )
     lines.append(f"why      {why(route)}")
     return printable("\n".join(lines))
 

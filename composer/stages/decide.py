@@ -22,8 +22,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def decide(kit: Kit, *, router: str = "skill", policy: str = "fixed", k: Annotated[int, Ge(1)] = 1) -> Stage:
-    """Let `policy` choose by the scores of `router`; `fixed` asks the `k` best arms once.
+def decide(kit: Kit, *, router: str = "auto", policy: str = "fixed", k: Annotated[int, Ge(1)] = 1) -> Stage:
+    """Let `policy` choose by the scores of `router` (`auto`: what `coe fit router` installed, else skill); `fixed` asks the `k` best arms once.
 
     A ConfigError about an option has the option's name as its `where`: who reads the file knows the line.
     """

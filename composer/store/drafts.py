@@ -13,7 +13,7 @@ import platformdirs
 from composer.store.lock import RunLock
 from composer.store.reader import Reader
 from composer.store.rows import Row, clean, draft_cells, insert, read_draft
-from composer.store.runs import Question, RunHandle, enter_run, find_trace
+from composer.store.runs import Question, RunHandle, all_traces, enter_run, find_trace
 from composer.store.schema import CALL, connect
 from composer.store.writer import Writer
 from composer.types import Draft, Request
@@ -89,6 +89,10 @@ class DraftStore:
     async def trace(self, trace_id: str) -> dict[str, Any] | None:
         """The payload of the result whose payload has this `trace_id`."""
         return await asyncio.to_thread(find_trace, trace_id, self._reader)
+
+    async def traces(self, run_id: str | None = None) -> list[dict[str, Any]]:
+        """The payloads of all finished questions (of one run), by run and id; damaged ones are left out."""
+        return await asyncio.to_thread(all_traces, None if run_id is None else clean(run_id), self._reader)
 
     def close(self) -> None:
         """Commit what is under way, free the runs, close the file. Safe to call twice."""

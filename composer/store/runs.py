@@ -140,6 +140,18 @@ def find_trace(trace_id: str, reader: Reader) -> dict[str, Any] | None:
     return _read_result(rows[0]).payload if rows else None
 
 
+def all_traces(run_id: str | None, reader: Reader) -> list[dict[str, Any]]:
+    """The payloads of the results of one run (None: of all), by run and id. Blocks."""
+    which = "" if run_id is None else " WHERE result.run_id = ?"
+    rows = reader.rows(
+        RESULT,
+        f"{_JOINED}{which} ORDER BY result.run_id, result.custom_id, k",
+        () if run_id is None else (run_id,),
+        _BOUND,
+    )
+    return [_read_result(row).payload for row in rows]
+
+
 def _read_result(row: Row) -> StoredResult:
     _, custom_id, k, status, payload, _, _ = row
     return StoredResult(text(custom_id), cast(int, k), cast(Status, text(status)), json.loads(text(payload)))

@@ -59,6 +59,8 @@ def test_a_route_as_data_has_all_keys_and_is_json() -> None:
         "skills": [{"name": "arithmetic", "weight": 0.8}, {"name": "dates", "weight": 0.1}],
         "nearest": [{"question": "item-7", "similarity": 0.93}, {"question": "item-9", "similarity": 0.8}],
         "fallback": None,
+        "note": None,
+        "coverage": {"gap": None, "margin": None, "entropy": None, "flags": []},
         "why": why(ROUTE),
     }
 

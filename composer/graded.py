@@ -1,0 +1,68 @@
+"""Outcomes out of runs: what the store's answers were worth, for questions whose right answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from composer.answers.extract import extract, infer_kind
+from composer.answers.grade import grade
+from composer.errors import InputError
+from composer.jsonl import Labelled
+from composer.recorded import Recorded
+from routers.types import Arm, Outcomes
+
+
+def from_runs(
+    traces: Sequence[Mapping[str, Any]], labelled: Sequence[Labelled], prices: Mapping[str, float] | None = None
+) -> Recorded:
+    """The outcomes of the experts that runs asked, without asking anybody again.
+
+    `traces` are what the store keeps of answered questions (`DraftStore.traces`); a question is known by its text. Cells
+    that no run asked stay unobserved; the same arm asked again with the same sample counts once. A draft that failed
+    says nothing about its arm, one that was cut off or holds no answer is wrong. `prices` are per arm. Raises InputError
+    when no run asked any of the questions.
+    """
+    place = {item.question.text: i for i, item in enumerate(labelled)}
+    cells: dict[tuple[int, str, int], Mapping[str, Any]] = {}
+    for trace in traces:
+        row = place.get(str(trace["question"]))
+        for draft in trace["drafts"] if row is not None else ():
+            if row is not None and draft["error"] is None:
+                cells.setdefault((row, str(draft["name"]), int(draft["sample"])), draft)
+    if not cells:
+        raise InputError(
+            "no run in the store asked any of these questions",
+            remedy="answer them with `coe run`, or use `coe profile`",
+        )
+    names = sorted({arm for _, arm, _ in cells})
+    known = prices or {}
+    score, answers = [], []
+    for (row, _, _), draft in cells.items():
+        item = labelled[row]
+        question = item.question
+        kind = question.kind or infer_kind(item.answer, question.choices)
+        answer = extract(str(draft["draft"]), kind, question.choices) if draft["stop"] == "stop" else None
+        answers.append(answer)
+        score.append(grade(answer, item.answer, kind, question.choices, str(draft["draft"])))
+    return Recorded(
+        ids=tuple(item.question.id for item in labelled),
+        text=tuple(item.question.text for item in labelled),
+        benchmark=("runs",) * len(labelled),
+        category=tuple(item.task or "" for item in labelled),
+        split=tuple(item.split or "profile" for item in labelled),
+        options=np.array([len(item.question.choices) for item in labelled], dtype=np.int64),
+        outcomes=Outcomes(
+            arms=tuple(Arm(name, known.get(name, 1.0)) for name in names),
+            question=np.array([row for row, _, _ in cells], dtype=np.int64),
+            arm=np.array([names.index(arm) for _, arm, _ in cells], dtype=np.int64),
+            score=np.array(score, dtype=np.float32),
+            sample=np.array([sample for _, _, sample in cells], dtype=np.int64),
+            answer=tuple(answers),
+            length=np.array([len(str(draft["draft"])) for draft in cells.values()], dtype=np.int64),
+            cost=np.full(len(cells), np.nan, dtype=np.float32),
+        ),
+        voted=True,
+    )

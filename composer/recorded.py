@@ -1,0 +1,360 @@
+"""Recorded answers of real models: the parquet form and RouterBench's CSV, read into questions and outcomes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from composer.errors import InputError, suggest
+from composer.folders import cache_folder
+from routers.types import Arm, Array, Indices, Outcomes, Questions
+
+_QUESTIONS, _OUTCOMES, _POOLS = "_questions.parquet", "_outcomes.parquet", "pools.json"
+_CHARS = 4.0  # characters of a token, where prices are per token and only characters were recorded
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Questions and what arms answered them. Columns have a row per question: `ids`, `text`, `benchmark`, `category`
+    (empty: none), `split`, `options` (how many there are to choose from, 0 where answers are free).
+
+    `outcomes.cost` is in USD where the record has prices, NaN where it has none; `voted` tells whether answers were
+    recorded, without which nobody can vote.
+    """
+
+    ids: tuple[str, ...]
+    text: tuple[str, ...]
+    benchmark: tuple[str, ...]
+    category: tuple[str, ...]
+    split: tuple[str, ...]
+    options: Indices
+    outcomes: Outcomes
+    voted: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def take(self, rows: Sequence[int] | Indices) -> Recorded:
+        """The questions at `rows` with their outcomes."""
+        place = np.asarray(rows, dtype=np.int64)
+        return Recorded(
+            ids=tuple(self.ids[i] for i in place),
+            text=tuple(self.text[i] for i in place),
+            benchmark=tuple(self.benchmark[i] for i in place),
+            category=tuple(self.category[i] for i in place),
+            split=tuple(self.split[i] for i in place),
+            options=self.options[place],
+            outcomes=self.outcomes.take(place),
+            voted=self.voted,
+        )
+
+    def of(self, benchmarks: Sequence[str], arms: Sequence[str] | None = None) -> Recorded:
+        """The questions of these benchmarks, and the arms (None: all) that answered any of them."""
+        part = self.take([i for i, name in enumerate(self.benchmark) if name in benchmarks])
+        present = [part.outcomes.arms[i].name for i in np.unique(part.outcomes.arm)]
+        wanted = present if arms is None else arms
+        if missing := [name for name in wanted if name not in present]:
+            raise InputError(
+                f"no outcome of {', '.join(missing[:3])} on {', '.join(benchmarks)}",
+                remedy=suggest(missing[0], present),
+            )
+        own = part.outcomes.only(wanted)
+        voted = any(answer is not None for answer in own.answer)
+        arms_now = _priced(wanted, own.arm, own.cost, own.length)
+        return replace(part, outcomes=replace(own, arms=arms_now), voted=voted)
+
+    def questions(self, vectors: Array) -> Questions:
+        """As routers want them, labelled with the category; `vectors` are the texts', [n, dim]."""
+        return Questions(self.ids, self.text, vectors, tuple((name,) if name else () for name in self.category))
+
+
+def read_folder(folder: Path) -> Recorded:
+    """All `NAME_questions.parquet` with their `NAME_outcomes.parquet` in `folder`, as one record.
+
+    Questions: `question_id, benchmark, question, split`, optional `category, options`. Outcomes: `question_id, model`,
+    `score` in [0, 1] or `correct`, optional `answer, resp_chars, sample, price_in_usd_per_mtok, price_out_usd_per_mtok`.
+    Raises InputError naming the file and the column.
+    """
+    files = sorted(folder.glob(f"*{_QUESTIONS}")) if folder.is_dir() else []
+    if not files:
+        raise InputError(
+            f"there is no *{_QUESTIONS} here", where=str(folder), remedy="give --data a folder of recorded answers"
+        )
+    parts = [_read_pair(file, file.with_name(file.name.removesuffix(_QUESTIONS) + _OUTCOMES)) for file in files]
+    return _joined(parts, folder)
+
+
+def read_pools(folder: Path) -> dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]]:
+    """The pools that `pools.json` of `folder` names: (benchmarks, arms; None: all). Empty where there is no such file."""
+    path = folder / _POOLS
+    if not path.exists():
+        return {}
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            name: (
+                tuple(part.strip() for part in row["benchmark"].split(",")),
+                None if row["models"] == "all" else tuple(row["models"]),
+            )
+            for name, row in told.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as why:
+        raise InputError(
+            f"this is no list of pools: {why}",
+            where=str(path),
+            remedy='write {"NAME": {"benchmark": …, "models": […]}}',
+        ) from why
+
+
+def read_routerbench(path: Path, *, profile: float = 0.75) -> Recorded:
+    """RouterBench's wide CSV (Hu et al. 2024): `sample_id, prompt, eval_name`, and per model a column of its score and,
+    optionally, `MODEL|model_response` and `MODEL|total_cost` (USD).
+
+    It has no splits: questions whose id hashes under `profile` are `profile`, the others `dev`. Responses are whole
+    texts, no extracted answers, so nobody votes on them; their characters are the length. Raises InputError naming line
+    and column.
+    """
+    csv.field_size_limit(100_000_000)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as why:
+        raise InputError(f"this file cannot be read: {why}", where=str(path), remedy="give a CSV in UTF-8") from why
+    if not rows or any(name not in rows[0] for name in ("sample_id", "prompt", "eval_name")):
+        raise InputError(
+            "a column is missing: expected sample_id, prompt, eval_name and one per model",
+            where=str(path),
+            remedy="export RouterBench's table as it is, with `to_csv(index=False)`",
+        )
+    fixed = {"sample_id", "prompt", "eval_name", "oracle_model_to_route_to"}
+    models = [name for name in rows[0] if name and name not in fixed and "|" not in name]
+    cells: dict[str, list[Any]] = {name: [] for name in ("question", "arm", "score", "length", "cost")}
+    for place, row in enumerate(rows):
+        for column, model in enumerate(models):
+            if row[model] == "":
+                continue
+            where = f"{path}:{place + 2}"
+            cells["question"].append(place)
+            cells["arm"].append(column)
+            cells["score"].append(_number(row[model], where, model, low=0.0, high=1.0))
+            cells["length"].append(len(row.get(f"{model}|model_response") or ""))
+            paid = row.get(f"{model}|total_cost") or ""
+            cells["cost"].append(_number(paid, where, f"{model}|total_cost", low=0.0) if paid else float("nan"))
+    ids = tuple(row["sample_id"] for row in rows)
+    _unique(ids, str(path))
+    cost = np.array(cells["cost"], dtype=np.float32)
+    arm = np.array(cells["arm"], dtype=np.int64)
+    return Recorded(
+        ids=ids,
+        text=tuple(row["prompt"] for row in rows),
+        benchmark=("routerbench",) * len(rows),
+        category=tuple(row["eval_name"] for row in rows),
+        split=tuple("profile" if _share(name) < profile else "dev" for name in ids),
+        options=np.zeros(len(rows), dtype=np.int64),
+        outcomes=Outcomes(
+            arms=_priced(models, arm, cost, np.array(cells["length"], dtype=np.int64)),
+            question=np.array(cells["question"], dtype=np.int64),
+            arm=arm,
+            score=np.array(cells["score"], dtype=np.float32),
+            sample=np.zeros(len(arm), dtype=np.int64),
+            answer=(None,) * len(arm),
+            length=np.array(cells["length"], dtype=np.int64),
+            cost=cost,
+        ),
+        voted=False,
+    )
+
+
+def vectors_of(
+    texts: Sequence[str], encode: Callable[[Sequence[str]], Array], *, encoder: str, say: Callable[[str], None]
+) -> Array:
+    """The vectors of `texts`, float32 [n, dim], kept in the user's cache under the hash of encoder and texts."""
+    digest = hashlib.sha256(encoder.encode())
+    for text in texts:
+        digest.update(hashlib.sha256(text.encode("utf-8", "replace")).digest())
+    path = cache_folder() / "vectors" / f"{digest.hexdigest()}.npy"
+    if path.exists():
+        try:
+            kept: Array = np.load(path, allow_pickle=False)
+            if kept.shape[:1] == (len(texts),) and kept.dtype == np.float32:
+                return kept
+        except (OSError, ValueError, EOFError):
+            pass  # what is in a cache can be made again
+    say(f"embedding {len(texts)} questions (once: the vectors are kept)")
+    vectors = encode(texts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.stem}-{id(vectors):x}.tmp.npy")
+    np.save(temporary, vectors, allow_pickle=False)
+    temporary.replace(path)
+    return vectors
+
+
+def _read_pair(questions: Path, outcomes: Path) -> Recorded:
+    if not outcomes.exists():
+        raise InputError(f"{questions.name} has no outcomes", where=str(outcomes), remedy="put the file beside it")
+    asked = _table(questions, ("question_id", "benchmark", "question", "split"))
+    done = _table(outcomes, ("question_id", "model"))
+    marks = next((name for name in ("score", "correct") if name in done.column_names), None)
+    if marks is None:
+        raise InputError("there is no column `score` or `correct`", where=str(outcomes), remedy="add one of them")
+    ids = tuple(map(str, asked["question_id"].to_pylist()))
+    _unique(ids, str(questions))
+    place = {name: i for i, name in enumerate(ids)}
+    question = np.array([place.get(str(name), -1) for name in done["question_id"].to_pylist()], dtype=np.int64)
+    named = [str(name) for name in done["model"].to_pylist()]
+    models = sorted(set(named))
+    column = {name: i for i, name in enumerate(models)}
+    arm = np.array([column[name] for name in named], dtype=np.int64)
+    score = np.array([_mark(value) for value in done[marks].to_pylist()], dtype=np.float32)
+    bad = np.flatnonzero(~((score >= 0) & (score <= 1)))
+    if len(bad):
+        raise InputError(
+            f"row {int(bad[0])}: `{marks}` is {score[bad[0]]}", where=str(outcomes), remedy="give numbers from 0 to 1"
+        )
+    length = _whole(done, "resp_chars")
+    texts = [str(text or "") for text in asked["question"].to_pylist()]
+    cost = _cost(done, length, texts, question)
+    keep = np.flatnonzero(question >= 0)
+    answers = done["answer"].to_pylist() if "answer" in done.column_names else [None] * done.num_rows
+    category = asked["category"].to_pylist() if "category" in asked.column_names else [""] * len(ids)
+    choices = asked["options"].to_pylist() if "options" in asked.column_names else [None] * len(ids)
+    return Recorded(
+        ids=ids,
+        text=tuple(texts),
+        benchmark=tuple(map(str, asked["benchmark"].to_pylist())),
+        category=tuple(name or "" for name in category),
+        split=tuple(map(str, asked["split"].to_pylist())),
+        options=np.array([_options(value) for value in choices], dtype=np.int64),
+        outcomes=Outcomes(
+            arms=_priced(models, arm[keep], cost[keep], length[keep]),
+            question=question[keep],
+            arm=arm[keep],
+            score=score[keep],
+            sample=_whole(done, "sample")[keep],
+            answer=tuple(None if answers[i] is None else str(answers[i]) for i in keep),
+            length=length[keep],
+            cost=cost[keep],
+        ),
+        voted="answer" in done.column_names,
+    )
+
+
+def _joined(parts: Sequence[Recorded], folder: Path) -> Recorded:
+    """One record out of several; an arm of two files is one arm, whose price `of` takes from what is then left."""
+    ids = tuple(name for part in parts for name in part.ids)
+    _unique(ids, str(folder))
+    arms = tuple(Arm(name) for name in sorted({arm.name for part in parts for arm in part.outcomes.arms}))
+    column = {arm.name: i for i, arm in enumerate(arms)}
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    outcomes = [part.outcomes for part in parts]
+    return Recorded(
+        ids=ids,
+        text=tuple(text for part in parts for text in part.text),
+        benchmark=tuple(name for part in parts for name in part.benchmark),
+        category=tuple(name for part in parts for name in part.category),
+        split=tuple(name for part in parts for name in part.split),
+        options=np.concatenate([part.options for part in parts]),
+        outcomes=Outcomes(
+            arms=arms,
+            question=np.concatenate([own.question + start for own, start in zip(outcomes, starts, strict=False)]),
+            arm=np.concatenate([np.array([column[arm.name] for arm in own.arms])[own.arm] for own in outcomes]),
+            score=np.concatenate([own.score for own in outcomes]),
+            sample=np.concatenate([own.sample for own in outcomes]),
+            answer=tuple(answer for own in outcomes for answer in own.answer),
+            length=np.concatenate([own.length for own in outcomes]),
+            cost=np.concatenate([own.cost for own in outcomes]),
+        ),
+        voted=any(part.voted for part in parts),
+    )
+
+
+def _table(path: Path, needed: Sequence[str]) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read()
+    except (OSError, pa.ArrowException) as why:
+        raise InputError(f"this file cannot be read: {why}", where=str(path), remedy="give a parquet file") from why
+    for name in needed:
+        if name not in table.column_names:
+            raise InputError(
+                f"there is no column `{name}`", where=str(path), remedy=f"columns needed: {', '.join(needed)}"
+            )
+    return table
+
+
+def _cost(done: pa.Table, length: Indices, texts: Sequence[str], question: Indices) -> Array:
+    """USD per answer where the record has prices per million tokens; NaN elsewhere. Tokens were not recorded:
+    characters / 4 stand for them, and where answers have no length, one as long as the question does."""
+    names = ("price_in_usd_per_mtok", "price_out_usd_per_mtok")
+    if any(name not in done.column_names for name in names):
+        return np.full(done.num_rows, np.nan, dtype=np.float32)
+    into, out = (np.array(done[name].to_pylist(), dtype=np.float64) for name in names)
+    asked = np.array([len(text) for text in texts] or [0])[np.maximum(question, 0)]
+    written = np.where(length > 0, length, asked)
+    cost: Array = ((into * asked + out * written) / _CHARS / 1e6).astype(np.float32)
+    return cost
+
+
+def _priced(models: Sequence[str], arm: Indices, cost: Array, length: Indices) -> tuple[Arm, ...]:
+    """An arm's price: its mean cost where all arms' costs are known, else its mean length in characters as a proxy."""
+    known = len(cost) > 0 and not bool(np.isnan(cost).any())
+    values = cost.astype(np.float64) if known else length.astype(np.float64)
+    count = np.bincount(arm, minlength=len(models))
+    mean = np.bincount(arm, values, len(models)) / np.maximum(count, 1)
+    return tuple(Arm(name, float(price) if price > 0 else 1.0) for name, price in zip(models, mean, strict=True))
+
+
+def _whole(table: pa.Table, name: str) -> Indices:
+    if name not in table.column_names:
+        return np.zeros(table.num_rows, dtype=np.int64)
+    return np.array([value or 0 for value in table[name].to_pylist()], dtype=np.int64)
+
+
+def _mark(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _options(value: Any) -> int:
+    """How many options there are; `options` may be a list, a string (a JSON list, or one option per line), or absent."""
+    if isinstance(value, str):
+        try:
+            told = json.loads(value)
+        except ValueError:
+            told = value.splitlines()
+        value = told
+    return len(value) if isinstance(value, list | tuple) and len(value) > 1 else 0
+
+
+def _number(text: str, where: str, column: str, *, low: float, high: float = float("inf")) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        raise InputError(f"`{column}` is {text[:40]!r}", where=where, remedy=f"give a number from {low:g} to {high:g}")
+    return value
+
+
+def _unique(ids: Sequence[str], where: str) -> None:
+    if len(set(ids)) != len(ids):
+        seen: set[str] = set()
+        twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise InputError(f"question {twice!r} comes twice", where=where, remedy="give every question its own id")
+
+
+def _share(name: str) -> float:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
+
+
+def known_names(pools: Mapping[str, object], benchmarks: Sequence[str]) -> str:
+    """What can be asked for, for an error message."""
+    return f"pools: {', '.join(pools) or 'none'}; benchmarks: {', '.join(sorted(set(benchmarks)))}"

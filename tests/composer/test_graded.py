@@ -1,0 +1,70 @@
+"""Outcomes out of the draft store: nobody is asked again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from composer.errors import InputError
+from composer.graded import from_runs
+from composer.jsonl import Labelled, Question
+from composer.store import DraftStore
+
+
+def draft(name: str, text: str, *, sample: int = 0, stop: str = "stop", error: object = None) -> dict[str, Any]:
+    return {"name": name, "sample": sample, "draft": text, "stop": stop, "error": error}
+
+
+def trace(number: int, question: str, *drafts: dict[str, Any]) -> dict[str, Any]:
+    return {"trace_id": f"t{number}", "id": str(number), "question": question, "drafts": list(drafts)}
+
+
+LABELLED = [
+    Labelled(Question("sum", "1 + 1?", (), "number", 1), "2", "sums", None),
+    Labelled(Question("pick", "Which?", ("left", "right"), "choice", 2), "B", "words", "calibration"),
+]
+TRACES = [
+    trace(1, "1 + 1?", draft("a", "1 + 1 = 2"), draft("b", "3"), draft("c", "2", error={"kind": "host_died"})),
+    trace(2, "Which?", draft("a", "The answer is B", stop="length"), draft("b", "B"), draft("b", "A", sample=1)),
+    trace(3, "never labelled", draft("a", "2")),
+]
+
+
+def test_answers_are_graded_and_what_nobody_asked_stays_open() -> None:
+    record = from_runs(TRACES, LABELLED, {"a": 2.0})
+
+    found = record.outcomes.matrix(2)
+    assert [(arm.name, arm.price) for arm in record.outcomes.arms] == [("a", 2.0), ("b", 1.0)]
+    assert found[0].tolist() == [1.0, 0.0]
+    assert found[1].tolist() == [0.0, 0.5]  # cut off is wrong; two samples count as their mean
+    assert record.category == ("sums", "words")
+    assert record.split == ("profile", "calibration")
+    assert record.options.tolist() == [0, 2]
+    assert set(record.outcomes.answer) == {"2", "3", None, "B", "A"}
+
+
+def test_the_same_draft_in_two_runs_counts_once() -> None:
+    record = from_runs([*TRACES, TRACES[0]], LABELLED)
+
+    assert len(record.outcomes.question) == len(from_runs(TRACES, LABELLED).outcomes.question)
+    assert not np.isnan(record.outcomes.matrix(2)).any()
+
+
+def test_without_a_common_question_the_user_is_told() -> None:
+    with pytest.raises(InputError, match="no run in the store asked any"):
+        from_runs(TRACES[2:], LABELLED)
+
+
+async def test_the_store_gives_back_what_runs_finished(tmp_path: Path) -> None:
+    with DraftStore.open(tmp_path / "drafts.sqlite") as store:
+        for name, own in (("r1", TRACES[:2]), ("r2", TRACES[2:])):
+            with await store.begin(name, "config", "1", [(each["id"], 1, "sha") for each in own]) as run:
+                for each in own:
+                    await run.finish(each["id"], 0, each, "ok")
+
+        assert await store.traces("r1") == TRACES[:2]
+        assert await store.traces() == TRACES
+        assert from_runs(await store.traces(), LABELLED).outcomes.arms[0].name == "a"
