@@ -57,3 +57,63 @@ def skills(
         typer.echo(line)
     for note in report.notes:
         say(note)
+
+
+@app.command()
+def routers(
+    data: Annotated[Path, typer.Option("--data", help="Folder of NAME_questions.parquet and NAME_outcomes.parquet.")],
+    benchmark: Annotated[str | None, typer.Option(help="Only this benchmark (several: parted by commas).")] = None,
+    pool: Annotated[str | None, typer.Option(help="Only the models of this pool of the folder's pools.json.")] = None,
+    calls: Annotated[str, typer.Option(help="Budgets of mean calls per question.")] = "1,3,all",
+    test_split: Annotated[str, typer.Option("--test-split", help="The split that is opened last.")] = "dev",
+    leave_out_model: Annotated[
+        bool, typer.Option("--leave-out-model", help="Also add each model later, with 200 profile questions.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail on profile questions that copy test questions.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the figures here.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", envvar="COE_OFFLINE", help="Fetch nothing.")] = False,
+) -> None:
+    """Which router is worth using? Every one of them, on recorded answers, without running a model."""
+    from composer.config import load_settings, packaged_registry
+    from composer.pipeline import Pipeline
+    from composer.registry.progress import console_progress
+    from evals.recorded import cases, check_calls
+    from evals.report import routing_table, write_json, write_page
+    from evals.routing import evaluate, left_out_models
+
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
+
+    budgets = check_calls(calls)
+    pipeline = Pipeline(load_settings(packaged_registry()), offline=offline, progress=console_progress(), say=say)
+    reports, later = [], []
+    for case in cases(data, benchmark, pool, pipeline, say):
+        report = evaluate(
+            case.record, case.vectors, group=case.name, calls=budgets, test_split=test_split, strict=strict, say=say
+        )
+        reports.append(report)
+        typer.echo(f"{case.name}: {report.rows[0].n} test questions, {len(case.record.outcomes.arms)} arms")
+        for line in routing_table(report.rows):
+            typer.echo(line)
+        if leave_out_model:
+            rows = left_out_models(case.record, case.vectors, group=case.name, test_split=test_split, say=say)
+            later += rows
+            typer.echo("the default router, one model added later; the difference is to having had it from the start")
+            for line in routing_table(rows):
+                typer.echo(line)
+        for gap in report.gaps:
+            typer.echo(
+                f"left out {gap.domain}: alarm on {100 * gap.recall:.0f} % of its {gap.n} questions, "
+                f"on {100 * gap.false_alarms:.1f} % of the others"
+            )
+        for note in report.notes:
+            typer.echo(f"note: {note}")
+        typer.echo("")
+    if json_file is not None:
+        every = [row for report in reports for row in report.rows]
+        write_json(json_file, "eval routers", str(data), [*every, *later])
+    if html is not None:
+        write_page(html, str(data), reports)

@@ -6,9 +6,14 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from composer.jsonl import write_atomic
 from evals.metrics import Gap, Row
+from evals.page import page
+
+if TYPE_CHECKING:
+    from evals.routing import Report, RoutingRow
 
 
 def write_json(path: Path, command: str, data: str, rows: Sequence[Row]) -> None:
@@ -16,6 +21,33 @@ def write_json(path: Path, command: str, data: str, rows: Sequence[Row]) -> None
     with write_atomic(path) as file:
         json.dump({"command": command, "data": data, "rows": [asdict(row) for row in rows]}, file, indent=1)
         file.write("\n")
+
+
+def routing_table(rows: Sequence[RoutingRow]) -> Iterator[str]:
+    """One line per system of one group; `*` marks what was chosen before the test split was opened."""
+    width = max(len(row.system) for row in rows) + 2
+    head = f"{'system':{width}}{'accuracy':>9}{'interval':>15}{'to best single':>24}{'to category-best':>24}"
+    yield f"{head}{'calls':>7}{'cost':>11}{'ms/query':>10}"
+    for row in rows:
+        interval = f"[{100 * row.low:.1f}, {100 * row.high:.1f}]"
+        calls = "-" if row.calls is None else f"{row.calls:.2f}"
+        cost = "-" if row.cost is None else f"{row.cost:.4g}"
+        spent = "-" if row.decision_seconds is None else f"{1000 * row.decision_seconds:.3f}"
+        name = row.system + (" *" if row.chosen else "")
+        yield (
+            f"{name:{width}}{100 * row.accuracy:9.2f}{interval:>15}{_points(row.to_best_single):>24}"
+            f"{_points(row.to_category_best):>24}{calls:>7}{cost:>11}{spent:>10}"
+        )
+
+
+def _points(gap: tuple[float, float, float] | None) -> str:
+    return "-" if gap is None else f"{100 * gap[0]:+.2f} [{100 * gap[1]:+.2f}, {100 * gap[2]:+.2f}]"
+
+
+def write_page(path: Path, data: str, reports: Sequence[Report]) -> None:
+    """Write the figures of `coe eval routers` as one HTML file."""
+    with write_atomic(path) as file:
+        file.write(page(data, reports))
 
 
 def table(rows: Sequence[Row], groups: Sequence[str]) -> Iterator[str]:

@@ -1,0 +1,390 @@
+"""`coe eval routers`: which router is worth using on recorded answers? Fitted on profile, chosen on calibration, tested once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from composer.errors import InputError
+from composer.recorded import Recorded
+from evals.metrics import Row
+from evals.replayed import Grid, Played, ask, consistent
+from evals.ways import ONE, Cascade, Way, shown, thrifty, ways
+from routers.calibrate import CalibratedRouter, calibration_error
+from routers.coverage import Coverage
+from routers.family import PLAIN, USUAL, family, prefer
+from routers.select import ranked
+from routers.stats import bootstrap_interval, calibration_split, paired_difference
+from routers.types import Array, Indices, Outcomes, Questions, Router
+
+TWINS = 0.95  # a profile question this near to a test question is the same question
+CONTROL = "control: labels shuffled"
+_STEP = 512
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingRow(Row):
+    """A row of the common form, and what routing adds: `cost` per question (USD where the record has prices, else
+    characters of answers), what a decision takes in CPU seconds, the share of calls per arm, and paired differences
+    (mean, low, high) to the best single arm and to the best arm of the question's category, given the label."""
+
+    cost: float | None = None
+    decision_seconds: float | None = None
+    shares: Mapping[str, float] = field(default_factory=dict)
+    to_best_single: tuple[float, float, float] | None = None
+    to_category_best: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gaps:
+    """Recall of the coverage alarm on a domain that was left out of the profile, and false alarms on the others."""
+
+    domain: str
+    n: int
+    recall: float
+    false_alarms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The evaluation of one pool: rows, notes, and what the page draws: `heat` [arm][category] accuracy, `reliability`
+    (stated, found, n) of the chosen router's probabilities, and its expected calibration error."""
+
+    group: str
+    rows: tuple[RoutingRow, ...]
+    notes: tuple[str, ...]
+    heat: Mapping[str, Mapping[str, float]]
+    reliability: tuple[tuple[float, float, int], ...]
+    error: float
+    gaps: tuple[Gaps, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    questions: Questions
+    outcomes: Outcomes
+    grid: Grid
+
+    def take(self, rows: Indices) -> _Data:
+        return _Data(self.questions.take(rows), self.outcomes.take(rows), self.grid.take(rows))
+
+    @property
+    def asked(self) -> Questions:
+        """As they come at serving time: without labels."""
+        return replace(self.questions, skills=())
+
+
+def evaluate(
+    record: Recorded,
+    vectors: Array,
+    *,
+    group: str,
+    calls: Sequence[str] = ("1", "3", "all"),
+    test_split: str = "dev",
+    strict: bool = False,
+    say: Callable[[str], None] = lambda _text: None,
+) -> Report:
+    """Fit every candidate on four fifths of the profile, choose one per call budget on the last fifth, fit it on all of
+    the profile, and open the test split.
+
+    Profile questions within cosine 0.95 of a test question are dropped and counted; with `strict` they are an error.
+    Raises InputError where a split is missing.
+    """
+    notes: list[str] = []
+    data = _Data(record.questions(vectors), record.outcomes, Grid.of(record))
+    profile, test = _splits(record, test_split)
+    profile = _distinct(profile, test, vectors, strict, notes)
+    learn, check = data.take(profile), data.take(test)
+    held = calibration_split(learn.questions.ids, learn.questions.vectors)
+    inner, outer = learn.take(np.flatnonzero(~held)), learn.take(np.flatnonzero(held))
+    labelled = len(set(record.category)) > 1 and all(any(own) for own in learn.questions.skills)
+    if not labelled:
+        notes.append("the questions have no categories: routers and references that need them are left out")
+    if not record.voted:
+        notes.append("no answers were recorded, only scores: nobody votes, and every budget is spent on one call")
+    candidates = family(labelled)
+    trials: dict[str, Array] = {}
+    for name, make in candidates.items():
+        say(f"{group}: fitting {name}")
+        trials[name] = make().fit(inner.questions, inner.outcomes).score(outer.asked)
+    picks = {budget: _choose(trials, outer, budget, USUAL) for budget in dict.fromkeys(calls)}
+    saver = _cheapest(trials, outer)
+    # from here on the test split is open: nothing below changes what was chosen
+    results: list[_Result] = _references(learn, check, labelled)
+    scores: dict[str, tuple[Array, float]] = {}
+    for name, make in candidates.items():
+        say(f"{group}: testing {name}")
+        scores[name] = _timed(make().fit(learn.questions, learn.outcomes), check.asked)
+        if name == PLAIN:
+            continue  # it is among the references
+        results.append(_Result(name, ONE.play(check.grid, scores[name][0], check.questions.ids), scores[name][1]))
+    for way in shown(len(check.grid.arms), record.voted):
+        played = way.play(check.grid, scores[USUAL][0], check.questions.ids)
+        results.append(_Result(f"{USUAL}, {way.name}", played, scores[USUAL][1]))
+    for budget, (name, way) in picks.items():
+        played = way.play(check.grid, scores[name][0], check.questions.ids)
+        results.append(_Result(f"chosen for {budget}: {name}, {way.name}", played, scores[name][1], chosen=True))
+    if saver is not None:
+        name, thrift = saver
+        played = thrift.play(check.grid, scores[name][0], check.questions.ids)
+        results.append(_Result(f"chosen for cost: {name}, {thrift.name}", played, scores[name][1], chosen=True))
+    results.append(_control(learn, check, candidates, picks, USUAL))
+    base = {each.system: each.played for each in results}
+    rows = tuple(_row(each, group, check, base.get(PLAIN), base.get("category-best, label given")) for each in results)
+    best = picks[next(iter(picks))][0]
+    reliability, error = _reliability(candidates[best], learn, check)
+    gaps = tuple(held_out_domains(learn.questions, check.questions)) if labelled else ()
+    return Report(group, rows, tuple(notes), _heat(check, record, test), reliability, error, gaps)
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    system: str
+    played: Played
+    decision: float | None = None
+    chosen: bool = False
+
+
+def _splits(record: Recorded, test_split: str) -> tuple[Indices, Indices]:
+    split = np.array(record.split)
+    profile, test = np.flatnonzero(split == "profile"), np.flatnonzero(split == test_split)
+    for name, rows in (("profile", profile), (test_split, test)):
+        if not len(rows):
+            raise InputError(
+                f"no question is of the split {name!r}",
+                remedy=f"splits that are there: {', '.join(sorted(set(record.split)))}",
+            )
+    return profile, test
+
+
+def _distinct(profile: Indices, test: Indices, vectors: Array, strict: bool, notes: list[str]) -> Indices:
+    """The profile without near-copies of test questions."""
+    twin = np.zeros(len(profile), dtype=bool)
+    for start in range(0, len(profile), _STEP):
+        part = profile[start : start + _STEP]
+        twin[start : start + _STEP] = (vectors[part] @ vectors[test].T >= TWINS).any(axis=1)
+    if twin.any():
+        text = f"{int(twin.sum())} profile questions are near-copies of test questions (cosine {TWINS} or more)"
+        if strict:
+            raise InputError(text, remedy="remove them, or run without --strict to leave them out")
+        notes.append(f"{text}: left out")
+    return profile[~twin]
+
+
+def _choose(trials: Mapping[str, Array], held: _Data, budget: str, default: str) -> tuple[str, Way]:
+    """The router and way with the best calibration accuracy within the budget of mean calls (`prefer` says what wins)."""
+    limit = float("inf") if budget == "all" else float(budget)
+    best: dict[str, tuple[Table, Way]] = {}
+    for name, scores in trials.items():
+        for each in ways(budget, len(held.grid.arms), held.grid.voted):
+            way = each.fitted(scores, held.grid)
+            played = way.play(held.grid, scores, held.questions.ids)
+            if played.calls.mean() + 2 * played.calls.std() / len(played.calls) ** 0.5 > limit:
+                continue
+            if name not in best or played.right.mean() > best[name][0].mean():
+                best[name] = (played.right, way)
+    chosen = prefer({name: right for name, (right, _) in best.items()}, default)
+    return chosen, best[chosen][1]
+
+
+def _cheapest(trials: Mapping[str, Array], held: _Data) -> tuple[str, Way | Cascade] | None:
+    """The router and way that cost least on calibration among those at least as often right there as the best single
+    arm; None where nothing is cheaper than that arm."""
+    single = ONE.play(held.grid, trials[PLAIN], held.questions.ids)
+    best, found = float(single.cost.mean()), None
+    for name, scores in trials.items():
+        for way in thrifty(scores, held.grid):
+            played = way.play(held.grid, scores, held.questions.ids)
+            if played.right.mean() >= single.right.mean() and played.cost.mean() < best:
+                best, found = float(played.cost.mean()), (name, way)
+    return found
+
+
+Table = NDArray[np.float64]
+
+
+def _references(learn: _Data, check: _Data, labelled: bool) -> list[_Result]:
+    """What routers are measured against."""
+    grid, n = check.grid, len(check.questions)
+    rows = np.arange(n)
+    means = np.nan_to_num(learn.outcomes.matrix(len(learn.questions)), nan=0.0).mean(axis=0)
+    order = ranked(np.tile(means.astype(np.float32), (n, 1)), grid.arms)
+    found = [
+        _Result("random", _mean_of_all(grid)),
+        _Result(PLAIN, ask(grid, order[:, :1])),
+        _Result(
+            "best-single of the test split (hindsight)", ask(grid, np.full((n, 1), grid.right.mean(axis=0).argmax()))
+        ),
+    ]
+    if labelled:
+        table = _by_category(learn, check, means)
+        best = ranked(table, grid.arms)
+        found.append(_Result("category-best, label given", ask(grid, best[:, :1])))
+        if grid.voted and len(grid.arms) > 2:
+            found.append(_Result("category-top-3, label given", ask(grid, best[:, :3])))
+    if grid.voted:
+        found.append(_Result("majority of all", ask(grid, order)))
+        if check.outcomes.sample.any():
+            place = int(order[0, 0])
+            found.append(_Result("best-single, self-consistency", consistent(check.outcomes, grid, place)))
+    oracle = grid.right.argmax(axis=1)
+    unknown = np.full(n, np.nan)
+    found.append(_Result("oracle", Played(grid.right[rows, oracle], unknown, unknown, oracle)))
+    return found
+
+
+def _mean_of_all(grid: Grid) -> Played:
+    """What one arm drawn at random is right on average, without the draw's noise."""
+    n = len(grid.right)
+    return Played(grid.right.mean(axis=1), np.ones(n), grid.cost.mean(axis=1), np.full(n, -1))
+
+
+def _by_category(learn: _Data, check: _Data, means: Table) -> Array:
+    """Each question's category's mean scores on the profile, [n, arm]; those of all where the profile has none of it."""
+    scores = np.nan_to_num(learn.outcomes.matrix(len(learn.questions)), nan=0.0)
+    own = np.array([skills[0] for skills in learn.questions.skills])
+    table = {name: scores[own == name].mean(axis=0) for name in set(own.tolist())}
+    return np.stack([table.get(skills[0] if skills else "", means) for skills in check.questions.skills]).astype(
+        np.float32
+    )
+
+
+def _timed(router: Router, questions: Questions) -> tuple[Array, float]:
+    """Scores, and the CPU seconds that one question of a batch took."""
+    router.score(questions.take([0]))  # what is made once is not what a decision takes
+    began = time.process_time()
+    scores = router.score(questions)
+    return scores, (time.process_time() - began) / len(questions)
+
+
+def _control(
+    learn: _Data,
+    check: _Data,
+    candidates: Mapping[str, Callable[[], Router]],
+    picks: Mapping[str, tuple[str, Way]],
+    default: str,
+) -> _Result:
+    """The chosen router, or the default, fitted with each question's outcomes given to another question: what it still
+    gains over the best single arm would be a fault of the harness."""
+    name = next((name for name, _ in picks.values() if name != PLAIN), default)
+    turned = np.random.default_rng(0).permutation(len(learn.questions))
+    shuffled = replace(learn.outcomes, question=turned[learn.outcomes.question])
+    scores, seconds = _timed(candidates[name]().fit(learn.questions, shuffled), check.asked)
+    return _Result(f"{CONTROL} ({name})", ONE.play(check.grid, scores, check.questions.ids), seconds)
+
+
+def _row(each: _Result, group: str, check: _Data, single: Played | None, category: Played | None) -> RoutingRow:
+    played = each.played
+    low, high = bootstrap_interval(played.right)
+    count = np.bincount(played.arm[played.arm >= 0], minlength=len(check.grid.arms))
+    shares = {
+        arm.name: round(float(own) / len(played.arm), 4) for arm, own in zip(check.grid.arms, count, strict=True) if own
+    }
+    return RoutingRow(
+        system=each.system,
+        group=group,
+        n=len(played.right),
+        accuracy=round(float(played.right.mean()), 4),
+        low=round(low, 4),
+        high=round(high, 4),
+        calls=_known(played.calls),
+        tokens=None,
+        seconds=None,
+        chosen=each.chosen,
+        cost=_known(played.cost, 8),
+        decision_seconds=each.decision,
+        shares=shares,
+        to_best_single=_gap(played, single),
+        to_category_best=_gap(played, category),
+    )
+
+
+def _gap(played: Played, other: Played | None) -> tuple[float, float, float] | None:
+    if other is None:
+        return None
+    mean, low, high = paired_difference(played.right, other.right)
+    return round(mean, 4), round(low, 4), round(high, 4)
+
+
+def _known(values: Table, digits: int = 4) -> float | None:
+    mean = float(values.mean())
+    return None if np.isnan(mean) else round(mean, digits)
+
+
+def _heat(check: _Data, record: Recorded, test: Indices) -> dict[str, dict[str, float]]:
+    category = np.array([record.category[i] or record.benchmark[i] for i in test])
+    return {
+        arm.name: {
+            name: round(float(check.grid.right[category == name, place].mean()), 4)
+            for name in sorted(set(category.tolist()))
+        }
+        for place, arm in enumerate(check.grid.arms)
+    }
+
+
+def _reliability(
+    make: Callable[[], Router], learn: _Data, check: _Data
+) -> tuple[tuple[tuple[float, float, int], ...], float]:
+    """Ten bins of the calibrated probabilities of the first-ranked arms, and the expected calibration error."""
+    router = CalibratedRouter(make()).fit(learn.questions, learn.outcomes)
+    scores = router.score(check.asked)
+    best = ranked(scores, router.arms)[:, 0]
+    rows = np.arange(len(best))
+    stated, found = scores[rows, best].astype(np.float64), check.grid.right[rows, best]
+    parts = np.array_split(np.argsort(stated, kind="stable"), 10)
+    bins = tuple(
+        (round(float(stated[part].mean()), 4), round(float(found[part].mean()), 4), len(part))
+        for part in parts
+        if len(part)
+    )
+    return bins, calibration_error(stated, found)
+
+
+def left_out_models(
+    record: Recorded, vectors: Array, *, group: str, test_split: str, few: int = 200, say: Callable[[str], None]
+) -> list[RoutingRow]:
+    """What adding a model later takes: for each arm the default router fitted without it, to which it is added with
+    `few` profile questions, beside the router that had it, on all questions, from the start. The difference is paired."""
+    data = _Data(record.questions(vectors), record.outcomes, Grid.of(record))
+    profile, test = _splits(record, test_split)
+    profile = _distinct(profile, test, vectors, False, [])
+    learn, check = data.take(profile), data.take(test)
+    labelled = len(set(record.category)) > 1 and all(any(own) for own in learn.questions.skills)
+    make = family(labelled)[USUAL]
+    whole = ONE.play(check.grid, make().fit(learn.questions, learn.outcomes).score(check.asked), check.questions.ids)
+    some = np.sort(np.random.default_rng(0).permutation(len(learn.questions))[:few])
+    names = [arm.name for arm in learn.outcomes.arms]
+    rows = []
+    for late in names:
+        say(f"{group}: adding {late} later")
+        router = make().fit(learn.questions, learn.outcomes.only([name for name in names if name != late]))
+        router.add_arm(learn.questions.take(some), learn.outcomes.only([late]).take(some))
+        order = [[arm.name for arm in router.arms].index(name) for name in names]
+        played = ONE.play(check.grid, router.score(check.asked)[:, order], check.questions.ids)
+        row = _row(_Result(f"{late} added later with {len(some)} questions", played), group, check, whole, None)
+        rows.append(row)
+    return rows
+
+
+def held_out_domains(profile: Questions, test: Questions) -> list[Gaps]:
+    """For each domain: the coverage alarm learnt without it, its recall on the domain's test questions, and the share
+    of false alarms on the other domains' ones."""
+    own = np.array([skills[0] for skills in profile.skills])
+    asked = np.array([skills[0] if skills else "" for skills in test.skills])
+    found = []
+    for domain in sorted(set(own.tolist())):
+        rest = np.flatnonzero(own != domain)
+        inside, outside = np.flatnonzero(asked != domain), np.flatnonzero(asked == domain)
+        if len(rest) < 50 or len(outside) < 10 or not len(inside):
+            continue
+        coverage = Coverage().fit(profile.take(rest))
+        none = np.zeros((len(test), 2), dtype=np.float32)
+        alarm = coverage.signals(test.vectors, none).outside
+        found.append(
+            Gaps(domain, len(outside), round(float(alarm[outside].mean()), 4), round(float(alarm[inside].mean()), 4))
+        )
+    return found
