@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -353,8 +353,3 @@ def _unique(ids: Sequence[str], where: str) -> None:
 
 def _share(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
-
-
-def known_names(pools: Mapping[str, object], benchmarks: Sequence[str]) -> str:
-    """What can be asked for, for an error message."""
-    return f"pools: {', '.join(pools) or 'none'}; benchmarks: {', '.join(sorted(set(benchmarks)))}"
