@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composer.errors import InputError
-from composer.profile import Profile, router_folder
+from composer.folders import replacing
+from composer.profile import Profile, has_router, router_folder
 from composer.registry.experts import Registry
 from routers.coverage import CoveredRouter
 from routers.family import PLAIN, USUAL, family, prefer
 from routers.select import ranked
 from routers.stats import calibration_split, paired_difference
-from routers.store import FILE, fingerprint, load, save
+from routers.store import fingerprint, load, save
 from routers.types import Arm, Outcomes, Questions, Router
 
 _LEAST = 30  # calibration questions, under which a paired test says nothing
@@ -108,22 +107,12 @@ def install(fitted: Fitted, registry: Registry, questions: Questions, outcomes: 
     """Put the router where `decide` finds it. Raises InputError if that cannot be written."""
     folder = router_folder(registry)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
+        with replacing(folder) as fresh:
             save(fitted.router, fresh, keys=_keys(registry, questions, outcomes))
-            old = fresh.with_name(fresh.name + "-old")
-            if folder.exists():
-                folder.rename(old)
-            fresh.rename(folder)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
     except OSError as why:
         raise InputError(
             f"no router can be written here: {why.strerror or why}", where=str(folder), remedy="check the folder"
         ) from why
-    shutil.rmtree(old, ignore_errors=True)
     return folder
 
 
@@ -132,10 +121,9 @@ def installed_router(registry: Registry, questions: Questions, outcomes: Outcome
 
     Raises RouterError if it was fitted on other outcomes or another encoder, or cannot be read.
     """
-    folder = router_folder(registry)
-    if not (folder / FILE).exists():
+    if not has_router(registry):
         return None
-    return load(folder, keys=_keys(registry, questions, outcomes))
+    return load(router_folder(registry), keys=_keys(registry, questions, outcomes))
 
 
 def outcomes_of(profile: Profile, arms: tuple[Arm, ...], generalist: str) -> tuple[Questions, Outcomes]:

@@ -223,9 +223,9 @@ class Pipeline:
 
     def _installed(self, questions: Questions, outcomes: Outcomes) -> Router | None:
         """What `coe fit router` has installed; where that is of another profile, the user is told."""
-        from composer.profile import router_folder  # noqa: PLC0415 imported before this is asked
+        from composer.profile import has_router  # noqa: PLC0415 imported before this is asked
 
-        if not router_folder(self.registry).exists():
+        if not has_router(self.registry):
             return None
         from composer.fit import installed_router  # noqa: PLC0415 only where there is one
 

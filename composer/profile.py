@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +18,8 @@ from composer.answers.extract import extract, infer_kind
 from composer.answers.grade import grade
 from composer.config import PACKAGED, packaged_registry
 from composer.errors import ConfigError, EngineError, InputError
-from composer.folders import cache_folder
+from composer.folders import lock as lock
+from composer.folders import mend, replacing
 from composer.jsonl import Labelled
 from composer.registry.experts import Registry
 from composer.stages.kit import Arms
@@ -29,13 +28,10 @@ from composer.types import Delta, Draft, Request
 from routers.types import Arm, Array, Outcomes, Questions
 
 if TYPE_CHECKING:
-    from filelock import FileLock
-
     from composer.pool.pool import Pool
 
 OUTCOMES, VECTORS, MANIFEST = "outcomes.parquet", "vectors.npy", "manifest.json"
 UNLABELLED = "unlabelled"
-_OLD = "-old"
 _AGAIN = "measure it again with `coe profile`"
 
 
@@ -204,24 +200,11 @@ def write_profile(profile: Profile, folder: Path, *, registry: str) -> None:
 
     Whatever stood there is gone: whether it may go is the caller's to know.
     """
-    folder = folder.resolve()  # a link stays a link
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _mend(folder)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
+        with replacing(folder) as fresh:
             _fill(fresh, profile, registry)
-            old = fresh.with_name(fresh.name + _OLD)
-            with lock(folder):
-                if folder.exists():
-                    folder.rename(old)
-                fresh.rename(folder)
-        except BaseException:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
     except OSError as why:
         raise unwritable(folder, why) from why
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _fill(fresh: Path, profile: Profile, registry: str) -> None:
@@ -229,7 +212,6 @@ def _fill(fresh: Path, profile: Profile, registry: str) -> None:
     np.save(fresh / VECTORS, profile.vectors.astype(np.float32), allow_pickle=False)
     manifest = {"version": 1, "encoder": profile.encoder, "registry": registry, "arms": dict(profile.arms)}
     (fresh / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-    fresh.chmod(0o755)
 
 
 def unwritable(folder: Path, why: OSError) -> InputError:
@@ -243,34 +225,15 @@ def unwritable(folder: Path, why: OSError) -> InputError:
 
 def has_profile(folder: Path) -> bool:
     """Whether there is a profile in `folder`."""
-    _mend(folder)
+    mend(folder)
     return (folder / MANIFEST).exists()
-
-
-def _mend(folder: Path) -> None:
-    """Put back what a crash between the two renames of `write_profile` left under another name."""
-    folder = folder.resolve()
-    if not folder.exists() and (olds := sorted(folder.parent.glob(f".{folder.name}-*{_OLD}"))):
-        with lock(folder):
-            if not folder.exists():
-                olds[-1].rename(folder)
-
-
-def lock(folder: Path) -> FileLock:
-    """Held while `folder` changes its name."""
-    from filelock import FileLock  # noqa: PLC0415 routing reads only
-
-    name = hashlib.sha256(str(folder.absolute()).encode()).hexdigest()[:16]
-    place = cache_folder() / "locks" / f"profile-{name}.lock"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(place)
 
 
 def read_profile(folder: Path, *, encoder: str) -> Profile:
     """Read `folder`. Raises ConfigError if it is incomplete, damaged, or was made with another encoder than `encoder`
     (sha256)."""
     try:
-        _mend(folder)
+        mend(folder)
         if not folder.is_dir():
             raise NotADirectoryError("there is no such folder")
         manifest = json.loads((folder / MANIFEST).read_text())
@@ -319,6 +282,13 @@ def router_folder(registry: Registry) -> Path:
     """Where `coe fit router` keeps what it installed for this registry file."""
     profiles = user_folder(registry)
     return profiles.parent.with_name("routers") / profiles.name
+
+
+def has_router(registry: Registry) -> bool:
+    """Whether `coe fit router` has installed one for this registry file."""
+    folder = router_folder(registry)
+    mend(folder)
+    return folder.exists()
 
 
 def find_profile(registry: Registry) -> tuple[Profile, list[str]]:

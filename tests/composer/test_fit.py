@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from crashes import crash_at
 from typer.testing import CliRunner
 
 from composer.cli import app
 from composer.errors import InputError
-from composer.fit import fit_router, install, installed_router, outcomes_of
+from composer.fit import Fitted, fit_router, install, installed_router, outcomes_of
 from composer.pipeline import Pipeline
 from composer.profile import find_profile, router_folder
 from composer.registry.experts import Registry
@@ -96,6 +97,20 @@ def test_a_router_of_an_older_profile_is_not_used_and_that_is_told(packaged: Reg
 
     assert route.arms == ("arithmetic",)
     assert any("fitted with another outcomes" in text and "skill router" in text for text in told)
+
+
+@pytest.mark.parametrize("crash", [1, 2])
+def test_a_crash_between_any_two_renames_loses_no_router(packaged: Registry, crash: int) -> None:
+    questions, outcomes = outcomes_of(find_profile(packaged)[0], packaged.arms(), packaged.generalist)
+    fitted = Fitted({}, PLAIN, (0.0, 0.0, 0.0), 0, False, BestSingle().fit(questions, outcomes), PLAIN)
+    install(fitted, packaged, questions, outcomes)
+
+    with crash_at(crash):
+        install(fitted, packaged, questions, outcomes)
+
+    [route] = Pipeline.from_file(None).route(["What is 47 + 38?"])
+    assert route.reason.fallback == "arms are ranked by overall record"
+    assert isinstance(installed_router(packaged, questions, outcomes), BestSingle)
 
 
 def test_a_folder_that_cannot_be_written_is_told(packaged: Registry, tmp_path: Path) -> None:

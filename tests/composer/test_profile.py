@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from crashes import crash_at
 
 from composer.config import load_settings
 from composer.engines.base import Engine
@@ -241,24 +242,13 @@ async def test_a_profile_that_cannot_be_written_leaves_the_old_one(tmp_path: Pat
 
 
 @pytest.mark.parametrize("crash", [1, 2])
-async def test_a_crash_between_any_two_renames_loses_no_profile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: int
-) -> None:
+async def test_a_crash_between_any_two_renames_loses_no_profile(tmp_path: Path, crash: int) -> None:
     folder = tmp_path / "profiles" / "mine"
     old = await measured(tmp_path, right)
     write_profile(old, folder, registry="r")
-    renames = iter(range(1, 9))
-    real = Path.rename
 
-    def rename(self: Path, to: Path) -> Path:
-        if next(renames) == crash:
-            raise KeyboardInterrupt
-        return real(self, to)
-
-    monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(KeyboardInterrupt):
+    with crash_at(crash):
         write_profile(EMPTY, folder, registry="r")
-    monkeypatch.undo()
 
     write_profile(read_profile(folder, encoder=ENCODER), folder, registry="r")
     assert read_profile(folder, encoder=ENCODER).table.equals(old.table)
