@@ -251,7 +251,8 @@ class Pipeline:
         try:
             stage: Stage = factory(kit, **options)
         except ConfigError as why:
-            at = f"{where}.options.{why.where}" if why.where in step.options else f"{where}.options"
+            option = (why.where or "").partition(".")[0]
+            at = f"{where}.options.{why.where}" if option in step.options else f"{where}.options"
             raise ConfigError(why.what, where=self.settings.where(at), remedy=why.remedy) from why
         return stage
 

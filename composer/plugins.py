@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import EntryPoint, PackageNotFoundError, distribution, entry_points
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from annotated_types import Ge
 
 from composer.errors import ConfigError, suggest
 
-Group = Literal["stages", "engines", "routers", "policies", "aggregators"]
+Group = Literal["stages", "engines", "routers", "policies", "rules", "aggregators"]
 
 _OURS = "composition-of-experts"
 _ONE = {
@@ -19,6 +20,7 @@ _ONE = {
     "engines": "engine",
     "routers": "router",
     "policies": "policy",
+    "rules": "rule",
     "aggregators": "aggregator",
 }
 
@@ -103,13 +105,17 @@ def _surely_right(
 
 
 def _is_plainly(value: Any, hint: Any) -> bool:
-    """Whether `value` is of the scalar type `hint`, within its bounds; False where it takes more to tell."""
+    """Whether `value` is of the type `hint`, within its bounds; False where it takes more to tell."""
     if get_origin(hint) is Annotated:
         inner, *bounds = get_args(hint)
         return _is_plainly(value, inner) and all(isinstance(bound, Ge) and value >= bound.ge for bound in bounds)
     if get_origin(hint) is Literal:
         return any(type(value) is type(one) and value == one for one in get_args(hint))
-    return hint in (str, int, bool) and type(value) is hint
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_plainly(value, one) for one in get_args(hint))
+    if hint == dict[str, Any]:
+        return type(value) is dict
+    return hint in (str, int, bool, NoneType) and type(value) is hint
 
 
 def _parameters(factory: Callable[..., Any]) -> list[inspect.Parameter]:

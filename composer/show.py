@@ -24,12 +24,16 @@ def why(route: Route) -> str:
     reason = route.reason
     if not route.arms:
         return f"nobody is asked: {reason.fallback or 'the policy abstains'}"
+    first, note = route.arms[0], f", {reason.note}" if reason.note else ""
+    best = max(route.scores, key=lambda name: (route.scores[name], name == first))
+    if best != first:
+        return f"{first}, though {best} scores higher{note}"
     if reason.fallback:
-        return f"{route.arms[0]}: {reason.fallback}"
+        return f"{first}: {reason.fallback}{note}"
     if not reason.skills:
-        return f"{route.arms[0]} scores best{', ' + reason.note if reason.note else ''}"
+        return f"{first} scores best{note}"
     skills = ", ".join(f"{name} {weight:.2f}" for name, weight in reason.skills[:3])
-    return f"{route.arms[0]} has the best record on what the question needs ({skills})"
+    return f"{first} has the best record on what the question needs ({skills}){note}"
 
 
 def route_data(question: str, route: Route) -> dict[str, Any]:

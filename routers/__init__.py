@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from routers.baselines import BestSingle, KeywordRouter, RandomRouter, TfidfRouter
     from routers.errors import NotFittedError, RouterError
-    from routers.policy import FixedK
-    from routers.select import top_k
+    from routers.policy import Fixed
+    from routers.select import TopK, top_k
     from routers.skill import SkillRouter
     from routers.skills import SkillFinder
     from routers.types import Arm, Outcomes, Policy, Questions, Reason, Route, Router
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Arm",
     "BestSingle",
-    "FixedK",
+    "Fixed",
     "KeywordRouter",
     "NotFittedError",
     "Outcomes",
@@ -34,13 +34,14 @@ __all__ = [
     "SkillFinder",
     "SkillRouter",
     "TfidfRouter",
+    "TopK",
     "top_k",
 ]
 
 _HOME = {
     "Arm": "routers.types",
     "BestSingle": "routers.baselines",
-    "FixedK": "routers.policy",
+    "Fixed": "routers.policy",
     "KeywordRouter": "routers.baselines",
     "NotFittedError": "routers.errors",
     "Outcomes": "routers.types",
@@ -54,6 +55,7 @@ _HOME = {
     "SkillFinder": "routers.skills",
     "SkillRouter": "routers.skill",
     "TfidfRouter": "routers.baselines",
+    "TopK": "routers.select",
     "top_k": "routers.select",
 }
 

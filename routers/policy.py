@@ -6,24 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from routers.errors import RouterError
-from routers.select import top_k
+from routers.select import NOBODY, Rule
 from routers.types import Arm, Array, Ask, Decision, Seen, Stop
 
 
 @dataclass(frozen=True, slots=True)
-class FixedK:
-    """Asks the `k` best arms of each row at once, then stops."""
+class Fixed:
+    """Asks whom the rule chooses, all at once, then stops. An arm that is chosen twice (drawn with replacement) is asked
+    once: it would say the same again."""
 
-    k: int = 1
-
-    def __post_init__(self) -> None:
-        if self.k < 1:
-            raise RouterError(f"k is {self.k}: at least one arm has to be asked")
+    rule: Rule
 
     def next(self, scores: Array, arms: Sequence[Arm], seen: Sequence[Seen]) -> list[Decision]:
-        """Ask (best first) where nothing was asked yet, else Stop."""
-        best = top_k(scores, self.k, arms)
-        return [
-            Stop() if row.asked else Ask(tuple(arms[int(i)].name for i in places))
-            for row, places in zip(seen, best, strict=True)
-        ]
+        """Ask (best first) where nothing was asked yet, else Stop. Raises RouterError if the rule chooses nobody."""
+        fresh = [i for i, row in enumerate(seen) if not row.asked]
+        decisions: list[Decision] = [Stop()] * len(seen)
+        for i, places in zip(fresh, self.rule.choose(scores[fresh], arms).tolist(), strict=True):
+            names = tuple(dict.fromkeys(arms[place].name for place in places if place != NOBODY))
+            if not names:
+                raise RouterError(f"{self.rule} chooses nobody: at least one arm has to be asked")
+            decisions[i] = Ask(names)
+        return decisions

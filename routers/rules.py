@@ -5,27 +5,35 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import Annotated, Protocol, Self
 
 import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 
 from routers.errors import RouterError
 from routers.perarm import Table
-from routers.select import ranked, top_k
+from routers.select import NOBODY, Rule, TopK, ranked, top_k
 from routers.types import Arm, Array, Indices
 
-NOBODY = -1
+__all__ = [
+    "NOBODY",
+    "Balanced",
+    "FittedRule",
+    "GroupLimited",
+    "NullArm",
+    "Recruit",
+    "ReluGate",
+    "Rule",
+    "TopK",
+    "TopP",
+    "Utility",
+    "relu_gate",
+]
+
 Marks = NDArray[np.bool_]
-
-
-class Rule(Protocol):
-    """Chooses arms by their scores. Pure: the same scores and ids, the same choice, alone or in a batch (`Balanced`,
-    which levels a batch, excepted)."""
-
-    def choose(self, scores: Array, arms: Sequence[Arm], ids: Sequence[str] = ()) -> Indices:
-        """The arms of each row, best first: int64 [n, most], padded with -1. `ids` seed draws."""
-        ...
+Count = Annotated[int, Ge(1)]
+Share = Annotated[float, Ge(0), Le(1)]
 
 
 class FittedRule(Rule, Protocol):
@@ -37,17 +45,6 @@ class FittedRule(Rule, Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class TopK:
-    """The `k` best arms."""
-
-    k: int = 1
-
-    def choose(self, scores: Array, arms: Sequence[Arm], ids: Sequence[str] = ()) -> Indices:
-        """Best first."""
-        return top_k(scores, self.k, arms)
-
-
-@dataclass(frozen=True, slots=True)
 class Recruit:
     """`k` arms drawn in proportion to their scores (raised to `power`): Symbolic-MoE's recruiting (METHODS A.6).
 
@@ -56,10 +53,10 @@ class Recruit:
     batch lose them to the others (A.7; as released it exists and is not called).
     """
 
-    k: int = 3
+    k: Count = 3
     replace: bool = True
-    power: float = 1.0
-    trim: float = 0.0
+    power: Annotated[float, Ge(0)] = 1.0
+    trim: Annotated[float, Ge(0), Lt(1)] = 0.0
     seed: int = 0
 
     def choose(self, scores: Array, arms: Sequence[Arm], ids: Sequence[str] = ()) -> Indices:
@@ -98,9 +95,9 @@ class TopP:
     Calibrate the scores first: a flat router asks everybody, a sharp wrong one a single arm.
     """
 
-    p: float = 0.4
-    most: int = 8
-    temperature: float | None = None
+    p: Share = 0.4
+    most: Count = 8
+    temperature: Annotated[float, Gt(0)] | None = None
 
     def choose(self, scores: Array, arms: Sequence[Arm], ids: Sequence[str] = ()) -> Indices:
         """Best first."""
@@ -122,8 +119,8 @@ class NullArm:
     After AdaMoE's null experts (METHODS I.7), with an expected gain for the trained score.
     """
 
-    price: float = 0.1
-    most: int = 8
+    price: Annotated[float, Ge(0)] = 0.1
+    most: Count = 8
 
     def choose(self, scores: Array, arms: Sequence[Arm], ids: Sequence[str] = ()) -> Indices:
         """Best first; the first arm is always asked."""
@@ -176,8 +173,8 @@ class Utility:
     `weight` is what the dearest call is worth in units of one right answer. Raises RouterError for an unknown price.
     """
 
-    weight: float = 0.0
-    k: int = 1
+    weight: Annotated[float, Ge(0)] = 0.0
+    k: Count = 1
 
     def choose(self, scores: Array, arms: Sequence[Arm], ids: Sequence[str] = ()) -> Indices:
         """Best first."""
@@ -203,10 +200,10 @@ class Balanced:
     worth of a replica of each arm.
     """
 
-    k: int = 1
-    rounds: int = 8
-    give_up: float = 0.05
-    capacity: Mapping[str, float] = field(default_factory=dict)
+    k: Count = 1
+    rounds: Count = 8
+    give_up: Annotated[float, Ge(0)] = 0.05
+    capacity: Mapping[str, Share] = field(default_factory=dict)
 
     def choose(self, scores: Array, arms: Sequence[Arm], ids: Sequence[str] = ()) -> Indices:
         """Best first by score. The choice of a row depends on the batch."""
@@ -249,14 +246,14 @@ class GroupLimited:
     scores, as in DeepSeek-V3's group-limited gate; so a row's arms need few loads. An arm without a group is its own.
     """
 
-    k: int = 3
-    groups: int = 1
-    of: Mapping[str, str] = field(default_factory=dict)
+    k: Count = 3
+    groups: Count = 1
+    group_of: Mapping[str, str] = field(default_factory=dict)
 
     def choose(self, scores: Array, arms: Sequence[Arm], ids: Sequence[str] = ()) -> Indices:
         """Best first; fewer than `k` where the groups hold fewer."""
         order = ranked(scores, arms)
-        names = [self.of.get(arm.name, arm.name) for arm in arms]
+        names = [self.group_of.get(arm.name, arm.name) for arm in arms]
         known = sorted(set(names))
         worth = np.stack(
             [
@@ -272,15 +269,20 @@ class GroupLimited:
         return _packed(order, wanted & (np.cumsum(wanted, axis=1) <= self.k))
 
 
+def relu_gate(*, threshold: float, most: Count = 8) -> ReluGate:
+    """The gate as a registry names it: nothing is fitted there, so the threshold has to be given."""
+    return ReluGate(threshold=threshold, most=most)
+
+
 def _cut(order: Indices, wanted: Marks, most: int) -> Indices:
-    """`order` where `wanted` (a beginning of each row), at most `most`, padded with -1."""
+    """`order` where `wanted` (a beginning of each row), at most `most`, padded with NOBODY."""
     found = np.where(wanted, order, NOBODY)[:, :most]
     used = int((found != NOBODY).sum(axis=1).max(initial=1))
     return found[:, :used]
 
 
 def _packed(order: Indices, wanted: Marks) -> Indices:
-    """`order` where `wanted` (anywhere in each row), moved to the front, padded with -1."""
+    """`order` where `wanted` (anywhere in each row), moved to the front, padded with NOBODY."""
     front = np.argsort(~wanted, axis=1, kind="stable")
     return _cut(np.take_along_axis(order, front, 1), np.take_along_axis(wanted, front, 1), order.shape[1])
 

@@ -1,13 +1,47 @@
-"""From rows of scores to arms, best first."""
+"""From rows of scores to arms, best first; the rest of the selection rules are in `routers.rules`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Protocol, runtime_checkable
 
 import numpy as np
+from annotated_types import Ge
 
 from routers.errors import RouterError
 from routers.types import Arm, Array, Indices
+
+NOBODY = -1
+
+
+class Rule(Protocol):
+    """Chooses arms by their scores. Pure: the same scores and ids, the same choice, alone or in a batch (`Balanced`,
+    which levels a batch, excepted)."""
+
+    def choose(self, scores: Array, arms: Sequence[Arm], ids: Sequence[str] = ()) -> Indices:
+        """The arms of each row, best first: int64 [n, most], padded with NOBODY. `ids` seed draws."""
+        ...
+
+
+@runtime_checkable
+class Levelling(Protocol):
+    """A rule that gives up score for something else, and tells how much."""
+
+    def given_up(self, scores: Array, arms: Sequence[Arm]) -> float:
+        """The mean summed score per row that the choice costs on this batch."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """The `k` best arms."""
+
+    k: Annotated[int, Ge(1)] = 1
+
+    def choose(self, scores: Array, arms: Sequence[Arm], ids: Sequence[str] = ()) -> Indices:
+        """Best first."""
+        return top_k(scores, self.k, arms)
 
 
 def top_k(scores: Array, k: int, arms: Sequence[Arm]) -> Indices:

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from types import ModuleType
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import numpy as np
 from annotated_types import Ge
 
-from composer.plugins import load
+from composer.errors import ConfigError
+from composer.plugins import check_options, load, names
 from composer.stages.kit import Kit, Stage
 from composer.state import State, Update
 from composer.trace import Routed
 from routers.baselines import Unprofiled
-from routers.types import Abstain, Ask, Policy, Questions, Router
+from routers.select import Levelling, Rule
+from routers.types import Abstain, Arm, Array, Ask, Policy, Questions, Reason, Router
 
 P = ParamSpec("P")
 T = TypeVar("T")
+USUAL = "top-k"
 
 
-def decide(kit: Kit, *, router: str = "auto", policy: str = "fixed", k: Annotated[int, Ge(1)] = 1) -> Stage:
-    """Let `policy` choose by the scores of `router` (`auto`: what `coe fit router` installed, else skill); `fixed` asks the `k` best arms once.
+def decide(
+    kit: Kit,
+    *,
+    router: str = "auto",
+    policy: str = "fixed",
+    select: str | dict[str, Any] = USUAL,
+    k: Annotated[int, Ge(1)] | None = None,
+) -> Stage:
+    """Let `policy` ask whom the rule `select` chooses by the scores of `router` (`auto`: what `coe fit router`
+    installed, else skill); `fixed` asks them once.
 
-    A ConfigError about an option has the option's name as its `where`: who reads the file knows the line.
+    `select` is a rule's name, or `{use: NAME}` with its options; `k` is short for `{use: top-k, k: …}`. A ConfigError
+    about an option has the option's name as its `where`: who reads the file knows the line.
     """
     load("routers", router, "router")  # fitted on the first question, but a misspelt name is told before
-    chooser: Policy = load("policies", policy, "policy")(k=k)
+    name, rule = _rule(kit, select, k)
+    chooser: Policy = load("policies", policy, "policy")(rule=rule)
 
     async def stage(state: State) -> Update:
         judge = kit.router(router)
@@ -41,20 +55,24 @@ def decide(kit: Kit, *, router: str = "auto", policy: str = "fixed", k: Annotate
         rows = [i for i, is_open in enumerate(state.open) if is_open]
         seen = state.seen
         decisions = chooser.next(scores[rows], judge.arms, [seen[i] for i in rows])
-        asked = list(state.asked)
+        asked, reasons = list(state.asked), list(state.reasons)
+        asking = [row for row, decision in zip(rows, decisions, strict=True) if isinstance(decision, Ask)]
+        note = None if name == USUAL else _note(name, rule, scores[asking], judge.arms)
         wanted: list[tuple[str, ...]] = [()] * len(asked)
         still, abstained = list(state.open), list(state.abstained)
         for row, decision in zip(rows, decisions, strict=True):
             if isinstance(decision, Ask):
                 wanted[row] = decision.arms
                 asked[row] += decision.arms
+                reasons[row] = _noted(reasons[row], note)
                 by_arm = {arm.name: float(score) for arm, score in zip(judge.arms, scores[row], strict=True)}
-                kit.emit(Routed(state.queries[row].id, decision.arms, by_arm, asdict(state.reasons[row])))
+                kit.emit(Routed(state.queries[row].id, decision.arms, by_arm, asdict(reasons[row])))
             else:
                 still[row] = False
                 abstained[row] = decision.why if isinstance(decision, Abstain) else None
         return {
             **update,
+            "reasons": tuple(reasons),
             "asked": tuple(asked),
             "wanted": tuple(wanted),
             "open": tuple(still),
@@ -63,6 +81,43 @@ def decide(kit: Kit, *, router: str = "auto", policy: str = "fixed", k: Annotate
         }
 
     return stage
+
+
+def _rule(kit: Kit, select: str | dict[str, Any], k: int | None) -> tuple[str, Rule]:
+    """The name of the rule and the rule itself. Raises ConfigError at the option that is wrong."""
+    options: dict[str, Any] = dict(select) if isinstance(select, dict) else {"use": select}
+    name = options.pop("use", None)
+    if not isinstance(name, str):
+        known = ", ".join(names("rules"))
+        raise ConfigError(
+            "`use` names no rule", where="select", remedy=f"write `select: {{use: top-p, p: 0.5}}`; known: {known}"
+        )
+    make = load("rules", name, "select")
+    if k is not None:
+        if select != USUAL:
+            raise ConfigError(
+                f"`k` is short for `select: {{use: {USUAL}, k: {k}}}`, and `select` says something else",
+                where="k",
+                remedy="remove it, or write it into `select`",
+            )
+        options["k"] = k
+    checked = check_options(make, options, lambda option: f"select.{option}")
+    if "group_of" in inspect.signature(make).parameters:
+        hosts = {arm.name: kit.registry.host_of(arm.name) for arm in kit.registry.arms()}
+        checked = {"group_of": hosts, **checked}
+    return name, make(**checked)
+
+
+def _note(name: str, rule: Rule, scores: Array, arms: Sequence[Arm]) -> str:
+    """What the reasons tell of a rule that is not the usual one."""
+    if isinstance(rule, Levelling):
+        given = rule.given_up(scores, arms)
+        return f"chosen by {name}, which gives up {given:.3f} of score per question of this batch"
+    return f"chosen by {name}"
+
+
+def _noted(reason: Reason, note: str | None) -> Reason:
+    return reason if note is None else replace(reason, note=f"{reason.note}; {note}" if reason.note else note)
 
 
 async def _aside(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

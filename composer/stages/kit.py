@@ -49,6 +49,10 @@ class Arms(Protocol):
         """A question as the arm wants it: messages for a chat model, text for one that continues."""
         ...
 
+    def host_of(self, expert: str) -> str:
+        """The host that serves the expert: what is asked of one host costs one load."""
+        ...
+
     def kind(self, arm: str) -> Kind:
         """How the arm's answers are read where the query does not say."""
         ...

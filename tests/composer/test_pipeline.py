@@ -17,6 +17,7 @@ from composer.errors import ConfigError, InputError
 from composer.pipeline import Pipeline
 from composer.profiling import profile_file
 from composer.registry.progress import Progress
+from composer.show import why
 from composer.trace import Answered, Drafted, Event, Routed
 
 QUESTIONS = "".join(
@@ -83,6 +84,36 @@ def test_a_misspelt_option_is_told_with_its_line_before_anything_is_asked(
     assert caught.value.where is not None
     assert caught.value.where.endswith(f"experts.yaml:9 (pipeline[0].options.{name})")
     assert "did you mean" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "at", "what", "remedy"),
+    [
+        (["select: top-o"], "select", "no rule is called 'top-o'", "did you mean `top-p`?"),
+        (["select: {use: top-p, pp: 0.5}"], "select.pp", "unknown key `pp`", "did you mean `p`?"),
+        (["select:", "  use: top-p", "  p: 1.5"], "select.p", "less than or equal to 1", "write a number"),
+        (["select: relu-gate"], "select.threshold", "`threshold` is missing", "add `threshold:`"),
+        (["select: {use: relu-gate, calls: 2.0}"], "select.calls", "unknown key `calls`", "threshold"),
+        (["select: {use: balanced, capacity: {law: lots}}"], "select.capacity.law", "found 'lots'", "a number"),
+        (["select: {p: 0.5}"], "select", "`use` names no rule", "known: balanced, group-limited, null-arm"),
+        (["select: [top-p]"], "select", "found a list of 1, expected text or a mapping", "write text or a mapping"),
+        (["select: top-p", "k: 2"], "k", "`k` is short for `select: {use: top-k, k: 2}`", "write it into `select`"),
+        (["k: 0"], "k", "greater than or equal to 1", "write a number"),
+    ],
+    ids=lambda value: "; ".join(value) if isinstance(value, list) else None,
+)
+def test_a_rule_that_cannot_be_used_is_told_with_its_line(
+    bench: Scripted, lines: list[str], at: str, what: str, remedy: str
+) -> None:
+    own = "".join(f"      {line}\n" for line in lines)
+    text = f"{ONE}pipeline:\n  - use: decide\n    options:\n{own}  - use: generate\n  - use: aggregate\n"
+
+    with pytest.raises(ConfigError) as caught:
+        bench.pipeline(text)
+
+    assert str(caught.value.where).endswith(f"experts.yaml:{7 + len(lines)} (pipeline[0].options.{at})")
+    assert what in caught.value.what
+    assert remedy in str(caught.value.remedy)
 
 
 # Who routes
@@ -159,6 +190,22 @@ def test_where_the_generalist_alone_has_a_record_it_is_asked(bench: Scripted) ->
 
     assert (route.arms, route.reason.fallback) == (("general",), "no other expert has a record yet")
     assert bench.encoded == []
+
+
+def test_the_registry_says_which_rule_chooses(bench: Scripted) -> None:
+    measure(bench, THREE)
+    stages = (
+        "pipeline:\n  - {use: decide, options: {select: {use: top-p, p: 0.9}}}\n  - use: generate\n  - use: aggregate\n"
+    )
+
+    pipeline = bench.pipeline(THREE + stages)
+    [route] = pipeline.route([SUM])
+    [answer] = pipeline.run([SUM])
+
+    assert len(route.arms) > 1 and route.arms[0] == "sums"
+    assert answer.experts == route.arms
+    assert route.reason.note == "chosen by top-p"
+    assert why(route).endswith(", chosen by top-p")
 
 
 # What is open when

@@ -39,6 +39,14 @@ def test_the_reason_names_the_skills_or_the_fallback() -> None:
     assert why(FALLBACK) == "base: no skill was found"
 
 
+def test_a_rule_that_chose_is_named_and_an_arm_that_is_not_the_best_is_not_called_so() -> None:
+    moved = Route(("base",), ROUTE.scores, Reason(skills=(("arithmetic", 0.8),), note="chosen by balanced"))
+    first = Route(("sums", "base"), ROUTE.scores, Reason(note="chosen by top-p"))
+
+    assert why(moved) == "base, though sums scores higher, chosen by balanced"
+    assert why(first) == "sums scores best, chosen by top-p"
+
+
 def test_a_route_to_nobody_is_told_too() -> None:
     nobody = Route((), {"sums": 0.1, "base": 0.2}, Reason())
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 
 from routers.errors import RouterError
-from routers.policy import FixedK
-from routers.select import top_k
-from routers.types import Arm, Ask, Seen, Stop
+from routers.policy import Fixed
+from routers.rules import Recruit
+from routers.select import NOBODY, TopK, top_k
+from routers.types import Arm, Array, Ask, Indices, Seen, Stop
 
 ARMS = (Arm("dear", 3.0), Arm("cheap-b"), Arm("cheap-a"))
 
@@ -47,7 +50,7 @@ def test_what_cannot_be_ranked_is_refused(table: np.ndarray, k: int, message: st
 
 
 def test_fixed_k_asks_the_best_once_and_then_stops() -> None:
-    policy = FixedK(2)
+    policy = Fixed(TopK(2))
     table = scores([0.1, 0.9, 0.5], [0.9, 0.1, 0.5])
 
     first = policy.next(table, ARMS, [Seen(), Seen()])
@@ -57,6 +60,14 @@ def test_fixed_k_asks_the_best_once_and_then_stops() -> None:
     assert second == [Stop(), Ask(("dear", "cheap-a"))]
 
 
+def test_an_arm_that_is_drawn_twice_is_asked_once() -> None:
+    assert Fixed(Recruit(3)).next(scores([0.0, 0.0, 1.0]), ARMS, [Seen()]) == [Ask(("cheap-a",))]
+
+
 def test_a_policy_that_asks_nobody_is_refused() -> None:
-    with pytest.raises(RouterError, match="k is 0"):
-        FixedK(0)
+    class Nobody:
+        def choose(self, scores: Array, arms: Sequence[Arm], ids: Sequence[str] = ()) -> Indices:
+            return np.full((len(scores), 1), NOBODY)
+
+    with pytest.raises(RouterError, match="at least one arm has to be asked"):
+        Fixed(Nobody()).next(scores([0.1, 0.9, 0.5]), ARMS, [Seen()])

@@ -49,6 +49,9 @@ class Arms:
     def messages(self, arm: str, text: str) -> Prompt:
         return (Message("user", text),)
 
+    def host_of(self, expert: str) -> str:
+        return {"base": "big", "sums": "small", "law": "small"}[expert]
+
     def kind(self, arm: str) -> Kind:
         return KINDS[arm]
 
@@ -154,6 +157,60 @@ async def test_decide_scores_once_and_closes_what_was_asked() -> None:
     assert bench.judge.scored == 1
 
 
+@pytest.mark.parametrize(
+    ("select", "asked"),
+    [
+        ("top-k", ("sums",)),
+        ({"use": "top-k", "k": 2}, ("sums", "base")),
+        ({"use": "top-p", "p": 0.6}, ("sums", "base")),
+        ({"use": "null-arm", "price": 0.1}, ("sums",)),
+        ({"use": "relu-gate", "threshold": 0.1}, ("sums", "base", "law")),
+        ({"use": "recruit", "k": 9, "power": 50}, ("sums",)),
+        ({"use": "utility", "k": 2}, ("sums", "base")),
+        ({"use": "balanced", "k": 2}, ("sums", "base")),
+        ({"use": "group-limited", "k": 2}, ("sums", "law")),
+        ({"use": "group-limited", "k": 2, "groups": 2}, ("sums", "base")),
+        ({"use": "group-limited", "k": 2, "group_of": {"base": "one", "sums": "one"}}, ("sums", "base")),
+    ],
+    ids=str,
+)
+async def test_decide_asks_whom_the_selected_rule_chooses_and_says_which_it_was(
+    select: Any, asked: tuple[str, ...]
+) -> None:
+    bench = Bench()
+
+    state = await after(batch("a"), decide(bench.kit, select=select))
+
+    name = select if isinstance(select, str) else select["use"]
+    note = state.reasons[0].note
+    assert state.asked == (asked,)
+    assert note is None if name == "top-k" else note is not None and note.startswith(f"chosen by {name}")
+    assert bench.seen(Routed)[0].reason["note"] == note
+
+
+async def test_levelling_tells_what_it_gives_up() -> None:
+    bench = Bench()
+
+    state = await after(
+        batch("a", "b", "c", "d"), decide(bench.kit, select={"use": "balanced", "give_up": 0.5, "rounds": 1})
+    )
+
+    given = np.mean([SCORES["sums"] - SCORES[arms[0]] for arms in state.asked])
+    assert 0 < given <= 0.5
+    assert {reason.note for reason in state.reasons} == {
+        f"chosen by balanced, which gives up {given:.3f} of score per question of this batch"
+    }
+
+
+async def test_the_rule_stands_beside_what_the_router_has_noted() -> None:
+    bench = Bench()
+    bench.judge.explain = lambda questions: [Reason(note="by cluster")] * len(questions)  # type: ignore[method-assign]
+
+    state = await after(batch("a"), decide(bench.kit, select="top-p"))
+
+    assert state.reasons[0].note == "by cluster; chosen by top-p"
+
+
 async def test_a_router_that_looks_at_no_vector_needs_no_encoder() -> None:
     bench = Bench()
     blind = Unprofiled(ARMS, "base")
@@ -168,11 +225,11 @@ async def test_a_router_that_looks_at_no_vector_needs_no_encoder() -> None:
     assert state.reasons[0].fallback == "no expert has a record yet, so the generalist is asked"
 
 
-@pytest.mark.parametrize("option", ["router", "policy"])
+@pytest.mark.parametrize("option", ["router", "policy", "select"])
 def test_decide_refuses_a_name_that_nobody_offers_and_says_which_option_it_is(option: str) -> None:
     options: dict[str, Any] = {option: "nobody"}
 
-    with pytest.raises(ConfigError, match=f"no {option} is called 'nobody'") as caught:
+    with pytest.raises(ConfigError, match=r"no (router|policy|rule) is called 'nobody'") as caught:
         decide(Bench().kit, **options)
 
     assert caught.value.where == option
