@@ -123,22 +123,18 @@ class KeywordRouter(_Learnt):
 class TfidfRouter(_Learnt):
     """Logistic regression on TF-IDF of a question's words gives P(skill); arms by their records on the skills.
 
-    Needs scikit-learn (the `test` extra). Questions without a label are left out; of several labels the first counts.
+    Questions without a label are left out; of several labels the first counts.
     """
 
     generalist: str | None = None
     model_: Any = field(default=None, init=False, repr=False, compare=False)
 
     def fit(self, questions: Questions, outcomes: Outcomes) -> Self:
-        """Learn words and records. Raises RouterError when scikit-learn is missing or there is only one skill."""
-        try:
-            from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 - heavy, and only in an extra
-            from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
-            from sklearn.pipeline import make_pipeline  # noqa: PLC0415
-        except ImportError as why:
-            raise RouterError(
-                "the tfidf reference needs scikit-learn\n  next: pip install 'composition-of-experts[test]'"
-            ) from why
+        """Learn words and records. Raises RouterError when there is only one skill."""
+        from sklearn.feature_extraction.text import TfidfVectorizer  # noqa: PLC0415 heavy, and only for fitting
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
+        from sklearn.pipeline import make_pipeline  # noqa: PLC0415
+
         labelled = [row for row, own in enumerate(questions.skills) if own]
         skills = [questions.skills[row][0] for row in labelled]
         if len(set(skills)) < 2:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -59,13 +58,6 @@ def test_words_tell_skills_apart_for_the_classifier() -> None:
 
     assert named(router, asked) == [own[0] for own in asked.skills]
     assert router.explain(asked)[0].skills[0][0] == asked.skills[0][0]
-
-
-def test_the_classifier_without_scikit_learn_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
-
-    with pytest.raises(RouterError, match=r"pip install 'composition-of-experts\[test\]'"):
-        TfidfRouter().fit(*simulate())
 
 
 def test_the_classifier_needs_two_skills() -> None:
