@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -17,7 +18,7 @@ Column = dict[str, NDArray[Any]]
 
 
 @dataclass(slots=True)
-class PerArm:
+class PerArm(ABC):
     """Fits, adds, removes and shows arms; a subclass says what is common (`_common`), what is learnt of one arm
     (`_column`, from its own outcomes alone) and how scores come of it (`_score`).
 
@@ -89,28 +90,30 @@ class PerArm:
 
     # What a subclass says
 
-    def _common(self, questions: Questions, outcomes: Outcomes) -> None:
+    @abstractmethod
+    def _score(self, questions: Questions) -> Table:
+        """Scores before they are cut to [0, 1], from `stacked_`; there is at least one question."""
+
+    def _common(self, questions: Questions, outcomes: Outcomes) -> None:  # noqa: B027 - most learn nothing
         """Learn what all arms share; here nothing."""
 
     def _column(self, questions: Questions, score: Table, cost: Table) -> Column:
-        """What is learnt of one arm with these scores and costs, [n] each, NaN where nobody ran it (or cost is unknown)."""
-        raise NotImplementedError
+        """What is learnt of one arm with these scores and costs, [n] each, NaN where nobody ran it (or cost is unknown);
+        here nothing."""
+        return {}
+
+    def _columns(self, questions: Questions, outcomes: Outcomes) -> tuple[Column, ...]:
+        """What is learnt of each arm, from its own outcomes alone; here one `_column` after the other."""
+        scores, costs = outcomes.matrix(len(questions)), outcomes.costs(len(questions))
+        return tuple(self._column(questions, scores[:, i], costs[:, i]) for i in range(len(outcomes.arms)))
 
     def _stack(self) -> Any:
         """The columns as `_score` wants them; made once after every change."""
         return {name: np.stack([column[name] for column in self.columns_]) for name in self.columns_[0]}
 
-    def _score(self, questions: Questions) -> Table:
-        """Scores before they are cut to [0, 1], from `stacked_`; there is at least one question."""
-        raise NotImplementedError
-
     def _explain(self, questions: Questions) -> list[Reason]:
         """A reason for each of at least one question."""
         return [Reason()] * len(questions)
-
-    def _columns(self, questions: Questions, outcomes: Outcomes) -> tuple[Column, ...]:
-        scores, costs = outcomes.matrix(len(questions)), outcomes.costs(len(questions))
-        return tuple(self._column(questions, scores[:, i], costs[:, i]) for i in range(len(outcomes.arms)))
 
     def _place(self, name: str) -> int:
         names = [arm.name for arm in self.arms]

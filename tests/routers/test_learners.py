@@ -19,6 +19,7 @@ from routers.linear import LinearRouter
 from routers.nearest import Nearest
 from routers.neighbours import NeighbourRouter
 from routers.online import OnlineRouter, PageHinkley, inverse_propensity
+from routers.perarm import PerArm
 from routers.ridge import RidgeRouter
 from routers.testing import GENERALIST, SKILLS, outcomes_of, simulate
 from routers.types import Arm, Outcomes, Questions, Router
@@ -232,6 +233,11 @@ def test_calibration_keeps_the_order_within_an_arm() -> None:
     for place in range(4):
         order = np.argsort(plain[:, place], kind="stable")
         assert (np.diff(better[order, place]) >= -1e-6).all()
+
+
+def test_a_router_that_does_not_say_how_it_scores_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="_score"):
+        PerArm()  # type: ignore[abstract]
 
 
 # Coverage
