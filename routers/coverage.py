@@ -15,7 +15,7 @@ from routers.nearest import Nearest
 from routers.perarm import Table
 from routers.records import fallback_row, generalist_place, label_matrix
 from routers.stats import calibration_split, entropy
-from routers.types import Arm, Array, Outcomes, Questions, Reason, Router
+from routers.types import Arm, Array, Outcomes, Questions, Reason, Router, weighed
 
 GAP, BOUNDARY = "coverage gap", "boundary"
 
@@ -112,38 +112,18 @@ class CoveredRouter:
 
     def score(self, questions: Questions) -> Array:
         """The router's scores; those of the fallback where the question lies outside."""
-        router = self._known()
-        scores = router.score(questions).copy()
-        if len(questions):
-            outside = self.coverage_.signals(questions.vectors, scores).outside
-            overall = np.array([self.overall_[arm.name] for arm in router.arms])
-            scores[outside] = fallback_row(overall, generalist_place(router.arms, self.generalist))
-        return scores
+        scores = self._known().score(questions)
+        return self._led(scores, self.coverage_.signals(questions.vectors, scores))
 
     def explain(self, questions: Questions) -> list[Reason]:
         """The router's reasons with the signals."""
-        router = self._known()
-        reasons = router.explain(questions)
-        if not reasons:
-            return []
-        found = self.coverage_.signals(questions.vectors, router.score(questions))
-        taker = f"left to {self.generalist}" if self.generalist is not None else "arms are ranked by overall record"
-        told = []
-        for row, reason in enumerate(reasons):
-            outside, border = bool(found.outside[row]), bool(found.border[row])
-            flags = (*((GAP,) if outside else ()), *((BOUNDARY,) if border else ()))
-            why = f"it lies outside the profile (p {found.gap[row]:.3f}): {taker}"
-            told.append(
-                replace(
-                    reason,
-                    fallback=why if outside else reason.fallback,
-                    gap=round(float(found.gap[row]), 4),
-                    margin=round(float(found.margin[row]), 4),
-                    entropy=round(float(found.entropy[row]), 4),
-                    flags=(*reason.flags, *flags),
-                )
-            )
-        return told
+        return self.weigh(questions)[1]
+
+    def weigh(self, questions: Questions) -> tuple[Array, list[Reason]]:
+        """Both, with the router asked once."""
+        scores, reasons = weighed(self._known(), questions)
+        found = self.coverage_.signals(questions.vectors, scores)
+        return self._led(scores, found), [self._told(reason, found, row) for row, reason in enumerate(reasons)]
 
     def add_arm(self, questions: Questions, outcomes: Outcomes) -> Self:
         """The router learns the new arms."""
@@ -160,6 +140,27 @@ class CoveredRouter:
     def learnt(self, name: str) -> Mapping[str, NDArray[Any]]:
         """What the router learnt of one arm, and its overall share."""
         return {**self._known().learnt(name), "overall share": np.array(self.overall_[name])}
+
+    def _led(self, scores: Array, found: Signals) -> Array:
+        """`scores` with the fallback's where the question lies outside."""
+        arms = self.arms
+        overall = np.array([self.overall_[arm.name] for arm in arms])
+        led = scores.copy()
+        led[found.outside] = fallback_row(overall, generalist_place(arms, self.generalist))
+        return led
+
+    def _told(self, reason: Reason, found: Signals, row: int) -> Reason:
+        outside, border = bool(found.outside[row]), bool(found.border[row])
+        taker = f"left to {self.generalist}" if self.generalist is not None else "arms are ranked by overall record"
+        why = f"it lies outside the profile (p {found.gap[row]:.3f}): {taker}"
+        return replace(
+            reason,
+            fallback=why if outside else reason.fallback,
+            gap=round(float(found.gap[row]), 4),
+            margin=round(float(found.margin[row]), 4),
+            entropy=round(float(found.entropy[row]), 4),
+            flags=(*reason.flags, *((GAP,) if outside else ()), *((BOUNDARY,) if border else ())),
+        )
 
     def _note(self, questions: Questions, outcomes: Outcomes) -> None:
         scores = outcomes.matrix(len(questions))

@@ -15,7 +15,7 @@ import numpy as np
 
 from routers.errors import NotFittedError, RouterError
 from routers.store import fingerprint, load, save
-from routers.types import Arm, Array, Outcomes, Questions, Router
+from routers.types import Arm, Array, Outcomes, Questions, Router, Weighing
 
 SKILLS = ("cooking", "sailing", "music")
 GENERALIST = "generalist"
@@ -94,11 +94,12 @@ def check_router(make: Callable[[], Router]) -> None:
 
     `make` returns a fresh, unfitted router for the arms of `simulate`. Checked: `arms`, `score` and `explain` refuse
     before `fit`; shape, type and range of the scores; the same scores again, alone, in a batch and in any order; an
-    empty batch; a second fit forgets the first; the order of the fitted questions does not matter, the order of the
-    arms only orders the columns; fitting and scoring change neither settings nor arguments; cells nobody ran are
-    accepted; a new arm, whether it joins at `fit` or by `add_arm`, and one that leaves by `remove_arm` leave what was
-    learnt of the others (`learnt`, and `records` if the router shows them) as it was; added and removed is as never
-    added; and a saved router, loaded again, scores the same (unless `save` refuses it).
+    empty batch; `weigh`, if the router has it, gives what `score` and `explain` give; a second fit forgets the first;
+    the order of the fitted questions does not matter, the order of the arms only orders the columns; fitting and
+    scoring change neither settings nor arguments; cells nobody ran are accepted; a new arm, whether it joins at `fit`
+    or by `add_arm`, and one that leaves by `remove_arm` leave what was learnt of the others (`learnt`, and `records` if
+    the router shows them) as it was; added and removed is as never added; and a saved router, loaded again, scores the
+    same (unless `save` refuses it).
     """
     questions, outcomes = simulate()
     asked, _ = simulate(30, seed=1)
@@ -139,7 +140,12 @@ def _scores_are_sound(router: Router, asked: Questions, scores: Array, outcomes:
     assert scores.shape == (len(asked), len(outcomes.arms)), f"scores have the shape {scores.shape}"
     assert scores.dtype == np.float32, f"scores are {scores.dtype}, not float32"
     assert bool(np.all((scores >= 0) & (scores <= 1))), "scores lie in [0, 1]"
-    assert len(router.explain(asked)) == len(asked), "explain gives a reason per question"
+    reasons = router.explain(asked)
+    assert len(reasons) == len(asked), "explain gives a reason per question"
+    if isinstance(router, Weighing):
+        together, told = router.weigh(asked)
+        same = np.array_equal(together, scores) and told == reasons
+        assert same, "weigh gives what score and explain give"
 
 
 def _scores_are_pure(router: Router, asked: Questions, scores: Array) -> None:

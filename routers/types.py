@@ -180,6 +180,22 @@ class Updating(Protocol):
         ...
 
 
+@runtime_checkable
+class Weighing(Protocol):
+    """A router whose scores and reasons come of the same work."""
+
+    def weigh(self, questions: Questions) -> tuple[Array, list[Reason]]:
+        """What `score` and `explain` return, for the price of one."""
+        ...
+
+
+def weighed(router: Router, questions: Questions) -> tuple[Array, list[Reason]]:
+    """Scores and reasons, in one go if the router can."""
+    if isinstance(router, Weighing):
+        return router.weigh(questions)
+    return router.score(questions), router.explain(questions)
+
+
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What one row has shown so far: the arms asked, in plan order, and the canonical answers that landed (None: none)."""

@@ -19,7 +19,7 @@ from composer.state import State, Update
 from composer.trace import Routed
 from routers.baselines import Unprofiled
 from routers.select import Levelling, Rule
-from routers.types import Abstain, Arm, Array, Ask, Policy, Questions, Reason, Router
+from routers.types import Abstain, Arm, Array, Ask, Policy, Questions, Reason, Router, weighed
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -142,8 +142,5 @@ def _score(kit: Kit, router: Router, state: State) -> Update:
     blind = isinstance(router, Unprofiled)  # then no encoder is needed, and there may be none
     vectors = np.zeros((len(text), 0), dtype=np.float32) if blind else kit.encoder().encode(text)
     questions = Questions(ids=tuple(query.id for query in state.queries), text=text, vectors=vectors)
-    return {
-        "scores": router.score(questions),
-        "reasons": tuple(router.explain(questions)),
-        "arms": tuple(arm.name for arm in router.arms),
-    }
+    scores, reasons = weighed(router, questions)
+    return {"scores": scores, "reasons": tuple(reasons), "arms": tuple(arm.name for arm in router.arms)}

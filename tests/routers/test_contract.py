@@ -152,6 +152,11 @@ class Clinging(Constant):
 
 class Ordered(Constant):
     def score(self, questions: Questions) -> Array:
+class Torn(Constant):
+    def weigh(self, questions: Questions) -> tuple[Array, list[Reason]]:
+        return self.score(questions) / 2, self.explain(questions)
+
+
         return super().score(questions) * np.linspace(0, 1, len(self.arms), dtype=np.float32)
 
 
@@ -169,6 +174,7 @@ def test_a_plain_router_passes() -> None:
         (Vandal, "leave `score` of their arguments"),
         (Ordered, "same columns in that order"),
         (Jealous, "leaves what was learnt of"),
+        (Torn, "weigh gives what score and explain give"),
         (Clinging, "leaves no trace"),
     ],
 )

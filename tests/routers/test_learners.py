@@ -22,7 +22,7 @@ from routers.online import OnlineRouter, PageHinkley, inverse_propensity
 from routers.perarm import PerArm
 from routers.ridge import RidgeRouter
 from routers.testing import GENERALIST, SKILLS, outcomes_of, simulate
-from routers.types import Arm, Outcomes, Questions, Router
+from routers.types import Arm, Array, Outcomes, Questions, Router, weighed
 
 LEARNERS: dict[str, Callable[[], Router]] = {
     "neighbours": NeighbourRouter,
@@ -263,6 +263,23 @@ def test_a_domain_that_was_left_out_raises_the_alarm() -> None:
     assert reasons[strange[0]].gap is not None and reasons[strange[0]].gap < 0.05
     taken = [router.arms[int(i)].name for i in router.score(asked)[strange].argmax(axis=1)]
     assert taken.count(GENERALIST) >= 0.8 * len(strange)
+
+
+def test_scores_and_reasons_together_ask_the_router_once() -> None:
+    class Counting(NeighbourRouter):
+        asked = 0
+
+        def score(self, questions: Questions) -> Array:
+            Counting.asked += 1
+            return super().score(questions)
+
+    router = CoveredRouter(Counting(), GENERALIST).fit(*simulate(100))
+    Counting.asked = 0
+
+    scores, reasons = weighed(router, simulate(9, seed=1)[0])
+
+    assert Counting.asked == 1
+    assert len(scores) == len(reasons) == 9
 
 
 # Online
