@@ -12,6 +12,7 @@ from composer.answers.grade import grade
 from composer.errors import InputError
 from composer.jsonl import Labelled
 from composer.recorded import Recorded
+from composer.state import lettered
 from routers.types import Arm, Outcomes
 
 
@@ -49,7 +50,7 @@ def from_runs(
         score.append(grade(answer, item.answer, kind, question.choices, str(draft["draft"])))
     return Recorded(
         ids=tuple(item.question.id for item in labelled),
-        text=tuple(item.question.text for item in labelled),
+        text=tuple(lettered(item.question.text, item.question.choices) for item in labelled),
         benchmark=("runs",) * len(labelled),
         category=tuple(item.task or "" for item in labelled),
         split=tuple(item.split or "profile" for item in labelled),

@@ -23,7 +23,7 @@ from composer.folders import mend, replacing
 from composer.jsonl import Labelled
 from composer.registry.experts import Registry
 from composer.stages.kit import Arms
-from composer.state import Query
+from composer.state import lettered
 from composer.types import Delta, Draft, Request
 from routers.types import Arm, Array, Outcomes, Questions
 
@@ -140,7 +140,7 @@ async def measure(
     asked = arms if arms is not None else [arm.name for arm in registry.arms()]
     requests: dict[str, tuple[int, Request]] = {}
     for row, item in enumerate(items):
-        prompt = Query(item.question.id, item.question.text, item.question.choices).prompt
+        prompt = lettered(item.question.text, item.question.choices)
         for arm in asked:
             stream = registry.stream(arm, registry.messages(arm, prompt))
             request = Request(f"{row}:{arm}", (stream,), registry.sampling(arm), arm=arm, parent=item.question.id)
@@ -163,7 +163,7 @@ async def measure(
         rows.append(
             {
                 "question": question.id,
-                "text": question.text,
+                "text": lettered(question.text, question.choices),
                 "skill": items[row].task or UNLABELLED,
                 "split": items[row].split or "profile",
                 "arm": request.arm,

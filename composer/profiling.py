@@ -26,6 +26,7 @@ from composer.profile import (
     user_folder,
     write_profile,
 )
+from composer.state import lettered
 from composer.trace import Drafted, Routed
 from composer.types import Draft
 
@@ -98,7 +99,7 @@ def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None) -> R
     registry = pipeline.registry
     folder = out or user_folder(registry)
     _check_folder(folder, ours=out is None)
-    vectors = pipeline.encoder().encode([item.question.text for item in items])
+    vectors = pipeline.encoder().encode([lettered(item.question.text, item.question.choices) for item in items])
     arms = tuple(arm.name for arm in registry.arms())
     for item in items:
         pipeline.emit(Routed(item.question.id, arms, {}, {}))

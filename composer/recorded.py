@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from composer.errors import InputError, suggest
 from composer.folders import cache_folder
+from composer.state import lettered
 from routers.types import Arm, Array, Indices, Outcomes, Questions
 
 _QUESTIONS, _OUTCOMES, _POOLS = "_questions.parquet", "_outcomes.parquet", "pools.json"
@@ -24,8 +25,9 @@ _CHARS = 4.0  # characters of a token, where prices are per token and only chara
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Questions and what arms answered them. Columns have a row per question: `ids`, `text`, `benchmark`, `category`
-    (empty: none), `split`, `options` (how many there are to choose from, 0 where answers are free).
+    """Questions and what arms answered them. Columns have a row per question: `ids`, `text` (with the options, as an
+    expert is given it), `benchmark`, `category` (empty: none), `split`, `options` (how many there are to choose from, 0
+    where answers are free).
 
     `outcomes.cost` is in USD where the record has prices, NaN where it has none; `voted` tells whether answers were
     recorded, without which nobody can vote.
@@ -221,19 +223,19 @@ def _read_pair(questions: Path, outcomes: Path) -> Recorded:
             f"row {int(bad[0])}: `{marks}` is {score[bad[0]]}", where=str(outcomes), remedy="give numbers from 0 to 1"
         )
     length = _whole(done, "resp_chars")
-    texts = [str(text or "") for text in asked["question"].to_pylist()]
+    choices = [_options(value) for value in _optional(asked, "options")]
+    texts = [lettered(str(text or ""), own) for text, own in zip(asked["question"].to_pylist(), choices, strict=True)]
     cost = _cost(done, length, texts, question)
     keep = np.flatnonzero(question >= 0)
     answers = done["answer"].to_pylist() if "answer" in done.column_names else [None] * done.num_rows
     category = asked["category"].to_pylist() if "category" in asked.column_names else [""] * len(ids)
-    choices = asked["options"].to_pylist() if "options" in asked.column_names else [None] * len(ids)
     return Recorded(
         ids=ids,
         text=tuple(texts),
         benchmark=tuple(map(str, asked["benchmark"].to_pylist())),
         category=tuple(name or "" for name in category),
         split=tuple(map(str, asked["split"].to_pylist())),
-        options=np.array([_options(value) for value in choices], dtype=np.int64),
+        options=np.array([len(own) for own in choices], dtype=np.int64),
         outcomes=Outcomes(
             arms=_priced(models, arm[keep], cost[keep], length[keep]),
             question=question[keep],
@@ -323,15 +325,19 @@ def _mark(value: Any) -> float:
     return float("nan") if value is None else float(value)
 
 
-def _options(value: Any) -> int:
-    """How many options there are; `options` may be a list, a string (a JSON list, or one option per line), or absent."""
+def _optional(table: pa.Table, name: str) -> list[Any]:
+    return table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
+
+
+def _options(value: Any) -> tuple[str, ...]:
+    """The options; `options` may be a list, a string (a JSON list, or one option per line), or absent."""
     if isinstance(value, str):
         try:
             told = json.loads(value)
         except ValueError:
             told = value.splitlines()
         value = told
-    return len(value) if isinstance(value, list | tuple) and len(value) > 1 else 0
+    return tuple(map(str, value)) if isinstance(value, list | tuple) and len(value) > 1 else ()
 
 
 def _number(text: str, where: str, column: str, *, low: float, high: float = float("inf")) -> float:

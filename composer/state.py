@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
@@ -25,9 +25,20 @@ class Query:
 
     @property
     def prompt(self) -> str:
-        """The text an expert is given: the question, and its options as lettered lines."""
-        lines = [f"{chr(ord('A') + i)}) {choice}" for i, choice in enumerate(self.choices)]
-        return "\n".join([self.text, *lines])
+        """The text an expert is given, and a router looks at."""
+        return lettered(self.text, self.choices)
+
+
+def lettered(text: str, choices: Sequence[str]) -> str:
+    """A question with its options as lettered lines.
+
+    >>> print(lettered("Which is a fruit?", ("apple", "stone")))
+    Which is a fruit?
+    A) apple
+    B) stone
+    """
+    lines = [f"{chr(ord('A') + i)}) {choice}" for i, choice in enumerate(choices)]
+    return "\n".join([text, *lines])
 
 
 @dataclass(frozen=True, slots=True)

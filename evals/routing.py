@@ -113,6 +113,8 @@ def evaluate(
         trials[name] = make().fit(inner.questions, inner.outcomes).score(outer.asked)
     picks = {budget: _choose(trials, outer, budget, USUAL) for budget in dict.fromkeys(calls)}
     saver = _cheapest(trials, outer)
+    if saver is None:
+        notes.append(f"nothing cheaper than {PLAIN} was shown to be as good on calibration: no row is chosen for cost")
     # from here on the test split is open: nothing below changes what was chosen
     results: list[_Result] = _references(learn, check, labelled)
     scores: dict[str, tuple[Array, float]] = {}
@@ -192,14 +194,16 @@ def _choose(trials: Mapping[str, Array], held: _Data, budget: str, default: str)
 
 
 def _cheapest(trials: Mapping[str, Array], held: _Data) -> tuple[str, Way | Cascade] | None:
-    """The router and way that cost least on calibration among those at least as often right there as the best single
-    arm; None where nothing is cheaper than that arm."""
+    """The router and way that cost least on calibration among those right there more often than the best single arm by
+    at least one standard error (out of a hundred ways, one that is merely level there is worse elsewhere); None where
+    nothing of that kind is cheaper than that arm."""
     single = ONE.play(held.grid, trials[PLAIN], held.questions.ids)
     best, found = float(single.cost.mean()), None
     for name, scores in trials.items():
         for way in thrifty(scores, held.grid):
             played = way.play(held.grid, scores, held.questions.ids)
-            if played.right.mean() >= single.right.mean() and played.cost.mean() < best:
+            gain = played.right - single.right
+            if gain.mean() >= gain.std() / len(gain) ** 0.5 and played.cost.mean() < best:
                 best, found = float(played.cost.mean()), (name, way)
     return found
 

@@ -10,6 +10,7 @@ import numpy as np
 from routers.errors import RouterError
 from routers.nearest import Bank, Group, Nearest
 from routers.perarm import Column, PerArm, Table, mean_seen
+from routers.stats import differences
 from routers.types import Array, Outcomes, Questions, Reason
 
 _GRID = tuple(product((30, 100, 300), (0.15, 0.3, 1.0), (3.0, 10.0, 30.0)))  # k, width, prior
@@ -26,7 +27,8 @@ class NeighbourRouter(PerArm):
     model's own routing becomes the prior, the arm's overall share right. Far from the profile the evidence is small and
     the score falls back to that share by itself.
 
-    A setting that is None is chosen at fit by leave-one-out on the fitted questions (smallest squared error).
+    A setting that is None is chosen at fit by leave-one-out on the fitted questions: smallest squared error of the
+    differences between a question's arms.
     """
 
     k: int | None = None
@@ -94,10 +96,12 @@ def _left_out(vectors: Array, scores: Table, grid: list[tuple[int, float, float]
     rows, cosine = rows[others].reshape(keep), cosine[others].reshape(keep)
     seen = ~np.isnan(scores)
     overall = np.where(seen, scores, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1)
-    target = scores[asked]
+    hidden = np.where(seen[asked], 0.0, np.nan)
+    target = differences(scores[asked])
     near = scores[rows]
-    errors = [
-        float(np.nanmean((_estimate(near[:, :k], cosine[:, :k], overall, width, prior) - target) ** 2))
-        for k, width, prior in grid
-    ]
-    return grid[int(np.argmin(errors))]
+
+    def error(k: int, width: float, prior: float) -> float:
+        found = differences(_estimate(near[:, :k], cosine[:, :k], overall, width, prior) + hidden)
+        return float(np.nanmean((found - target) ** 2))
+
+    return min(grid, key=lambda setting: error(*setting))

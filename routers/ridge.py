@@ -9,10 +9,11 @@ import numpy as np
 
 from routers.errors import RouterError
 from routers.perarm import Column, PerArm, Table, need_outcomes
+from routers.stats import differences
 from routers.types import Array, Outcomes, Questions, Reason
 
 Target = Literal["right", "domain"]
-_GRID = (3.0, 10.0, 30.0, 100.0, 300.0)
+_GRID = (3.0, 10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 
 @dataclass(slots=True)
@@ -28,7 +29,8 @@ class RidgeRouter(PerArm):
 
     `update` adds outcomes exactly as if they had been there from the start. With `forget` below 1 A and b are multiplied
     by it before each new observation, in the order of time (DriftMoE's stream in closed form, METHODS I.6). `bonus` adds
-    bonus x sqrt(xT (A + penalty I)^-1 x): LinUCB's optimism. `penalty` None: chosen at fit by exact leave-one-out.
+    bonus x sqrt(xT (A + penalty I)^-1 x): LinUCB's optimism. `penalty` None: chosen at fit by exact leave-one-out, on the
+    differences between a question's arms.
     """
 
     target: Target = "right"
@@ -68,7 +70,7 @@ class RidgeRouter(PerArm):
         if self.target == "domain":
             best = np.nanmax(np.where(np.isnan(scores), -np.inf, scores), axis=1, keepdims=True)
             scores = np.where(np.isnan(scores), np.nan, (scores == best) & (best > 0))
-        rows = _with_one(questions.vectors)
+        rows = self._rows(questions)
         shared: dict[bytes, Table] = {}  # arms asked the same questions have the same matrix
         columns: list[Column] = []
         for score in scores.T:
@@ -81,7 +83,11 @@ class RidgeRouter(PerArm):
         return tuple(columns)
 
     def _common(self, questions: Questions, outcomes: Outcomes) -> None:
-        self.penalty_ = self.penalty or _left_out(questions, outcomes)
+        self.penalty_ = self.penalty or _left_out(self._rows(questions)[:, :-1], outcomes)
+
+    def _rows(self, questions: Questions) -> Table:
+        """What is regressed on, [n, features + 1], the last column 1."""
+        return with_one(questions.vectors)
 
     def _stack(self) -> tuple[Table, list[Table]]:
         """W [dim + 1, arm], and the inverse of each arm's matrix where a bonus needs it."""
@@ -107,7 +113,7 @@ class RidgeRouter(PerArm):
 
     def _score(self, questions: Questions) -> Table:
         weights, inverses = self.stacked_
-        rows = _with_one(questions.vectors)
+        rows = self._rows(questions)
         found: Table = rows @ weights
         if self.target == "domain":
             raised = np.exp((found - found.max(axis=1, keepdims=True)) / self.temperature)
@@ -123,7 +129,8 @@ class RidgeRouter(PerArm):
         )
 
 
-def _with_one(vectors: Array) -> Table:
+def with_one(vectors: Array | Table) -> Table:
+    """With a column of ones, for the bias."""
     rows = np.ones((len(vectors), vectors.shape[1] + 1))
     rows[:, :-1] = vectors  # float64: a row's result must not depend on how many rows are multiplied together
     return rows
@@ -136,9 +143,13 @@ def _nothing(width: int) -> Table:
     return weights
 
 
-def _left_out(questions: Questions, outcomes: Outcomes) -> float:
-    """The penalty with the smallest squared error when each question is left out in turn (by the hat matrix)."""
-    scores = outcomes.matrix(len(questions))
+def _left_out(vectors: Table, outcomes: Outcomes) -> float:
+    """The penalty with the smallest squared error when each question is left out in turn (by the hat matrix).
+
+    The error is that of differences between a question's arms: how hard a question is for all of them is easier to
+    foretell, and would ask for too small a penalty.
+    """
+    scores = differences(outcomes.matrix(len(vectors)))
     errors = np.zeros(len(_GRID))
     groups: dict[bytes, list[int]] = {}
     for place, score in enumerate(scores.T):
@@ -147,7 +158,7 @@ def _left_out(questions: Questions, outcomes: Outcomes) -> float:
         seen = ~np.isnan(scores[:, places[0]])
         if not seen.any():
             continue
-        rows = questions.vectors[seen].astype(np.float64)
+        rows = vectors[seen]
         rows, target = rows - rows.mean(axis=0), scores[seen][:, places]
         target = target - target.mean(axis=0)
         values, axes = np.linalg.eigh(rows.T @ rows)

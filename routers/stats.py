@@ -58,17 +58,43 @@ def calibration_split(
     """
     if len(set(ids)) != len(ids):
         raise RouterError("question ids repeat, so the calibration split would not be reproducible")
-    groups: dict[int, list[int]] = {}
-    for row, root in enumerate(_components(vectors) if vectors is not None else range(len(ids))):
-        groups.setdefault(root, []).append(row)
-    hashed = sorted(groups.values(), key=lambda rows: _hash(seed, min(ids[row] for row in rows)))
     chosen = np.zeros(len(ids), dtype=bool)
     room = round(share * len(ids))
-    for rows in hashed:
+    for rows in _bunches(ids, vectors, seed):
         if len(rows) <= room:
             chosen[rows] = True
             room -= len(rows)
     return chosen
+
+
+def folds(ids: Sequence[str], vectors: Array | None, count: int, seed: int = 0) -> NDArray[np.int64]:
+    """The part, 0 to `count` - 1, of each question: parts of about equal size, near-duplicates in one part.
+
+    Like `calibration_split` it depends on the ids and the seed, not on the order of the rows.
+    """
+    chosen = np.zeros(len(ids), dtype=np.int64)
+    sizes = [0] * count
+    for rows in _bunches(ids, vectors, seed):
+        part = sizes.index(min(sizes))
+        chosen[rows] = part
+        sizes[part] += len(rows)
+    return chosen
+
+
+def differences(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores [question, arm] less their question's mean over the arms that were observed (the others are NaN); as they
+    are where no question has two.
+
+    >>> differences(np.array([[1.0, 0.0, np.nan], [1.0, 1.0, 1.0]])).tolist()
+    [[0.5, -0.5, nan], [0.0, 0.0, 0.0]]
+    """
+    seen = ~np.isnan(scores)
+    count = seen.sum(axis=1, keepdims=True)
+    if not (count > 1).any():
+        return scores
+    mean = np.where(seen, scores, 0).sum(axis=1, keepdims=True) / np.maximum(count, 1)
+    found: NDArray[np.float64] = scores - mean
+    return found
 
 
 def entropy(probable: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -93,6 +119,14 @@ def _resampled(values: NDArray[np.float64], resamples: int, seed: int) -> NDArra
         for start in range(0, resamples, step)
     ]
     return np.concatenate(parts)
+
+
+def _bunches(ids: Sequence[str], vectors: Array | None, seed: int) -> list[list[int]]:
+    """Rows that are near-duplicates of each other, in an order that only ids and seed decide."""
+    groups: dict[int, list[int]] = {}
+    for row, root in enumerate(_components(vectors) if vectors is not None else range(len(ids))):
+        groups.setdefault(root, []).append(row)
+    return sorted(groups.values(), key=lambda rows: _hash(seed, min(ids[row] for row in rows)))
 
 
 def _components(vectors: Array) -> list[int]:

@@ -19,11 +19,11 @@ FILE = "router.json"
 _VERSION = 1
 _HOMES = (
     "baselines",
-    "blend",
     "calibrate",
     "category",
     "cluster",
     "coverage",
+    "form",
     "hierarchical",
     "linear",
     "nearest",
@@ -33,6 +33,7 @@ _HOMES = (
     "ridge",
     "skill",
     "skills",
+    "stacked",
     "types",
 )
 _AGAIN = "fit it again with `coe fit router`"

@@ -138,7 +138,7 @@ def _in_loop(asyncio: ModuleType) -> bool:
 
 
 def _score(kit: Kit, router: Router, state: State) -> Update:
-    text = tuple(query.text for query in state.queries)
+    text = tuple(query.prompt for query in state.queries)
     blind = isinstance(router, Unprofiled)  # then no encoder is needed, and there may be none
     vectors = np.zeros((len(text), 0), dtype=np.float32) if blind else kit.encoder().encode(text)
     questions = Questions(ids=tuple(query.id for query in state.queries), text=text, vectors=vectors)

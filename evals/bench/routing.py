@@ -25,8 +25,7 @@ import numpy as np
 from composer.config import load_settings, packaged_registry
 from composer.pipeline import Pipeline
 from composer.profile import find_profile
-from routers.blend import BlendRouter
-from routers.family import blend
+from routers.family import stacked
 from routers.linear import LinearRouter
 from routers.neighbours import NeighbourRouter
 from routers.skill import SkillRouter
@@ -60,7 +59,7 @@ def measure() -> dict[str, dict[str, float]]:
     for _ in range(2):
         encode(texts[:32])  # the encoder optimises itself once it is used in earnest
     router = SkillRouter(pipeline.registry.generalist).fit(questions, outcomes)
-    wide: BlendRouter = blend().fit(questions, outcomes)
+    wide = stacked().fit(questions, outcomes)
     matrix = np.random.default_rng(0).random((DIM, 10), dtype=np.float32)
 
     def asked(part: Sequence[str]) -> Questions:
@@ -68,11 +67,11 @@ def measure() -> dict[str, dict[str, float]]:
 
     one = texts[:1]
     floor = cpu_ms(lambda: encode(one) @ matrix, times=20)
-    for name, own in (("skill", router), ("blend", wide)):
+    for name, own in (("skill", router), ("stacked", wide)):
         ours = cpu_ms(lambda own=own: own.score(asked(one)), times=20)  # type: ignore[misc]
         found[f"one query, {name} router"] = _row(ours, floor, 1.1)
     floor = cpu_ms(lambda: encode(texts), times=1, rounds=2)
-    for name, own in (("skill", router), ("blend", wide)):
+    for name, own in (("skill", router), ("stacked", wide)):
         ours = cpu_ms(lambda own=own: own.score(asked(texts)), times=1, rounds=2)  # type: ignore[misc]
         found[f"1,000 queries, {name} router"] = _row(ours, floor, 1.2)
     found["1,000 arms, linear router"] = _absolute(_arms(1000), 0.2)

@@ -51,6 +51,7 @@ def test_a_folder_is_read_as_one_record(tmp_path: Path) -> None:
 
     assert record.ids == ("q1", "q2", "q3")
     assert [arm.name for arm in record.outcomes.arms] == ["a", "b", "c"]
+    assert record.text[0] == "1 + 1?\nA) 1\nB) 2"  # as an expert is given it
     assert record.options.tolist() == [2, 0, 3]
     assert record.voted
     found = record.outcomes.matrix(3)
@@ -73,7 +74,7 @@ def test_prices_become_costs(tmp_path: Path) -> None:
     record = read_folder(write(tmp_path, QUESTIONS, priced))
 
     cost = record.outcomes.costs(3)
-    assert cost[0, 1] == pytest.approx((len("1 + 1?") * 1.0 + 10 * 2.0) / 4 / 1e6)
+    assert cost[0, 1] == pytest.approx((len("1 + 1?\nA) 1\nB) 2") * 1.0 + 10 * 2.0) / 4 / 1e6)
     assert record.of(["sums"]).outcomes.arms[0].price == pytest.approx(cost[:2, 0].mean())
 
 

@@ -402,7 +402,7 @@ def test_llmrouter_is_marked_again_where_answers_can_be_extracted(
         ("mbpp", "small"): (None, 1.0),
     }
     assert sorted(record.options) == [0, 0, 2]
-    first = (0.2 * len("Which?") + 0.4 * len("The answer is (B)")) / 4 / 1e6
+    first = (0.2 * len("Which?\nA) red\nB) green") + 0.4 * len("The answer is (B)")) / 4 / 1e6
     assert record.outcomes.cost[0] == pytest.approx(first) and np.isnan(record.outcomes.cost[1])
     for reason in [
         "the call failed, there is no reply (1 rows: 5)",

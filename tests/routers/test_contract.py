@@ -11,18 +11,19 @@ import pytest
 from numpy.typing import NDArray
 
 from routers.baselines import BestSingle, KeywordRouter, RandomRouter, TfidfRouter
-from routers.blend import BlendRouter
 from routers.calibrate import CalibratedRouter
 from routers.category import CategoryRouter
 from routers.cluster import ClusterRouter
 from routers.coverage import CoveredRouter
 from routers.errors import NotFittedError, RouterError
+from routers.form import FormRouter
 from routers.hierarchical import HierarchicalRouter
 from routers.linear import LinearRouter
 from routers.neighbours import NeighbourRouter
 from routers.online import OnlineRouter
 from routers.ridge import RidgeRouter
 from routers.skill import SkillRouter
+from routers.stacked import StackedRouter
 from routers.testing import GENERALIST, SKILLS, check_router
 from routers.types import Arm, Array, Outcomes, Questions, Reason, Router
 
@@ -54,7 +55,8 @@ ROUTERS: dict[str, Callable[[], Router]] = {
     "category with a gate": lambda: CategoryRouter(GENERALIST, gate=0.5),
     "category under a budget": lambda: CategoryRouter(sizes=SIZES, budget=2.0),
     "hierarchical": HierarchicalRouter,
-    "blend": lambda: BlendRouter((SkillRouter(), RidgeRouter())),
+    "form": FormRouter,
+    "stacked": lambda: StackedRouter((SkillRouter(), RidgeRouter(), FormRouter())),
     "calibrated": lambda: CalibratedRouter(RidgeRouter()),
     "covered": lambda: CoveredRouter(SkillRouter(), GENERALIST),
     "online": OnlineRouter,
@@ -150,13 +152,13 @@ class Clinging(Constant):
         return super().score(questions) / np.float32(self.arms[0].price)
 
 
-class Ordered(Constant):
-    def score(self, questions: Questions) -> Array:
 class Torn(Constant):
     def weigh(self, questions: Questions) -> tuple[Array, list[Reason]]:
         return self.score(questions) / 2, self.explain(questions)
 
 
+class Ordered(Constant):
+    def score(self, questions: Questions) -> Array:
         return super().score(questions) * np.linspace(0, 1, len(self.arms), dtype=np.float32)
 
 
@@ -172,9 +174,9 @@ def test_a_plain_router_passes() -> None:
         (Batchy, "alone scores as in a batch"),
         (Hoarder, "a second fit forgets the first"),
         (Vandal, "leave `score` of their arguments"),
+        (Torn, "weigh gives what score and explain give"),
         (Ordered, "same columns in that order"),
         (Jealous, "leaves what was learnt of"),
-        (Torn, "weigh gives what score and explain give"),
         (Clinging, "leaves no trace"),
     ],
 )
