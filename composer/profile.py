@@ -20,7 +20,6 @@ from composer.config import PACKAGED, packaged_registry
 from composer.errors import ConfigError, EngineError, InputError
 from composer.folders import lock as lock
 from composer.folders import mend, replacing
-from composer.jsonl import Labelled
 from composer.registry.experts import Registry
 from composer.stages.kit import Arms
 from composer.state import lettered
@@ -28,6 +27,7 @@ from composer.types import Delta, Draft, Request
 from routers.types import Arm, Array, Outcomes, Questions
 
 if TYPE_CHECKING:
+    from composer.jsonl import Labelled
     from composer.pool.pool import Pool
 
 OUTCOMES, VECTORS, MANIFEST = "outcomes.parquet", "vectors.npy", "manifest.json"

@@ -184,6 +184,7 @@ class Registry:
 
     @cached_property
     def _prints(self) -> dict[str, Fingerprint]:
+        engines = {name: _engine_version(model) for name, model in self.settings.models.items()}
         prints = {}
         for expert in self.settings.experts.values():
             model = self.settings.models[expert.model]
@@ -193,7 +194,7 @@ class Registry:
                 adapter=expert.adapter.sha256 if expert.adapter else None,
                 tokenizer=model.sha256,  # a GGUF file holds its tokenizer
                 template=hashlib.sha256(template.encode()).hexdigest() if template else model.sha256,
-                engine=_engine_version(model),
+                engine=engines[model.name],
                 context=model.context,
             )
         return prints
