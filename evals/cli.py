@@ -77,6 +77,8 @@ def routers(
     offline: Annotated[bool, typer.Option("--offline", envvar="COE_OFFLINE", help="Fetch nothing.")] = False,
 ) -> None:
     """Which router is worth using? Every one of them, on recorded answers, without running a model."""
+    from dataclasses import asdict
+
     from composer.config import load_settings, packaged_registry
     from composer.pipeline import Pipeline
     from composer.registry.progress import console_progress
@@ -114,6 +116,13 @@ def routers(
         typer.echo("")
     if json_file is not None:
         every = [row for report in reports for row in report.rows]
-        write_json(json_file, "eval routers", str(data), [*every, *later])
+        write_json(
+            json_file,
+            "eval routers",
+            str(data),
+            [*every, *later],
+            left_out_domains={report.group: [asdict(gap) for gap in report.gaps] for report in reports},
+            notes={report.group: report.notes for report in reports},
+        )
     if html is not None:
         write_page(html, str(data), reports)

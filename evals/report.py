@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from evals.routing import Report, RoutingRow
 
 
-def write_json(path: Path, command: str, data: str, rows: Sequence[Row]) -> None:
-    """Write `{"command", "data", "rows"}`."""
+def write_json(path: Path, command: str, data: str, rows: Sequence[Row], **more: object) -> None:
+    """Write `{"command", "data", "rows"}`, and what one command tells beyond rows."""
     with write_atomic(path) as file:
-        json.dump({"command": command, "data": data, "rows": [asdict(row) for row in rows]}, file, indent=1)
+        json.dump({"command": command, "data": data, "rows": [asdict(row) for row in rows], **more}, file, indent=1)
         file.write("\n")
 
 

@@ -28,10 +28,12 @@ _STEP = 512
 
 @dataclass(frozen=True, slots=True)
 class RoutingRow(Row):
-    """A row of the common form, and what routing adds: `cost` per question (USD where the record has prices, else
-    characters of answers), what a decision takes in CPU seconds, the share of calls per arm, and paired differences
-    (mean, low, high) to the best single arm and to the best arm of the question's category, given the label."""
+    """A row of the common form, and what routing adds: the `budget` of calls it was chosen for ("cost": for costing
+    least), `cost` per question (USD where the record has prices, else characters of answers), what a decision takes in
+    CPU seconds, the share of calls per arm, and paired differences (mean, low, high) to the best single arm and to the
+    best arm of the question's category, given the label."""
 
+    budget: str | None = None
     cost: float | None = None
     decision_seconds: float | None = None
     shares: Mapping[str, float] = field(default_factory=dict)
@@ -129,11 +131,11 @@ def evaluate(
         results.append(_Result(f"{USUAL}, {way.name}", played, scores[USUAL][1]))
     for budget, (name, way) in picks.items():
         played = way.play(check.grid, scores[name][0], check.questions.ids)
-        results.append(_Result(f"chosen for {budget}: {name}, {way.name}", played, scores[name][1], chosen=True))
+        results.append(_Result(f"chosen for {budget}: {name}, {way.name}", played, scores[name][1], budget))
     if saver is not None:
         name, thrift = saver
         played = thrift.play(check.grid, scores[name][0], check.questions.ids)
-        results.append(_Result(f"chosen for cost: {name}, {thrift.name}", played, scores[name][1], chosen=True))
+        results.append(_Result(f"chosen for cost: {name}, {thrift.name}", played, scores[name][1], "cost"))
     results.append(_control(learn, check, candidates, picks, USUAL))
     base = {each.system: each.played for each in results}
     rows = tuple(_row(each, group, check, base.get(PLAIN), base.get("category-best, label given")) for each in results)
@@ -148,7 +150,7 @@ class _Result:
     system: str
     played: Played
     decision: float | None = None
-    chosen: bool = False
+    budget: str | None = None  # what it was chosen for before the test split was opened
 
 
 def _splits(record: Recorded, test_split: str) -> tuple[Indices, Indices]:
@@ -298,7 +300,8 @@ def _row(each: _Result, group: str, check: _Data, single: Played | None, categor
         calls=_known(played.calls),
         tokens=None,
         seconds=None,
-        chosen=each.chosen,
+        chosen=each.budget is not None,
+        budget=each.budget,
         cost=_known(played.cost, 8),
         decision_seconds=each.decision,
         shares=shares,

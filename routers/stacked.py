@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from routers.errors import NotFittedError, RouterError
+from routers.joining import foretold
 from routers.perarm import Table, in_order, mean_seen, need_outcomes
+from routers.records import label_matrix
 from routers.stats import differences, folds
 from routers.types import Arm, Array, Outcomes, Questions, Reason, Router
 
@@ -28,13 +30,18 @@ class StackedRouter:
     question is for all of them is far easier to foretell and would drown them. Weights come from scores of members that
     were fitted without the question (four parts, near-duplicates kept together); they may sum to less than 1, which
     shrinks towards the best single arm where questions tell little. Members are then fitted again on everything, each
-    by itself. A new arm takes the weights as they are.
+    by itself.
+
+    A new arm takes the weights as they are. If it was asked fewer than half of the questions that are known, its outcomes
+    on the others are foretold first (`routers.joining`); what was learnt of the known arms does not change.
     """
 
     members: tuple[Router, ...]
     fitted_: tuple[Router, ...] = field(default=(), init=False, repr=False, compare=False)
     weights_: Table = field(default_factory=lambda: np.zeros(0), init=False, repr=False, compare=False)
     overall_: dict[str, float] = field(default_factory=dict, init=False, repr=False, compare=False)
+    known_: Questions | None = field(default=None, init=False, repr=False, compare=False)
+    truth_: dict[str, Table] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -52,7 +59,9 @@ class StackedRouter:
         need_outcomes(outcomes)
         questions, outcomes = in_order(questions, outcomes)
         self.weights_ = self._weights(questions, outcomes)
-        self.overall_ = _overall(outcomes, len(questions))
+        self.known_ = questions
+        self.truth_ = {arm.name: own for arm, own in zip(outcomes.arms, outcomes.matrix(len(questions)).T, strict=True)}
+        self.overall_ = {name: mean_seen(own) for name, own in self.truth_.items()}
         self.fitted_ = tuple(copy.deepcopy(member).fit(questions, outcomes) for member in self.members)
         return self
 
@@ -84,12 +93,48 @@ class StackedRouter:
         ]
 
     def add_arm(self, questions: Questions, outcomes: Outcomes) -> Self:
-        """Every member learns the new arms."""
-        self.arms  # noqa: B018
-        for member in self.fitted_:
-            member.add_arm(questions, outcomes)
-        self.overall_ = {**self.overall_, **_overall(outcomes, len(questions))}
+        """Every member learns the new arms, from what they showed and, where that is little, what is foretold of them."""
+        if twice := [arm.name for arm in outcomes.arms if arm.name in self.truth_ and self.arms]:
+            raise RouterError(f"{', '.join(twice)} is an arm already\n  next: remove it first")
+        need_outcomes(outcomes)
+        joined = [self._joined(questions, outcomes.only([arm.name])) for arm in outcomes.arms]
+        for asked, own, shown in joined:
+            for member in self.fitted_:
+                member.add_arm(asked, own)
+            name = own.arms[0].name
+            self.overall_ = {**self.overall_, name: mean_seen(own.matrix(len(asked))[:, 0])}
+            self.truth_ = {**self.truth_, name: shown}
         return self
+
+    def _joined(self, questions: Questions, outcomes: Outcomes) -> tuple[Questions, Outcomes, Table]:
+        """What the members learn of one new arm, on which questions, and what it showed on the known ones (else NaN)."""
+        known = self._known()
+        place = {name: row for row, name in enumerate(known.ids)}
+        shown = outcomes.matrix(len(questions))[:, 0]
+        own = np.full(len(known), np.nan)
+        for row, name in enumerate(questions.ids):
+            if name in place:
+                own[place[name]] = shown[row]
+        seen = int((~np.isnan(own)).sum())
+        if seen < 2 or 2 * seen >= len(known):
+            return questions, outcomes, own
+        others = np.stack([self.truth_[arm.name] for arm in self.arms], axis=1)
+        expected = self.score(_unlabelled(known)).astype(np.float64)
+        whole = foretold(own, others, expected, label_matrix(known)[1])
+        fresh = [row for row, name in enumerate(questions.ids) if name not in place and not np.isnan(shown[row])]
+        labelled = bool(known.skills) and bool(questions.skills)
+        asked = Questions(
+            ids=(*known.ids, *(questions.ids[row] for row in fresh)),
+            text=(*known.text, *(questions.text[row] for row in fresh)),
+            vectors=np.concatenate([known.vectors, questions.vectors[fresh]]),
+            skills=(*known.skills, *(questions.skills[row] for row in fresh)) if labelled else (),
+        )
+        return asked, _certain(outcomes.arms[0], np.concatenate([whole, shown[fresh]])), own
+
+    def _known(self) -> Questions:
+        if self.known_ is None:
+            raise NotFittedError("StackedRouter has not been fitted\n  next: call fit(questions, outcomes)")
+        return self.known_
 
     def remove_arm(self, name: str) -> Self:
         """Every member forgets the arm."""
@@ -97,6 +142,7 @@ class StackedRouter:
         for member in self.fitted_:
             member.remove_arm(name)
         self.overall_ = {arm: share for arm, share in self.overall_.items() if arm != name}
+        self.truth_ = {arm: own for arm, own in self.truth_.items() if arm != name}
         return self
 
     def learnt(self, name: str) -> Mapping[str, NDArray[Any]]:
@@ -122,7 +168,7 @@ class StackedRouter:
             known = outcomes.take(inner)
             if not len(outer) or not len(known.question):
                 continue
-            learn, asked = questions.take(inner), Questions(*_unlabelled(questions.take(outer)))
+            learn, asked = questions.take(inner), _unlabelled(questions.take(outer))
             try:
                 for place, member in enumerate(self.members):
                     foretold[place, outer] = copy.deepcopy(member).fit(learn, known).score(asked)
@@ -142,14 +188,25 @@ class StackedRouter:
         return weights
 
 
-def _unlabelled(questions: Questions) -> tuple[tuple[str, ...], tuple[str, ...], Array]:
+def _unlabelled(questions: Questions) -> Questions:
     """As they come at serving time."""
-    return questions.ids, questions.text, questions.vectors
+    return replace(questions, skills=())
 
 
-def _overall(outcomes: Outcomes, questions: int) -> dict[str, float]:
-    shares = [mean_seen(score) for score in outcomes.matrix(questions).T]
-    return {arm.name: share for arm, share in zip(outcomes.arms, shares, strict=True)}
+def _certain(arm: Arm, scores: Table) -> Outcomes:
+    """Outcomes of one arm with nothing known but a score for each question, [n]."""
+    n = len(scores)
+    zeros = np.zeros(n, dtype=np.int64)
+    return Outcomes(
+        arms=(arm,),
+        question=np.arange(n),
+        arm=zeros,
+        score=scores.astype(np.float32),
+        sample=zeros,
+        answer=(None,) * n,
+        length=zeros,
+        cost=np.full(n, np.nan, dtype=np.float32),
+    )
 
 
 def _name(member: Router) -> str:
