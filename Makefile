@@ -27,3 +27,4 @@ slow:
 
 bench:
 	$(PYTHON) -m evals.bench.startup
+	$(PYTHON) -m evals.bench.routing --peers

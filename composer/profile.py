@@ -18,7 +18,6 @@ from composer.answers.extract import extract, infer_kind
 from composer.answers.grade import grade
 from composer.config import PACKAGED, packaged_registry
 from composer.errors import ConfigError, EngineError, InputError
-from composer.folders import lock as lock
 from composer.folders import mend, replacing
 from composer.registry.experts import Registry
 from composer.stages.kit import Arms

@@ -11,6 +11,7 @@ import numpy as np
 
 from composer.config import PACKAGED
 from composer.errors import ConfigError, InputError
+from composer.folders import lock
 from composer.jsonl import Labelled, RowError, read_questions
 from composer.pipeline import Pipeline
 from composer.profile import (
@@ -19,7 +20,6 @@ from composer.profile import (
     VECTORS,
     Profile,
     has_profile,
-    lock,
     measure,
     read_profile,
     unwritable,

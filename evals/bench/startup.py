@@ -34,6 +34,7 @@ COMMANDS: dict[str, str] = {
 def cpu_ms(code: str, runs: int = RUNS) -> float:
     """The least CPU milliseconds of `runs` fresh interpreters that execute `code`. Raises CalledProcessError."""
     env = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    env.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has its bytecode
     times = []
     for _ in range(runs):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
