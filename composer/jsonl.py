@@ -14,6 +14,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, BinaryIO, Generic, Literal, TypeVar, cast, get_args, overload
 
+from composer.answers.equal import check_installed
 from composer.answers.extract import infer_kind
 from composer.answers.grade import canonical_gold
 from composer.errors import InputError
@@ -25,6 +26,7 @@ MAX_CHOICES = 26
 _EXCERPT = 80
 _NAMED = 100  # so many duplicate ids are spelt out in the message
 _KINDS: tuple[Kind, ...] = get_args(Kind)
+_NAMES: dict[Kind, str] = {"math": "formula"}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -100,7 +102,8 @@ def read_questions(path: Path, *, labelled: bool = False) -> Read[Question] | Re
 
     One bad line costs itself only: it becomes a RowError, and so does a label that no draft could ever match. Blank
     lines and a byte order mark are skipped. Raises DuplicateIds before anything is run, and InputError where there is
-    no such file, it cannot be read as UTF-8 text at all, or it has no rows.
+    no such file, it cannot be read as UTF-8 text at all, or it has no rows; ConfigError where a row is of kind `math`
+    and what compares formulas is not installed.
     """
     rows: list[Labelled] = []
     errors: list[RowError] = []
@@ -118,6 +121,8 @@ def read_questions(path: Path, *, labelled: bool = False) -> Read[Question] | Re
     twice = {id: tuple(lines) for id, lines in places.items() if len(lines) > 1}
     if twice:
         raise DuplicateIds(twice, where=str(path))
+    if any(row.question.kind == "math" for row in rows):
+        check_installed(f"{path}: kind `math`")
     if labelled:
         return Read(tuple(rows), tuple(errors))
     return Read(tuple(row.question for row in rows), tuple(errors))
@@ -225,7 +230,7 @@ def _row(raw: bytes, line: int, *, labelled: bool) -> Labelled:
     answer, task, split = _answer(row, kind), _optional(row, "task"), _optional(row, "split")
     kind = kind or infer_kind(answer, choices)
     if canonical_gold(answer, kind, choices) is None:
-        expected = "a letter or the text of one of `choices`" if kind == "choice" else f"a {kind}"
+        expected = "a letter or the text of one of `choices`" if kind == "choice" else f"a {_NAMES.get(kind, kind)}"
         raise _BadRow(f"`answer` cannot be read as {expected}")
     return Labelled(Question(id, text, choices, kind, line, numeric), answer, task, split)
 

@@ -1,4 +1,4 @@
-"""Reads the answer out of a draft, in one canonical form per kind: two answers are equal when their strings are."""
+"""Reads the answer out of a draft, in one canonical form per kind, and says which answers are equal."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import re
 import string
 import unicodedata
 from collections.abc import Iterable, Sequence
-from decimal import Decimal
 from typing import Any
 
+from composer.answers.equal import compare
+from composer.answers.formula import formula
+from composer.answers.number import DASHES, after, boxed, number
 from composer.types import Kind
 
 LOOK = 20_000
-"""Characters of a draft that are looked at: the last ones for numbers and choices, the first ones for the rest."""
+"""Characters of a draft that are looked at: the last ones for numbers, choices and formulas, the first ones for the rest."""
 
 PHRASE = 4_000
 """Characters of one phrase that are compared. Unicode's normal forms take quadratic time on a run of accents."""
@@ -21,12 +23,10 @@ PHRASE = 4_000
 DEPTH = 32
 """How deeply JSON may be nested."""
 
-_DASHES = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d", "-"))
 _OUTER = " \t\r\n.,;:!?\"'`*_()[]{}<>…“”‘’«»¿¡"  # no + - # % $: they belong to C++, -40, C#, 5%, $3
 
 _CONCLUSION = re.compile(r"^[ \t]{0,8}(?:final )?answer:", re.IGNORECASE | re.MULTILINE)
 # The gaps are bounded, so that every pattern here stays linear in the length of the text.
-_MARKER = re.compile(r"\banswer\b[^.\n=:]{0,40}?(?:\bis\b|[:=])|####", re.IGNORECASE)
 _LETTER_MARKER = re.compile(r"\b(?:answer|option|choice)\b[^.\n=:]{0,40}?(?:\bis\b|[:=])", re.IGNORECASE)
 _LIST_MARKER = re.compile(
     r"\b(?:answer|sorted|ordered|order|list|result|output)\b[^.,;\n=:]{0,40}?(?:\b(?:is|are)\b:?|:)",
@@ -34,13 +34,11 @@ _LIST_MARKER = re.compile(
 )
 _TEXT_MARKER = re.compile(r"\A\W{0,20}(?:the |my )?(?:final |correct |short )?answer(?: is\b|:)")
 
-_NUMBER = re.compile(
-    r"(?P<sign>(?:(?<![\w).])-|(?<=[=:][ ])-[ ]|(?<=\bis[ ])-[ ])?)(?:[$€£¥][ ]?(?P<late>-?))?"
-    r"(?<!\w)(?<!\w\.)"
-    r"(?P<body>(?:\d{1,3}(?:[,\u00a0\u202f]\d{3})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][-+]?\d{1,2}(?!\w))?|\.\d+)"
-)
 _PLAIN_NUMBER = re.compile(r"\s*[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+|(?<=\d)\.?)(?:[eE][-+]?\d{1,2})?\s*")
-_NUMBERING = re.compile(r"^[ \t]{0,20}(\d{1,2})[.)][ \t]+\S", re.MULTILINE)
+_LATEX = re.compile(
+    r"\\(?:boxed|[dt]?frac|sqrt|pi|infty|cdot|times|left|begin|text|mathrm|cup|in|leq?|geq?|neq?|pm|circ|theta|log|sin|cos)(?![A-Za-z])"
+    r"|\bsqrt\b|[\w)}]\^[\w({-]|√"
+)
 
 _LONE_LETTER = re.compile(r"[\s*_\"'(\[]{0,20}([A-Za-z])[*_\"']{0,4}(?:[)\].:,]|\s+[-–—]\s|\s*\Z)")
 _FIRST_LETTER = re.compile(r"[\s*_\"'(\[]{0,20}([A-Z])(?![\w'’])")
@@ -69,6 +67,7 @@ def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
     list    items in order, case-folded: "a, b, c". Lead-ins, bullets and numbering are dropped.
     set     a list, sorted and without duplicates.
     json    the first balanced object or array, with sorted keys; None where a key comes twice, or for NaN.
+    math    the last \\boxed{}, else the formula after "the answer is", else the last formula or number; see `canonical`.
     text    what follows a line-initial "Answer:", else the whole text: NFKC, case-folded, without outer punctuation and articles.
 
     >>> extract("So 250 + 18 = 268.", "number"), extract("Sorted: ant, Bee and cow", "list")
@@ -76,10 +75,14 @@ def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
     >>> extract("I am not sure.", "number") is None
     True
     """
-    text = (text[-LOOK:] if kind in ("number", "choice") else text[:LOOK]).encode("utf-8", "replace").decode("utf-8")
+    text = (
+        (text[-LOOK:] if kind in ("number", "choice", "math") else text[:LOOK])
+        .encode("utf-8", "replace")
+        .decode("utf-8")
+    )
     match kind:
         case "number":
-            return _number(text.translate(_DASHES))
+            return number(text.translate(DASHES))
         case "choice":
             return _choice(text, choices)
         case "list":
@@ -88,6 +91,8 @@ def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
             return ", ".join(sorted(set(_items(text)))) or None
         case "json":
             return _json(text)
+        case "math":
+            return formula(text)
         case "text":
             return _phrase(conclusion(text)) or None
 
@@ -97,18 +102,42 @@ def agree(a: str | None, b: str | None) -> bool:
     return a is not None and a == b
 
 
+def codes(answers: Sequence[str | None], kind: Kind) -> list[int]:
+    """One integer per answer to the same question, equal for equal answers, counted in order; -1 where there is none.
+
+    Canonical texts are compared, formulas also by `compare`: each is the first one before it that it is equal to.
+
+    >>> codes(["4", None, "5", "4", None], "number"), codes([r"\\frac{1}{2}", "2", "0.5"], "math")
+    ([0, -1, 1, 0, -1], [0, 1, 0])
+    """
+    firsts: list[str] = []
+    known: dict[str | None, int] = {None: -1}
+    for answer in answers:
+        if answer is None or answer in known:
+            continue
+        same = (i for i, first in enumerate(firsts) if kind == "math" and compare(first, answer).equal)
+        known[answer] = next(same, len(firsts))
+        if known[answer] == len(firsts):
+            firsts.append(answer)
+    return [known[answer] for answer in answers]
+
+
 def infer_kind(answer: str, choices: Sequence[str] = ()) -> Kind:
     """The kind of a labelled question whose file does not say it.
 
     >>> infer_kind("1,250"), infer_kind('{"a": 1}'), infer_kind("Paris|paris, France"), infer_kind("B", ["x", "y"])
     ('number', 'json', 'text', 'choice')
+    >>> infer_kind(r"\\frac{1}{2}"), infer_kind("3/4")
+    ('math', 'text')
     """
     if choices:
         return "choice"
     plain = answer.strip()
     if plain[:1] in ("{", "[") and _balanced(plain, 0) == len(plain) and _json(plain) is not None:
         return "json"
-    return "number" if _PLAIN_NUMBER.fullmatch(plain.translate(_DASHES)) else "text"
+    if _PLAIN_NUMBER.fullmatch(plain.translate(DASHES)):
+        return "number"
+    return "math" if _LATEX.search(plain) else "text"
 
 
 def conclusion(text: str) -> str:
@@ -144,53 +173,13 @@ def _phrase(text: str) -> str:
     return _ARTICLES.sub("", _TEXT_MARKER.sub("", plain)) or plain.strip(_OUTER)
 
 
-def _after(marker: re.Pattern[str], text: str) -> str | None:
-    """What follows the last `marker`, without the spaces and stars before it; None where there is no marker."""
-    ends = [match.end() for match in marker.finditer(text)]
-    return text[ends[-1] :].lstrip(" \t\r\n*_:") if ends else None
-
-
-def _boxed(text: str) -> str | None:
-    start = text.rfind("\\boxed{")
-    return text[start + len("\\boxed{") :].split("}", 1)[0] if start >= 0 else None
-
-
-# --- numbers
-
-
-def _number(text: str) -> str | None:
-    boxed = _boxed(text)
-    for part in (boxed, _after(_MARKER, text)):
-        if not part:
-            continue
-        line = part.split("\n", 1)[0]
-        result = _NUMBER.search(line, line.rfind("=") + 1) or _NUMBER.search(line)
-        if result:
-            return _decimal(result)
-    lines = list(_NUMBERING.finditer(text))
-    counted = [int(line[1]) for line in lines] == list(range(1, len(lines) + 1))  # "85. That is ..." is no numbering
-    numbering = {line.start(1) for line in lines} if counted else set()
-    numbers = list(_NUMBER.finditer(text))
-    answers = [match for match in numbers if match.start("body") not in numbering] or numbers
-    return _decimal(answers[-1]) if answers else None
-
-
-def _decimal(match: re.Match[str]) -> str:
-    body = re.sub(r"[,\u00a0\u202f]", "", match["body"])
-    plain = format(Decimal(body), "f")
-    plain = plain.rstrip("0").rstrip(".") if "." in plain else plain
-    negative = (match["sign"] or match["late"]) and plain != "0"
-    return f"-{plain}" if negative else plain
-
-
 # --- choices
 
 
 def _choice(text: str, choices: Sequence[str]) -> str | None:
     letters = string.ascii_uppercase[: len(choices)] if choices else "ABCDEFGHIJ"
-    part = _after(_LETTER_MARKER, text)
-    boxed = _boxed(text)
-    for place in (boxed, part):
+    part = after(_LETTER_MARKER, text)
+    for place in (boxed(text), part):
         if place is not None and (letter := _letter(_LONE_LETTER.match(place), letters)):
             return letter
     # "Answer: A dog" is the article as often as the letter: the text of a choice has the first word.
@@ -262,7 +251,7 @@ def _items(text: str) -> list[str]:
 
 def _past(text: str, marker: re.Pattern[str]) -> str:
     """`text` behind its last `marker`, unless the items stand before it and only talk follows."""
-    rest = _after(marker, text)
+    rest = after(marker, text)
     if not rest:
         return text
     before = text[: len(text) - len(rest)]

@@ -1,13 +1,14 @@
-"""Scores an extracted answer against a labelled one; pure."""
+"""Scores an extracted answer against a labelled one."""
 
 from __future__ import annotations
 
 import re
 import string
 from collections.abc import Sequence
-from decimal import Decimal
 
+from composer.answers.equal import close, compare
 from composer.answers.extract import agree, conclusion, extract, holds, words
+from composer.answers.formula import labelled
 from composer.types import Kind
 
 HEAD_SENTENCES = 2
@@ -20,7 +21,7 @@ _SENTENCE_END = re.compile(r"(?<!\b\w)(?<!\bMr)(?<!\bMrs)(?<!\bDr)(?<!\bSt)[.!?]
 def grade(extracted: str | None, gold: str, kind: Kind, choices: Sequence[str] = (), text: str = "") -> float:
     """How right `extracted` is, in [0, 1]; None is 0.
 
-    number: equal to 1e-9, relatively. choice: `gold` is a letter or a choice's text. list, set, json: equal canonical
+    number: equal to 1e-9, relatively. math: equal formulas, as `compare` decides. choice: `gold` is a letter or a choice's text. list, set, json: equal canonical
     forms. text: `gold` may hold alternatives ("colour|color"); one of them must stand, as whole words, in the first two
     sentences or 200 characters of the draft (`text`; without it, of `extracted`), whichever end first. That allows a
     full sentence and a restated question, and gives nothing for a ramble that mentions everything.
@@ -33,6 +34,9 @@ def grade(extracted: str | None, gold: str, kind: Kind, choices: Sequence[str] =
     match kind:
         case "number":
             return float(_close(extract(extracted, "number"), extract(gold, "number")))
+        case "math":
+            form = labelled(gold)
+            return float(form is not None and compare(extracted, form).equal)
         case "text":
             said = words(_head(conclusion(text) if text else extracted))
             return float(any(holds(said, words(phrase)) for phrase in _alternatives(gold)))
@@ -50,7 +54,7 @@ def canonical_gold(gold: str, kind: Kind, choices: Sequence[str] = ()) -> str | 
             return letter
         same = [i for i, choice in enumerate(choices) if extract(choice, "text") == extract(gold, "text")]
         return string.ascii_uppercase[same[0]] if len(same) == 1 else None
-    return extract(gold, kind)
+    return labelled(gold) if kind == "math" else extract(gold, kind)
 
 
 def _alternatives(gold: str) -> list[str]:
@@ -58,10 +62,7 @@ def _alternatives(gold: str) -> list[str]:
 
 
 def _close(a: str | None, b: str | None) -> bool:
-    if a is None or b is None:
-        return False
-    x, y = Decimal(a), Decimal(b)
-    return a == b or abs(x - y) <= Decimal("1e-9") * abs(y)
+    return a is not None and b is not None and close(a, b)
 
 
 def _head(text: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from composer.errors import InputError
+from composer.errors import ConfigError, InputError
 from composer.jsonl import (
     MAX_LINE,
     DuplicateIds,
@@ -86,8 +86,14 @@ def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_skipped(path: P
         ({"id": 1, "question": ["a"]}, "`question` must be text"),
         ({"id": 1, "question": "a\0b"}, "`question` holds a NUL character"),
         ({"id": 1, "question": "a\ud800"}, "`question` holds half a surrogate pair"),
-        ({"id": 1, "question": "a", "kind": "maths"}, "`kind` must be one of number, choice, list, set, json, text"),
-        ({"id": 1, "question": "a", "kind": ["text"]}, "`kind` must be one of number, choice, list, set, json, text"),
+        (
+            {"id": 1, "question": "a", "kind": "maths"},
+            "`kind` must be one of number, choice, list, set, json, math, text",
+        ),
+        (
+            {"id": 1, "question": "a", "kind": ["text"]},
+            "`kind` must be one of number, choice, list, set, json, math, text",
+        ),
         ({"id": 1, "question": "a", "choices": "x"}, "`choices` must be a list of texts"),
         ({"id": 1, "question": "a", "choices": ["x", 2]}, "`choices` must be a list of texts"),
         ({"id": 1, "question": "a", "choices": ["x"]}, "`choices` must hold 2 to 26 texts, not 1"),
@@ -210,6 +216,7 @@ def test_labels_are_read_with_their_task_split_and_kind(path: Path) -> None:
         {"id": 4, "question": "Order?", "answer": ["a", "b"], "kind": "list"},
         {"id": 5, "question": "Who?", "answer": "Zoë|Zoe"},
         {"id": 6, "question": "Half?", "answer": 0.5},
+        {"id": 7, "question": "Root?", "answer": r"$\sqrt{2}$"},
     )
 
     read = read_questions(path, labelled=True)
@@ -222,7 +229,16 @@ def test_labels_are_read_with_their_task_split_and_kind(path: Path) -> None:
         ("list", "a, b"),
         ("text", "Zoë|Zoe"),
         ("number", "0.5"),
+        ("math", r"$\sqrt{2}$"),
     ]
+
+
+def test_formulas_are_not_accepted_where_nothing_can_compare_them(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dump(path, {"id": 1, "question": "Root?", "answer": r"\sqrt{2}"})
+    monkeypatch.setattr("composer.answers.equal.find_spec", lambda name: None)
+
+    with pytest.raises(ConfigError, match=r"pip install 'composition-of-experts\[math\]'"):
+        read_questions(path, labelled=True)
 
 
 @pytest.mark.parametrize(
@@ -234,6 +250,7 @@ def test_labels_are_read_with_their_task_split_and_kind(path: Path) -> None:
         ({"answer": "\ud800"}, "`answer` holds half a surrogate pair"),
         ({"answer": ["a\0"], "kind": "list"}, "`answer` holds a NUL character"),
         ({"answer": "many", "kind": "number"}, "`answer` cannot be read as a number"),
+        ({"answer": "$ $", "kind": "math"}, "`answer` cannot be read as a formula"),
         ({"answer": "C", "choices": ["x", "y"]}, "`answer` cannot be read as a letter or the text of one of `choices`"),
         ({"answer": float("nan")}, "`answer` must be text, a number, a list or an object"),
         ({"answer": "4", "task": 5}, "`task` must be text"),

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from composer.answers import extract as module
-from composer.answers.extract import LOOK, agree, extract, infer_kind
+from composer.answers.extract import LOOK, agree, codes, extract, infer_kind
 from composer.types import Kind
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
@@ -266,6 +266,23 @@ def test_none_agrees_with_nothing() -> None:
     assert not agree(None, None)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "math"])
+def test_equal_canonical_answers_have_equal_codes_and_no_answer_has_none(kind: Kind) -> None:
+    assert codes(["b", None, "a", "b", None, "c"], kind) == [0, -1, 1, 0, -1, 2]
+    assert codes([], kind) == []
+
+
+def test_equal_formulas_have_the_code_of_the_first_of_them() -> None:
+    answers = [r"\sqrt{8}", "x", r"2\sqrt{2}", None, "3", r"\frac{6}{2}", "x", "y"]
+
+    assert codes(answers, "math") == [0, 1, 0, -1, 2, 2, 1, 3]
+
+
+def test_an_answer_that_is_equal_to_two_others_takes_the_first() -> None:
+    assert codes(["0.333333", r"\frac{1}{3}", "0.3333333"], "math") == [0, 0, 1]
+    assert codes([r"\frac{1}{3}", "0.333333", "0.3333333"], "math") == [0, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("answer", "kind"),
     [
@@ -281,6 +298,11 @@ def test_none_agrees_with_nothing() -> None:
         ("[1]", "json"),
         ("[1] [2]", "text"),
         ("{1}", "text"),
+        (r"\frac12", "math"),
+        (r"\boxed{5}", "math"),
+        ("2 sqrt 3", "math"),
+        ("x^2 + 1", "math"),
+        (r"C:\Users\frances", "text"),
     ],
 )
 def test_the_kind_of_a_label_is_inferred(answer: str, kind: Kind) -> None:

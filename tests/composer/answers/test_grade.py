@@ -105,6 +105,24 @@ def test_spelling_that_does_not_matter_is_forgiven(text: str, gold: str) -> None
     assert score(text, gold, "text") == 1.0
 
 
+@pytest.mark.parametrize(
+    ("text", "gold"),
+    [
+        (r"Hence \boxed{\frac{2}{4}}.", r"\frac{1}{2}"),
+        ("The answer is 0.5", r"$\frac{1}{2}$"),
+        (r"so $x = 2\sqrt{2}$", r"The distance is \boxed{\sqrt{8}}."),
+        ("The answer is evelyn.", r"\text{Evelyn}"),
+    ],
+)
+def test_formulas_are_right_whatever_form_they_have(text: str, gold: str) -> None:
+    assert score(text, gold, "math") == 1.0
+
+
+@pytest.mark.parametrize(("text", "gold"), [(r"\boxed{2}", r"\frac{1}{2}"), ("no idea at all", "5"), ("5", "$")])
+def test_other_formulas_are_wrong(text: str, gold: str) -> None:
+    assert score(text, gold, "math") == 0.0
+
+
 def test_an_empty_alternative_matches_nothing() -> None:
     assert score("anything", "Paris|", "text") == 0.0
     assert canonical_gold("|", "text") is None
