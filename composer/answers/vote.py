@@ -1,119 +1,159 @@
-"""Makes one answer of several drafts by looking at who said what."""
+"""Aggregators that count: the best scored draft, votes, weighted votes, the most self-consistent model."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from math import fsum
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Self
 
-from composer.answers.extract import agree
+import numpy as np
 
+from composer.answers.ballots import Ballots, Table, Verdicts
+from routers.evidence import best_slot, equal_answers, evidence, first_slots
+from routers.types import Indices
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """One draft in the vote: the arm it is from, the router's score of that arm, its canonical answer (None: none)."""
-
-    arm: str
-    score: float
-    answer: str | None
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """The draft that was taken: its index in the row (None: there is nothing to take) and its canonical answer.
-
-    `agreement` is the share of the row's drafts with that answer, 0 without one; `why` is for people and the trace.
-    """
-
-    index: int | None
-    answer: str | None
-    agreement: float
-    why: str
-
-
-class Aggregator(Protocol):
-    """Takes one draft per row."""
-
-    def combine(self, rows: Sequence[Sequence[Candidate]]) -> list[Choice]:
-        """One choice per row; the candidates of a row stand in plan order. Pure."""
-        ...
+_PRIOR = 10.0  # pseudo-answers towards the arm's overall share, where a skill's record is short
 
 
 @dataclass(frozen=True, slots=True)
 class BestScored:
-    """The draft whose arm the router trusts most, among those with an answer; without any, the best one with a text.
+    """The draft whose arm the router trusts most, among those with an answer; sure as the router is."""
 
-    >>> row = [Candidate("base", 0.9, None, "Well ..."), Candidate("sums", 0.6, "5", "5")]
-    >>> BestScored().combine([row])
-    [Choice(index=1, answer='5', agreement=0.5, why='best score (0.60) among 1 of 2 drafts with an answer')]
-    """
-
-    def combine(self, rows: Sequence[Sequence[Candidate]]) -> list[Choice]:
-        """One choice per row; equal scores go to the draft that was planned first."""
-        return [_best(row) for row in rows]
+    def combine(self, ballots: Ballots) -> Verdicts:
+        """Equal scores go to the draft that was planned first."""
+        slot = best_slot(ballots.score, ballots.code >= 0)
+        return Verdicts(slot, _at(ballots.score, slot))
 
 
 @dataclass(frozen=True, slots=True)
 class Majority:
-    """The answer most drafts give; ties go to the higher sum of scores, then to the answer planned first.
+    """The answer most drafts give; ties go to the higher sum of scores, then to the answer planned first. A draft without
+    an answer counts for nobody. Sure: the share of all drafts that agree."""
 
-    A draft without an answer counts for nobody. Among those that agree, the best scored one is taken.
+    def combine(self, ballots: Ballots) -> Verdicts:
+        """The first draft of the answer is taken."""
+        same = equal_answers(ballots.code)
+        votes = same.sum(axis=2)
+        worth = votes + _tie(np.einsum("nij,nj->ni", same, ballots.score))
+        slot = best_slot(worth, first_slots(same))
+        return Verdicts(slot, _at(votes / _asked(ballots), slot))
 
-    >>> row = [Candidate("a", 0.9, "4", "4"), Candidate("b", 0.2, "5", "5"), Candidate("c", 0.3, "5", "It is 5.")]
-    >>> Majority().combine([row])[0].index
-    2
+
+@dataclass(frozen=True, slots=True)
+class Weighted:
+    """The answer with the largest sum of router scores. Sure: its share of the sum over all drafts."""
+
+    def combine(self, ballots: Ballots) -> Verdicts:
+        """The first draft of the answer is taken."""
+        same = equal_answers(ballots.code)
+        weight = np.einsum("nij,nj->ni", same, ballots.score)
+        slot = best_slot(weight, first_slots(same))
+        total = np.where(ballots.arm >= 0, ballots.score, 0).sum(axis=1, keepdims=True)
+        return Verdicts(slot, _at(weight / np.maximum(total, 1e-9), slot))
+
+
+@dataclass(slots=True)
+class LogOdds:
+    """The most probable answer if arms err independently (weighted majority, Nitzan and Paroush 1982): each vote counts
+    log(P (m - 1) / (1 - P)), m options. `fit` learns P as each arm's share right on the question's skill, shrunk to its
+    overall share; unfitted, P is the router's score. Sure: the posterior."""
+
+    share_: Table | None = field(default=None, init=False, repr=False, compare=False)
+
+    def fit(self, ballots: Ballots, right: Table) -> Self:
+        """Learn the shares, [skill + 1, arm], the last row overall."""
+        arms, skills = len(ballots.arms), len(ballots.skills)
+        skill = np.full(len(ballots), -1) if ballots.skill is None else ballots.skill
+        rows, slots = np.nonzero(ballots.arm >= 0)
+        arm, marks = ballots.arm[rows, slots], right[rows, slots]
+        count, sums = np.zeros((skills + 1, arms)), np.zeros((skills + 1, arms))
+        for place in (skill[rows], np.full(len(rows), skills)):
+            known = place >= 0
+            np.add.at(count, (place[known], arm[known]), 1)
+            np.add.at(sums, (place[known], arm[known]), marks[known])
+        overall = (sums[-1] + 1) / (count[-1] + 2)
+        self.share_ = np.vstack([(sums[:-1] + _PRIOR * overall) / (count[:-1] + _PRIOR), overall])
+        return self
+
+    def combine(self, ballots: Ballots) -> Verdicts:
+        """The first draft of the most probable answer."""
+        found = evidence(self._score(ballots), ballots.code, ballots.options)
+        slot = found.top
+        return Verdicts(slot, _at(found.probable, slot))
+
+    def _score(self, ballots: Ballots) -> Table:
+        if self.share_ is None:
+            return ballots.score
+        skill = np.full(len(ballots), -1) if ballots.skill is None else ballots.skill
+        scores: Table = self.share_[skill[:, None], np.maximum(ballots.arm, 0)]  # -1 is the last row: overall
+        return scores
+
+
+@dataclass(frozen=True, slots=True)
+class SelfConsistent:
+    """The answer of the arm that agrees most with itself over its own samples; ties to the arm the router trusts most.
+
+    SLM-MUX (METHODS I.2, code); there ties go to validation accuracy, which is what a router's score stands for. With
+    one sample of each arm every arm agrees with itself, and this is `BestScored`. Sure: the share of the arm's samples.
     """
 
-    def combine(self, rows: Sequence[Sequence[Candidate]]) -> list[Choice]:
-        """One choice per row."""
-        return [_most(row) for row in rows]
+    def combine(self, ballots: Ballots) -> Verdicts:
+        """The first draft of that answer."""
+        same = equal_answers(ballots.code) & (ballots.arm[:, :, None] == ballots.arm[:, None, :])
+        own = (ballots.arm[:, :, None] == ballots.arm[:, None, :]) & (ballots.arm >= 0)[:, :, None]
+        share = same.sum(axis=2) / np.maximum(own.sum(axis=2), 1)
+        slot = best_slot(share + _tie(ballots.score), first_slots(same))
+        return Verdicts(slot, _at(share, slot))
 
 
-def best() -> Aggregator:
-    """The aggregator `best`."""
-    return BestScored()
+@dataclass(slots=True)
+class DawidSkene:
+    """The most probable answer, with each arm's accuracy found from agreement alone, without a label: expectation
+    maximisation after Dawid and Skene (1979), one accuracy per arm ("one coin") instead of a confusion matrix, since
+    the options of different questions have nothing in common. `fit` uses no labels. Sure: the posterior."""
+
+    rounds: int = 20
+    accuracy_: Table | None = field(default=None, init=False, repr=False, compare=False)
+
+    def fit(self, ballots: Ballots, right: Table) -> Self:
+        """Find the arms' accuracies on these ballots; `right` is not looked at."""
+        arms = len(ballots.arms)
+        here = ballots.arm >= 0
+        place = np.maximum(ballots.arm, 0)
+        accuracy = np.full(arms, 0.6)
+        for _ in range(self.rounds):
+            found = evidence(accuracy[place], ballots.code, ballots.options)
+            count = np.bincount(place[here], minlength=arms)
+            accuracy = (np.bincount(place[here], found.probable[here], arms) + 1) / (count + 2)
+        self.accuracy_ = accuracy
+        return self
+
+    def combine(self, ballots: Ballots) -> Verdicts:
+        """The first draft of the most probable answer; unfitted, the accuracies are those of these ballots."""
+        if self.accuracy_ is None:
+            return DawidSkene(self.rounds).fit(ballots, ballots.score).combine(ballots)
+        found = evidence(self.accuracy_[np.maximum(ballots.arm, 0)], ballots.code, ballots.options)
+        return Verdicts(found.top, _at(found.probable, found.top))
 
 
-def majority() -> Aggregator:
-    """The aggregator `majority`."""
-    return Majority()
+def agreement(ballots: Ballots, slot: Indices) -> Table:
+    """The share of each question's drafts that give the answer in `slot`, [n]; 0 where there is none."""
+    same = equal_answers(ballots.code).sum(axis=2)
+    return _at(same / _asked(ballots), slot)
 
 
-def _best(row: Sequence[Candidate]) -> Choice:
-    answered = [i for i, candidate in enumerate(row) if candidate.answer is not None]
-    if not answered:
-        return _unread(row)
-    index = _top(row, answered)
-    why = f"best score ({row[index].score:.2f}) among {len(answered)} of {len(row)} drafts with an answer"
-    return Choice(index, row[index].answer, _share(row, row[index].answer), why)
+def _asked(ballots: Ballots) -> Table:
+    asked: Table = np.maximum((ballots.arm >= 0).sum(axis=1, keepdims=True), 1).astype(np.float64)
+    return asked
 
 
-def _most(row: Sequence[Candidate]) -> Choice:
-    votes: dict[str, list[int]] = {}
-    for i, candidate in enumerate(row):
-        if candidate.answer is not None:
-            votes.setdefault(candidate.answer, []).append(i)
-    if not votes:
-        return _unread(row)
-    # `max` keeps the first of equals, and the dict is in plan order.
-    answer, voters = max(votes.items(), key=lambda vote: (len(vote[1]), fsum(row[i].score for i in vote[1])))
-    why = f"{len(voters)} of {len(row)} drafts agree"
-    tied = sum(len(others) == len(voters) for others in votes.values()) > 1
-    return Choice(_top(row, voters), answer, _share(row, answer), f"{why}; tie broken by scores" if tied else why)
+def _tie(worth: Table) -> Table:
+    """Something less than one vote, larger for more worth."""
+    small: Table = worth / (2 * (1 + np.abs(worth)))
+    return small
 
 
-def _unread(row: Sequence[Candidate]) -> Choice:
-    written = [i for i, candidate in enumerate(row) if candidate.text.strip()]
-    if not written:
-        return Choice(None, None, 0.0, "no draft has a text")
-    return Choice(_top(row, written), None, 0.0, "no answer could be read from any draft: best scored one as it stands")
-
-
-def _top(row: Sequence[Candidate], places: Sequence[int]) -> int:
-    return max(places, key=lambda i: row[i].score)
-
-
-def _share(row: Sequence[Candidate], answer: str | None) -> float:
-    return sum(agree(candidate.answer, answer) for candidate in row) / len(row)
+def _at(values: Table, slot: Indices) -> Table:
+    if not values.shape[1]:
+        return np.zeros(len(slot))
+    found: Table = np.where(slot >= 0, values[np.arange(len(slot)), np.maximum(slot, 0)], 0.0).astype(np.float64)
+    return found

@@ -3,43 +3,43 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
-from composer.answers.extract import conclusion
-from composer.answers.vote import Aggregator, Candidate
+import numpy as np
+
+from composer.answers.ballots import Aggregator, Ballots, traits
+from composer.answers.extract import codes, conclusion
+from composer.answers.vote import agreement
 from composer.plugins import load
 from composer.stages.kit import Kit, Stage, kind_of
 from composer.state import Answer, Reply, State, Status, Update
 from composer.trace import Answered
 from composer.types import Kind
+from routers.types import Arm
 
 
 def aggregate(kit: Kit, *, by: str = "best") -> Stage:
-    """Combine each row's complete drafts with the aggregator `by`: `best` scored, or `majority`. Where there is none, a
-    text that was cut off is a `degraded` answer."""
+    """Combine each row's complete drafts with the aggregator `by`: `best` scored, `majority`, `weighted`, `log-odds`,
+    `self-consistent` or `dawid-skene`. Where no answer could be read, the best scored text is taken as it stands; where
+    no draft is complete, a text that was cut off is a `degraded` answer."""
     combiner: Aggregator = load("aggregators", by, "by")()
 
     async def stage(state: State) -> Update:
-        rows = [
-            [
-                Candidate(reply.arm, _score(state, row, reply.arm), reply.answer, reply.draft.text)
-                for reply in replies
-                if reply.draft.ok
-            ]
-            for row, replies in enumerate(state.replies)
-        ]
+        good = [[reply for reply in replies if reply.draft.ok] for replies in state.replies]
+        kinds = [kind_of(kit, query, asked) for query, asked in zip(state.queries, state.asked, strict=True)]
+        ballots = ballots_of(state, good, kinds)
+        verdicts = combiner.combine(ballots)
+        shares = agreement(ballots, verdicts.slot)
         answers: list[Answer] = []
-        for row, choice in enumerate(combiner.combine(rows)):
-            query, replies = state.queries[row], state.replies[row]
-            good = [reply for reply in replies if reply.draft.ok]
-            kind = kind_of(kit, query, state.asked[row])
-            taken = good[choice.index] if choice.index is not None else _cut_off(replies, kind)
+        for row, (query, kind) in enumerate(zip(state.queries, kinds, strict=True)):
+            taken = _taken(ballots, row, int(verdicts.slot[row]), good[row]) or _cut_off(state.replies[row], kind)
             answer = Answer(
                 id=query.id,
                 text=_shown(taken, kind) if taken else "",
-                status=_status(taken, len(good) == len(replies)),
+                status=_status(taken, len(good[row]) == len(state.replies[row])),
                 experts=state.asked[row],
                 score=_score(state, row, taken.arm) if taken else None,
-                agreement=choice.agreement,
+                agreement=float(shares[row]),
                 chosen=taken.arm if taken else None,
                 trace_id=hashlib.sha256(f"{state.run}\0{query.id}".encode()).hexdigest()[:16],
             )
@@ -50,8 +50,36 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
     return stage
 
 
+def ballots_of(state: State, drafts: Sequence[Sequence[Reply]], kinds: Sequence[Kind]) -> Ballots:
+    """The columns of these drafts, one row per query of the state."""
+    place = {name: i for i, name in enumerate(state.arms)}
+    shape = (len(drafts), max(map(len, drafts), default=0))
+    arm, code = np.full(shape, -1), np.full(shape, -1)
+    score, length, looks = np.zeros(shape), np.zeros(shape, dtype=np.int64), np.zeros((*shape, 4))
+    for row, (own, kind) in enumerate(zip(drafts, kinds, strict=True)):
+        here = slice(0, len(own))
+        said = [reply.answer for reply in own]
+        arm[row, here] = [place.get(reply.arm, -1) for reply in own]
+        code[row, here] = codes(said, kind)
+        score[row, here] = [_score(state, row, reply.arm) for reply in own]
+        length[row, here] = [len(reply.draft.text) for reply in own]
+        looks[row, here] = traits(state.queries[row].prompt, said)
+    options = np.array([len(query.choices) for query in state.queries], dtype=np.int64)
+    return Ballots(tuple(map(Arm, state.arms)), arm, code, score, length, options, looks)
+
+
 def _score(state: State, row: int, arm: str) -> float:
-    return float(state.scores[row, state.arms.index(arm)]) if state.scores is not None else 0.0
+    return float(state.scores[row, state.arms.index(arm)]) if state.scores is not None and arm in state.arms else 0.0
+
+
+def _taken(ballots: Ballots, row: int, slot: int, good: Sequence[Reply]) -> Reply | None:
+    """Among the drafts that give the answer in `slot`, that of the arm the router trusts most; without any answer, the
+    best scored text as it stands."""
+    if slot >= 0:
+        agree = np.flatnonzero(ballots.code[row] == ballots.code[row, slot])
+    else:
+        agree = np.array([i for i, reply in enumerate(good) if reply.draft.text.strip()], dtype=np.int64)
+    return good[int(agree[ballots.score[row, agree].argmax()])] if len(agree) else None
 
 
 def _cut_off(replies: tuple[Reply, ...], kind: Kind) -> Reply | None:
