@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 AUTO = "auto"  # the router that `coe fit router` has installed, else the skill router
-ROUNDS = 1  # the loop's bound; policies that ask again will raise it
 
 # Who hears the events of the run under way, where that is not the pipeline's listener: runs may go on side by side.
 _HEARS: ContextVar[Callable[[Event], None] | None] = ContextVar("hears", default=None)
@@ -110,7 +109,8 @@ class Pipeline:
         if not state.queries:
             return state
         async with self._in_use():
-            return await build(self._stages, rounds=ROUNDS)(state)
+            # a policy asks each arm once at most, and once more says that it is enough
+            return await build(self._stages, rounds=len(self.registry.arms()) + 1)(state)
 
     async def stream(self, queries: Sequence[str | Query]) -> AsyncIterator[Event]:
         """The events of this run as they happen: routed, (written,) drafted, answered. `listen` hears none of them.

@@ -309,3 +309,31 @@ class Abstaining:
             else decision
             for decision, sure in zip(self.policy.next(scores, arms, seen), believed, strict=True)
         ]
+
+
+def rehearse(policy: Policy, scores: Array, arms: Sequence[Arm], code: Indices) -> tuple[Indices, Marks]:
+    """The loop on recorded answers: whom `policy` asks, in plan order, [n, most] padded with -1, and which rows abstain.
+
+    `code` [n, arm] is what each arm would answer (equal numbers for equal answers of a row, -1: nothing could be read).
+    The policy is asked just as the live loop asks it, so both take the same decisions on the same drafts.
+    """
+    names = {arm.name: place for place, arm in enumerate(arms)}
+    seen = [Seen()] * len(scores)
+    abstained = np.zeros(len(scores), dtype=bool)
+    open_ = list(range(len(scores)))
+    while open_:
+        still: list[int] = []
+        for row, decision in zip(open_, policy.next(scores[open_], arms, [seen[row] for row in open_]), strict=True):
+            if isinstance(decision, Ask):
+                asked = (*seen[row].asked, *decision.arms)
+                said = [int(code[row, names[name]]) for name in asked]
+                answers = tuple((name, None if own < 0 else str(own)) for name, own in zip(asked, said, strict=True))
+                seen[row] = Seen(asked, answers)
+                still.append(row)
+            else:
+                abstained[row] = isinstance(decision, Abstain)
+        open_ = still
+    place = np.full((len(seen), max((len(row.asked) for row in seen), default=0)), -1)
+    for row, own in enumerate(seen):
+        place[row, : len(own.asked)] = [names[name] for name in own.asked]
+    return place, abstained

@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Annotated, Any, ParamSpec, TypeVar
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from composer.errors import ConfigError
 from composer.plugins import check_options, load, names
@@ -23,26 +23,32 @@ from routers.types import Abstain, Arm, Array, Ask, Policy, Questions, Reason, R
 
 P = ParamSpec("P")
 T = TypeVar("T")
-USUAL = "top-k"
+USUAL, FIXED = "top-k", "fixed"
 
 
 def decide(
     kit: Kit,
     *,
     router: str = "auto",
-    policy: str = "fixed",
+    policy: str | dict[str, Any] = FIXED,
+    abstain_below: Annotated[float, Ge(0), Le(1)] = 0.0,
     select: str | dict[str, Any] = USUAL,
     k: Annotated[int, Ge(1)] | None = None,
 ) -> Stage:
-    """Let `policy` ask whom the rule `select` chooses by the scores of `router` (`auto`: what `coe fit router`
-    installed, else skill); `fixed` asks them once.
+    """Let `policy` say who is asked, by the scores of `router` (`auto`: what `coe fit router` installed, else skill).
 
-    `select` is a rule's name, or `{use: NAME}` with its options; `k` is short for `{use: top-k, k: …}`. A ConfigError
-    about an option has the option's name as its `where`: who reads the file knows the line.
+    `fixed` asks whom the rule `select` chooses, once; the others (`agreeing`, `posterior`, `cascade`, `worth`) ask one arm
+    after the other and look at the answers. `policy` and `select` are names, or `{use: NAME}` with options; `k` is short
+    for `select: {use: top-k, k: …}`. A row whose answers are believed less than `abstain_below` is not answered. A
+    ConfigError about an option has the option's name as its `where`: who reads the file knows the line.
     """
     load("routers", router, "router")  # fitted on the first question, but a misspelt name is told before
     name, rule = _rule(kit, select, k)
-    chooser: Policy = load("policies", policy, "policy")(rule=rule)
+    chooser = _policy(policy, rule, "k" if k is not None else "select" if select != USUAL else None)
+    if abstain_below:
+        from routers.stopping import Abstaining  # noqa: PLC0415 - only who abstains needs it
+
+        chooser = Abstaining(chooser, abstain_below)
 
     async def stage(state: State) -> Update:
         judge = kit.router(router)
@@ -83,15 +89,48 @@ def decide(
     return stage
 
 
-def _rule(kit: Kit, select: str | dict[str, Any], k: int | None) -> tuple[str, Rule]:
-    """The name of the rule and the rule itself. Raises ConfigError at the option that is wrong."""
-    options: dict[str, Any] = dict(select) if isinstance(select, dict) else {"use": select}
+def _policy(policy: str | dict[str, Any], rule: Rule, chosen: str | None) -> Policy:
+    """The policy with its options; `chosen` is the option that set the rule, if any did. Raises ConfigError at the option
+    that is wrong."""
+    name, options = _named(policy, "policy", names("policies"), "policy: {use: posterior, confidence: 0.9}")
+    make = load("policies", name, "policy")
+    if "rule" in inspect.signature(make).parameters:
+        if options:
+            option = next(iter(options))
+            raise ConfigError(
+                f"the policy {name} has no option {option!r}",
+                where=f"policy.{option}",
+                remedy="say who is asked with `select:` beside `policy:`",
+            )
+        asks: Policy = make(rule=rule)
+        return asks
+    if chosen is not None:
+        raise ConfigError(
+            f"the policy {name} asks arms in the order of their scores, so `{chosen}` has no say",
+            where=chosen,
+            remedy=f"remove it, or write `policy: {FIXED}`",
+        )
+    made: Policy = make(**check_options(make, options, lambda option: f"policy.{option}"))
+    return made
+
+
+def _named(
+    told: str | dict[str, Any], option: str, known: Sequence[str], example: str
+) -> tuple[str, dict[str, Any]]:
+    """The name and the options of `NAME` or `{use: NAME, …}`."""
+    options: dict[str, Any] = dict(told) if isinstance(told, dict) else {"use": told}
     name = options.pop("use", None)
     if not isinstance(name, str):
-        known = ", ".join(names("rules"))
+        what = {"select": "rule"}.get(option, option)
         raise ConfigError(
-            "`use` names no rule", where="select", remedy=f"write `select: {{use: top-p, p: 0.5}}`; known: {known}"
+            f"`use` names no {what}", where=option, remedy=f"write `{example}`; known: {', '.join(known)}"
         )
+    return name, options
+
+
+def _rule(kit: Kit, select: str | dict[str, Any], k: int | None) -> tuple[str, Rule]:
+    """The name of the rule and the rule itself. Raises ConfigError at the option that is wrong."""
+    name, options = _named(select, "select", names("rules"), "select: {use: top-p, p: 0.5}")
     make = load("rules", name, "select")
     if k is not None:
         if select != USUAL:
