@@ -17,6 +17,7 @@ from typing import Any, BinaryIO, Generic, Literal, TypeVar, cast, get_args, ove
 from composer.answers.equal import check_installed
 from composer.answers.extract import infer_kind
 from composer.answers.grade import canonical_gold
+from composer.answers.program import syntax_error
 from composer.errors import InputError
 from composer.faults import kill_point
 from composer.types import Kind
@@ -33,7 +34,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 @dataclass(frozen=True, slots=True)
 class Question:
     """A row of a questions file. `kind` None: the file does not say; `line` counts from 1; `numeric`: the id was written
-    as a number, and is given back as one."""
+    as a number, and is given back as one; `tests`: what a program that answers it has to pass."""
 
     id: str
     text: str
@@ -41,11 +42,13 @@ class Question:
     kind: Kind | None
     line: int
     numeric: bool = False
+    tests: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """A question whose right answer is known; its `question.kind` is never None, inferred where the file is silent."""
+    """A question whose right answer is known; its `question.kind` is never None, inferred where the file is silent.
+    `answer` may be "" where there are tests."""
 
     question: Question
     answer: str
@@ -98,7 +101,7 @@ def read_questions(path: Path, *, labelled: Literal[False] = False) -> Read[Ques
 @overload
 def read_questions(path: Path, *, labelled: Literal[True]) -> Read[Labelled]: ...
 def read_questions(path: Path, *, labelled: bool = False) -> Read[Question] | Read[Labelled]:
-    """Read rows `id, question[, choices, kind]`, with `labelled` also `answer[, task, split]`; other keys are ignored.
+    """Read rows `id, question[, choices, kind, tests]`, with `labelled` also `answer[, task, split]`; other keys are ignored.
 
     One bad line costs itself only: it becomes a RowError, and so does a label that no draft could ever match. Blank
     lines and a byte order mark are skipped. Raises DuplicateIds before anything is run, and InputError where there is
@@ -221,13 +224,23 @@ def _excerpt(raw: bytes) -> str:
 def _row(raw: bytes, line: int, *, labelled: bool) -> Labelled:
     row = _object(raw)
     choices = _choices(row)
-    kind = _kind(row)
+    tests = _tests(row)
+    kind = _kind(row) or ("code" if tests else None)
+    if tests and kind != "code":
+        raise _BadRow(f"`tests` are for rows of kind code, and this is one of kind {kind}")
     id = _id(row)
     text, numeric = _text(row, "question"), not isinstance(row["id"], str)
     if not labelled:
         kind = kind or ("choice" if choices else None)
-        return Labelled(Question(id, text, choices, kind, line, numeric), "", None, None)
-    answer, task, split = _answer(row, kind), _optional(row, "task"), _optional(row, "split")
+        return Labelled(Question(id, text, choices, kind, line, numeric, tests), "", None, None)
+    task, split = _optional(row, "task"), _optional(row, "split")
+    if kind == "code":
+        if not tests:
+            raise _BadRow("`tests` is missing: they say whether a program is right")
+        return Labelled(
+            Question(id, text, choices, kind, line, numeric, tests), _optional(row, "answer") or "", task, split
+        )
+    answer = _answer(row, kind)
     kind = kind or infer_kind(answer, choices)
     if canonical_gold(answer, kind, choices) is None:
         expected = "a letter or the text of one of `choices`" if kind == "choice" else f"a {_NAMES.get(kind, kind)}"
@@ -305,6 +318,18 @@ def _choices(row: dict[str, Any]) -> tuple[str, ...]:
     if not 2 <= len(value) <= MAX_CHOICES:
         raise _BadRow(f"`choices` must hold 2 to {MAX_CHOICES} texts, not {len(value)}")
     return tuple(_clean(choice, "choices") for choice in value)
+
+
+def _tests(row: dict[str, Any]) -> tuple[str, ...]:
+    value = row.get("tests")
+    if value is None or value == []:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(test, str) and test.strip() for test in value):
+        raise _BadRow("`tests` must be a list of texts")
+    for number, test in enumerate(value, 1):
+        if why := syntax_error(_clean(test, "tests")):
+            raise _BadRow(f"`tests`: number {number} is not Python: {why}")
+    return tuple(value)
 
 
 def _kind(row: dict[str, Any]) -> Kind | None:

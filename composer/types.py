@@ -15,7 +15,7 @@ Speaker = Literal["system", "user", "assistant"]
 Role = Literal["draft", "judge", "merge", "annotate", "knowledge", "probe"]
 Stop = Literal["stop", "length", "error", "cancelled"]
 Level = Literal["text", "logprobs", "logits", "hooks"]
-Kind = Literal["number", "choice", "list", "set", "json", "math", "text"]
+Kind = Literal["number", "choice", "list", "set", "json", "math", "code", "text"]
 """How an answer is read out of a draft and compared with others."""
 
 DEFAULT_ENGINE = "llamacpp"

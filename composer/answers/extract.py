@@ -12,10 +12,11 @@ from typing import Any
 from composer.answers.equal import compare
 from composer.answers.formula import formula
 from composer.answers.number import DASHES, after, boxed, number
+from composer.answers.program import Verdict, program
 from composer.types import Kind
 
 LOOK = 20_000
-"""Characters of a draft that are looked at: the last ones for numbers, choices and formulas, the first ones for the rest."""
+"""Characters of a draft that are looked at: the last ones for all that is concluded or fenced, the first ones for the rest."""
 
 PHRASE = 4_000
 """Characters of one phrase that are compared. Unicode's normal forms take quadratic time on a run of accents."""
@@ -68,6 +69,7 @@ def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
     set     a list, sorted and without duplicates.
     json    the first balanced object or array, with sorted keys; None where a key comes twice, or for NaN.
     math    the last \\boxed{}, else the formula after "the answer is", else the last formula or number; see `canonical`.
+    code    the last fenced Python that defines something, else the last fenced block, else the text where it is Python.
     text    what follows a line-initial "Answer:", else the whole text: NFKC, case-folded, without outer punctuation and articles.
 
     >>> extract("So 250 + 18 = 268.", "number"), extract("Sorted: ant, Bee and cow", "list")
@@ -75,11 +77,8 @@ def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
     >>> extract("I am not sure.", "number") is None
     True
     """
-    text = (
-        (text[-LOOK:] if kind in ("number", "choice", "math") else text[:LOOK])
-        .encode("utf-8", "replace")
-        .decode("utf-8")
-    )
+    text = text[-LOOK:] if kind in ("number", "choice", "math", "code") else text[:LOOK]
+    text = text.encode("utf-8", "replace").decode("utf-8")
     match kind:
         case "number":
             return number(text.translate(DASHES))
@@ -93,6 +92,8 @@ def extract(text: str, kind: Kind, choices: Sequence[str] = ()) -> str | None:
             return _json(text)
         case "math":
             return formula(text)
+        case "code":
+            return program(text)
         case "text":
             return _phrase(conclusion(text)) or None
 
@@ -102,14 +103,17 @@ def agree(a: str | None, b: str | None) -> bool:
     return a is not None and a == b
 
 
-def codes(answers: Sequence[str | None], kind: Kind) -> list[int]:
+def codes(answers: Sequence[str | None], kind: Kind, verdicts: Sequence[Sequence[Verdict]] = ()) -> list[int]:
     """One integer per answer to the same question, equal for equal answers, counted in order; -1 where there is none.
 
     Canonical texts are compared, formulas also by `compare`: each is the first one before it that it is equal to.
+    Programs are equal if they pass the same tests, where `verdicts` says for each answer what came of its tests.
 
     >>> codes(["4", None, "5", "4", None], "number"), codes([r"\\frac{1}{2}", "2", "0.5"], "math")
     ([0, -1, 1, 0, -1], [0, 1, 0])
     """
+    if verdicts:
+        answers = [answer and _behaviour(answer, row) for answer, row in zip(answers, verdicts, strict=True)]
     firsts: list[str] = []
     known: dict[str | None, int] = {None: -1}
     for answer in answers:
@@ -120,6 +124,11 @@ def codes(answers: Sequence[str | None], kind: Kind) -> list[int]:
         if known[answer] == len(firsts):
             firsts.append(answer)
     return [known[answer] for answer in answers]
+
+
+def _behaviour(answer: str, verdicts: Sequence[Verdict]) -> str:
+    known = verdicts and "refused" not in verdicts
+    return "".join("+" if verdict == "passed" else "-" for verdict in verdicts) if known else answer
 
 
 def infer_kind(answer: str, choices: Sequence[str] = ()) -> Kind:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from composer.answers.equal import close, compare
 from composer.answers.extract import agree, conclusion, extract, holds, words
 from composer.answers.formula import labelled
+from composer.answers.program import Verdict
+from composer.errors import InputError
 from composer.types import Kind
 
 HEAD_SENTENCES = 2
@@ -18,13 +20,21 @@ HEAD_CHARACTERS = 200
 _SENTENCE_END = re.compile(r"(?<!\b\w)(?<!\bMr)(?<!\bMrs)(?<!\bDr)(?<!\bSt)[.!?]+(?:\s+|\Z)|\n\s*")
 
 
-def grade(extracted: str | None, gold: str, kind: Kind, choices: Sequence[str] = (), text: str = "") -> float:
+def grade(
+    extracted: str | None,
+    gold: str,
+    kind: Kind,
+    choices: Sequence[str] = (),
+    text: str = "",
+    verdicts: Sequence[Verdict] = (),
+) -> float:
     """How right `extracted` is, in [0, 1]; None is 0.
 
     number: equal to 1e-9, relatively. math: equal formulas, as `compare` decides. choice: `gold` is a letter or a choice's text. list, set, json: equal canonical
     forms. text: `gold` may hold alternatives ("colour|color"); one of them must stand, as whole words, in the first two
     sentences or 200 characters of the draft (`text`; without it, of `extracted`), whichever end first. That allows a
-    full sentence and a restated question, and gives nothing for a ramble that mentions everything.
+    full sentence and a restated question, and gives nothing for a ramble that mentions everything. code: all its tests
+    passed, as `verdicts` says; raises InputError where they were not run, since nobody knows.
 
     >>> grade("paris", "Paris", "text", text="The capital of France is Paris."), grade("5", "5.0", "number")
     (1.0, 1.0)
@@ -37,6 +47,8 @@ def grade(extracted: str | None, gold: str, kind: Kind, choices: Sequence[str] =
         case "math":
             form = labelled(gold)
             return float(form is not None and compare(extracted, form).equal)
+        case "code":
+            return float(_all_passed(verdicts))
         case "text":
             said = words(_head(conclusion(text) if text else extracted))
             return float(any(holds(said, words(phrase)) for phrase in _alternatives(gold)))
@@ -59,6 +71,16 @@ def canonical_gold(gold: str, kind: Kind, choices: Sequence[str] = ()) -> str | 
 
 def _alternatives(gold: str) -> list[str]:
     return [phrase for part in gold.split("|") if (phrase := extract(part, "text"))]
+
+
+def _all_passed(verdicts: Sequence[Verdict]) -> bool:
+    if not verdicts or "refused" in verdicts:
+        raise InputError(
+            "a program is graded by its tests, and they were not run",
+            where="kind `code`",
+            remedy="give the questions `tests`, and allow that what models wrote is run",
+        )
+    return all(verdict == "passed" for verdict in verdicts)
 
 
 def _close(a: str | None, b: str | None) -> bool:

@@ -211,7 +211,7 @@ IN_THE_EXPERTS = {
         GENERAL,
         "general: {model: small, answers: numbr}",
         "6 (experts.general.answers)",
-        "'number', 'choice', 'list', 'set', 'json', 'math' or 'text'",
+        "'number', 'choice', 'list', 'set', 'json', 'math', 'code' or 'text'",
         "did you mean `number`?",
     ),
     "case twins": (

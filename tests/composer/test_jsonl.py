@@ -88,11 +88,11 @@ def test_a_byte_order_mark_blank_lines_and_windows_line_ends_are_skipped(path: P
         ({"id": 1, "question": "a\ud800"}, "`question` holds half a surrogate pair"),
         (
             {"id": 1, "question": "a", "kind": "maths"},
-            "`kind` must be one of number, choice, list, set, json, math, text",
+            "`kind` must be one of number, choice, list, set, json, math, code, text",
         ),
         (
             {"id": 1, "question": "a", "kind": ["text"]},
-            "`kind` must be one of number, choice, list, set, json, math, text",
+            "`kind` must be one of number, choice, list, set, json, math, code, text",
         ),
         ({"id": 1, "question": "a", "choices": "x"}, "`choices` must be a list of texts"),
         ({"id": 1, "question": "a", "choices": ["x", 2]}, "`choices` must be a list of texts"),
@@ -239,6 +239,35 @@ def test_formulas_are_not_accepted_where_nothing_can_compare_them(path: Path, mo
 
     with pytest.raises(ConfigError, match=r"pip install 'composition-of-experts\[math\]'"):
         read_questions(path, labelled=True)
+
+
+def test_a_row_with_tests_asks_for_a_program_and_needs_no_answer(path: Path) -> None:
+    row = {"id": "1", "question": "Add two numbers", "tests": ["assert add(1, 2) == 3"]}
+    dump(path, row, {**row, "id": "2", "kind": "code", "answer": "def add(a, b): return a + b", "task": "sums"})
+    question = Question("1", "Add two numbers", (), "code", 1, tests=("assert add(1, 2) == 3",))
+
+    read = read_questions(path, labelled=True)
+
+    assert read.errors == ()
+    assert read.rows[0] == Labelled(question, "", None, None)
+    assert (read.rows[1].answer, read.rows[1].task) == ("def add(a, b): return a + b", "sums")
+    assert read_questions(path).rows[0] == question
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"tests": "assert f()"}, "`tests` must be a list of texts"),
+        ({"tests": ["assert f()", " "]}, "`tests` must be a list of texts"),
+        ({"tests": ["assert f()", "assert f("]}, "`tests`: number 2 is not Python: '(' was never closed on line 1"),
+        ({"tests": ["x = '\0'"]}, "`tests` holds a NUL character"),
+        ({"tests": ["assert f()"], "kind": "text"}, "`tests` are for rows of kind code, and this is one of kind text"),
+        ({"kind": "code", "answer": "x = 1"}, "`tests` is missing: they say whether a program is right"),
+        ({"kind": "code", "tests": []}, "`tests` is missing: they say whether a program is right"),
+    ],
+)
+def test_tests_that_cannot_be_run_are_a_bad_row(path: Path, row: dict[str, Any], expected: str) -> None:
+    assert reason(path, {"id": 1, "question": "a", **row}, labelled=True) == expected
 
 
 @pytest.mark.parametrize(

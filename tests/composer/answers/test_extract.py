@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from composer.answers import extract as module
 from composer.answers.extract import LOOK, agree, codes, extract, infer_kind
+from composer.answers.program import Verdict
 from composer.types import Kind
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
@@ -276,6 +277,20 @@ def test_equal_formulas_have_the_code_of_the_first_of_them() -> None:
     answers = [r"\sqrt{8}", "x", r"2\sqrt{2}", None, "3", r"\frac{6}{2}", "x", "y"]
 
     assert codes(answers, "math") == [0, 1, 0, -1, 2, 2, 1, 3]
+
+
+def test_programs_that_pass_the_same_tests_have_equal_codes() -> None:
+    answers = ["def f(): ...", None, "def f(): pass", "def g(): ...", "def f(): pass"]
+    verdicts: list[list[Verdict]] = [
+        ["passed", "failed"],
+        [],
+        ["passed", "timed out"],
+        ["failed", "passed"],
+        ["refused", "refused"],
+    ]
+
+    assert codes(answers, "code", verdicts) == [0, -1, 0, 1, 2]
+    assert codes(answers, "code") == [0, -1, 1, 2, 1]
 
 
 def test_an_answer_that_is_equal_to_two_others_takes_the_first() -> None:

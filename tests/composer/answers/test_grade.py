@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from composer.answers import grade as module
 from composer.answers.extract import extract
 from composer.answers.grade import canonical_gold, grade
+from composer.answers.program import Verdict
+from composer.errors import InputError
 from composer.types import Kind
 
 CALM = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
@@ -123,6 +125,19 @@ def test_other_formulas_are_wrong(text: str, gold: str) -> None:
     assert score(text, gold, "math") == 0.0
 
 
+def test_a_program_is_right_when_all_its_tests_passed() -> None:
+    assert grade("x = 1", "", "code", verdicts=["passed", "passed"]) == 1.0
+    assert grade("x = 1", "x = 1", "code", verdicts=["passed", "failed"]) == 0.0
+    assert grade("x = 1", "", "code", verdicts=["passed", "timed out"]) == 0.0
+    assert grade(None, "", "code") == 0.0
+
+
+@pytest.mark.parametrize("verdicts", [[], ["passed", "refused"]])
+def test_a_program_whose_tests_were_not_run_has_no_grade(verdicts: list[Verdict]) -> None:
+    with pytest.raises(InputError, match="were not run"):
+        grade("x = 1", "x = 1", "code", verdicts=verdicts)
+
+
 def test_an_empty_alternative_matches_nothing() -> None:
     assert score("anything", "Paris|", "text") == 0.0
     assert canonical_gold("|", "text") is None
@@ -132,7 +147,7 @@ def test_an_empty_alternative_matches_nothing() -> None:
 @CALM
 @given(text=st.text(st.characters(), max_size=60), gold=st.text(st.characters(), max_size=60))
 def test_every_score_is_between_0_and_1(kind: Kind, text: str, gold: str) -> None:
-    assert 0.0 <= grade(extract(text, kind), gold, kind, text=text) <= 1.0
+    assert 0.0 <= grade(extract(text, kind), gold, kind, text=text, verdicts=["passed"]) <= 1.0
 
 
 @pytest.mark.parametrize("kind", ["number", "list", "set", "json"])
