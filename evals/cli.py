@@ -126,3 +126,68 @@ def routers(
         )
     if html is not None:
         write_page(html, str(data), reports)
+
+
+@app.command()
+def answers(
+    data: Annotated[Path, typer.Option("--data", help="Folder of NAME_questions.parquet and NAME_outcomes.parquet.")],
+    benchmark: Annotated[str | None, typer.Option(help="Only this benchmark (several: parted by commas).")] = None,
+    pool: Annotated[str | None, typer.Option(help="Only the models of this pool of the folder's pools.json.")] = None,
+    calls: Annotated[
+        str, typer.Option(help="Budgets of mean calls per question: numbers, shares of all arms (75%), all.")
+    ] = "1,3,50%,75%,all",
+    test_split: Annotated[str, typer.Option("--test-split", help="The split that is opened last.")] = "dev",
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Also say what each model is worth to the others.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail on profile questions that copy test questions.")
+    ] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the figures here.")] = None,
+    offline: Annotated[bool, typer.Option("--offline", envvar="COE_OFFLINE", help="Fetch nothing.")] = False,
+) -> None:
+    """Is asking several worth it? Every way to ask, to stop and to combine, on recorded answers."""
+    from composer.config import load_settings, packaged_registry
+    from composer.pipeline import Pipeline
+    from composer.registry.progress import console_progress
+    from evals.answers import evaluate, worth_of_arms
+    from evals.recorded import cases, check_calls
+    from evals.report import answers_table, write_answers_page, write_json
+
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
+
+    budgets = check_calls(calls, shares=True)
+    pipeline = Pipeline(load_settings(packaged_registry()), offline=offline, progress=console_progress(), say=say)
+    reports, without = [], []
+    for case in cases(data, benchmark, pool, pipeline, say):
+        if not case.record.voted:
+            say(f"{case.name} has scores but no answers: there is nothing to combine, it is left out")
+            continue
+        report = evaluate(
+            case.record, case.vectors, group=case.name, calls=budgets, test_split=test_split, strict=strict, say=say
+        )
+        reports.append(report)
+        typer.echo(f"{case.name}: {report.rows[0].n} test questions, {len(case.record.outcomes.arms)} arms")
+        for line in answers_table(report.rows):
+            typer.echo(line)
+        for row in report.rows:
+            if row.aurc_to_vote_share is not None:
+                gap, low, high = row.aurc_to_vote_share
+                typer.echo(f"{row.system}: aurc less that of the vote share {gap:+.4f} [{low:+.4f}, {high:+.4f}]")
+        if leave_one_out:
+            rows = worth_of_arms(case.record, case.vectors, group=case.name, test_split=test_split, say=say)
+            without += rows
+            typer.echo("all arms but one, learnt; the difference is to all of them")
+            for line in answers_table(rows):
+                typer.echo(line.replace("to majority", "     to all"))
+        for note in report.notes:
+            typer.echo(f"note: {note}")
+        typer.echo("")
+    if json_file is not None:
+        every = [row for report in reports for row in report.rows]
+        notes = {report.group: report.notes for report in reports}
+        write_json(json_file, "eval answers", str(data), [*every, *without], notes=notes)
+    if html is not None:
+        write_answers_page(html, str(data), reports)

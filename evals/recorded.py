@@ -63,12 +63,17 @@ def _vectors(record: Recorded, pipeline: Pipeline, say: Callable[[str], None]) -
     return np.stack([parts[i] for i in range(len(record))])
 
 
-def check_calls(calls: str) -> list[str]:
-    """The budgets of `--calls`. Raises InputError for what is neither a whole number above 0 nor `all`."""
+def check_calls(calls: str, *, shares: bool = False) -> list[str]:
+    """The budgets of `--calls`. Raises InputError for what is neither a whole number above 0, nor `all`, nor (with
+    `shares`) a percentage of all arms."""
     found = [part.strip() for part in calls.split(",") if part.strip()]
     for part in found:
-        if part != "all" and not (part.isdecimal() and int(part) > 0):
-            raise InputError(f"--calls has {part!r}", remedy="give whole numbers above 0 or `all`, parted by commas")
+        number = part.removesuffix("%") if shares else part
+        if part != "all" and not (number.isdecimal() and int(number) > 0):
+            percent = ", percentages such as 75%," if shares else ""
+            raise InputError(
+                f"--calls has {part!r}", remedy=f"give whole numbers above 0{percent} or `all`, parted by commas"
+            )
     if not found:
         raise InputError("--calls is empty", remedy="give for instance 1,3,all")
     return found

@@ -8,46 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from composer.recorded import Recorded
-from routers.types import Arm, Array, Indices, Outcomes
+from composer.grid import Grid
+from routers.types import Indices, Outcomes
 
 Table = NDArray[np.float64]
-_FREE = 10  # answers that a wrong arm may spread over where there are no options to choose from
-_EDGE = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Recorded answers as [question, arm]: `right` (0 where the arm was not run), `code` (equal answers of a question
-    have equal numbers; -1 where none could be extracted), `cost`; `options` [question]; `voted`: answers are known."""
-
-    arms: tuple[Arm, ...]
-    right: Table
-    code: Indices
-    cost: Table
-    options: Indices
-    voted: bool
-
-    @classmethod
-    def of(cls, record: Recorded) -> Grid:
-        """The first sample of every cell. Cost is the recorded one, else the answer's characters."""
-        outcomes = record.outcomes
-        first = outcomes.sample == 0
-        question, arm = outcomes.question[first], outcomes.arm[first]
-        shape = (len(record), len(outcomes.arms))
-        right, cost = np.zeros(shape), np.zeros(shape)
-        code = np.full(shape, -1, dtype=np.int64)
-        known: dict[str, int] = {}
-        numbers = [-1 if answer is None else known.setdefault(answer, len(known)) for answer in outcomes.answer]
-        right[question, arm] = outcomes.score[first]
-        code[question, arm] = np.array(numbers, dtype=np.int64)[first]
-        priced = not bool(np.isnan(outcomes.cost).any())
-        cost[question, arm] = (outcomes.cost if priced else outcomes.length)[first]
-        return cls(outcomes.arms, right, code, cost, record.options, record.voted)
-
-    def take(self, rows: Indices) -> Grid:
-        """The questions at `rows`."""
-        return Grid(self.arms, self.right[rows], self.code[rows], self.cost[rows], self.options[rows], self.voted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +77,3 @@ def until_two_agree(grid: Grid, order: Indices, most: int, weights: Table | None
         agree = ((part[:, :, None] == part[:, None, :]) & (part >= 0)[:, :, None]).sum(axis=(1, 2)) > (part >= 0).sum(1)
         stop[agree] = seen
     return ask(grid, np.where(np.arange(most) < stop[:, None], order[:, :most], -1), weights)
-
-
-def vote_weights(probable: Array, options: Indices) -> Table:
-    """How much an arm's answer counts, [n, arm]: log(P (m - 1) / (1 - P)) for m options, the log-likelihood ratio of
-    its answer being right against each wrong one where wrong answers spread evenly (weighted majority, Nitzan and
-    Paroush 1982, for more than two answers). At least a little above 0: no answer counts against itself."""
-    p = np.clip(probable.astype(np.float64), _EDGE, 1 - _EDGE)
-    spread = np.where(options > 1, options, _FREE)[:, None] - 1
-    weights: Table = np.maximum(np.log(p * np.maximum(spread, 1) / (1 - p)), _EDGE)
-    return weights

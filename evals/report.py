@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composer.jsonl import write_atomic
+from evals.answers_page import answers_page
+from evals.draw import points
 from evals.metrics import Gap, Row
 from evals.page import page
 
 if TYPE_CHECKING:
+    from evals.answers import AnswerReport, AnswerRow
     from evals.routing import Report, RoutingRow
 
 
@@ -35,19 +38,43 @@ def routing_table(rows: Sequence[RoutingRow]) -> Iterator[str]:
         spent = "-" if row.decision_seconds is None else f"{1000 * row.decision_seconds:.3f}"
         name = row.system + (" *" if row.chosen else "")
         yield (
-            f"{name:{width}}{100 * row.accuracy:9.2f}{interval:>15}{_points(row.to_best_single):>24}"
-            f"{_points(row.to_category_best):>24}{calls:>7}{cost:>11}{spent:>10}"
+            f"{name:{width}}{100 * row.accuracy:9.2f}{interval:>15}{points(row.to_best_single):>24}"
+            f"{points(row.to_category_best):>24}{calls:>7}{cost:>11}{spent:>10}"
         )
 
 
-def _points(gap: tuple[float, float, float] | None) -> str:
-    return "-" if gap is None else f"{100 * gap[0]:+.2f} [{100 * gap[1]:+.2f}, {100 * gap[2]:+.2f}]"
+def answers_table(rows: Sequence[AnswerRow]) -> Iterator[str]:
+    """One line per plan of one group; `*` marks what was chosen before the test split was opened."""
+    width = max(len(row.system) for row in rows) + 2
+    yield (
+        f"{'system':{width}}{'accuracy':>9}{'interval':>15}{'to majority':>24}{'to best single':>24}{'calls':>7}"
+        f"{'cost':>11}{'half':>7}{'aurc':>8}{'ece':>7}{'caught':>8}"
+    )
+    for row in rows:
+        interval = f"[{100 * row.low:.1f}, {100 * row.high:.1f}]"
+        name = row.system + (" *" if row.chosen else "")
+        yield (
+            f"{name:{width}}{100 * row.accuracy:9.2f}{interval:>15}{points(row.to_majority):>24}"
+            f"{points(row.to_best_single):>24}{_told(row.calls, 7, '.2f')}{_told(row.cost, 11, '.4g')}"
+            f"{_told(row.selective_50, 7, '.1%')}{_told(row.aurc, 8, '.4f')}{_told(row.ece, 7, '.3f')}"
+            f"{_told(row.caught_20, 8, '.1%')}"
+        )
+
+
+def _told(value: float | None, width: int, form: str) -> str:
+    return f"{'-':>{width}}" if value is None else f"{value:{width}{form}}"
 
 
 def write_page(path: Path, data: str, reports: Sequence[Report]) -> None:
     """Write the figures of `coe eval routers` as one HTML file."""
     with write_atomic(path) as file:
         file.write(page(data, reports))
+
+
+def write_answers_page(path: Path, data: str, reports: Sequence[AnswerReport]) -> None:
+    """Write the figures of `coe eval answers` as one HTML file."""
+    with write_atomic(path) as file:
+        file.write(answers_page(data, reports))
 
 
 def table(rows: Sequence[Row], groups: Sequence[str]) -> Iterator[str]:

@@ -9,21 +9,20 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from composer.errors import InputError
+from composer.grid import Grid
 from composer.recorded import Recorded
+from evals.data import Data, distinct, splits
 from evals.metrics import Row
-from evals.replayed import Grid, Played, ask, consistent
+from evals.replayed import Played, ask, consistent
 from evals.ways import ONE, Cascade, Way, shown, thrifty, ways
 from routers.calibrate import CalibratedRouter, calibration_error
 from routers.coverage import Coverage
 from routers.family import PLAIN, USUAL, family, prefer
 from routers.select import ranked
 from routers.stats import bootstrap_interval, calibration_split, paired_difference
-from routers.types import Array, Indices, Outcomes, Questions, Router
+from routers.types import Array, Indices, Questions, Router
 
-TWINS = 0.95  # a profile question this near to a test question is the same question
 CONTROL = "control: labels shuffled"
-_STEP = 512
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +64,6 @@ class Report:
     gaps: tuple[Gaps, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Data:
-    questions: Questions
-    outcomes: Outcomes
-    grid: Grid
-
-    def take(self, rows: Indices) -> _Data:
-        return _Data(self.questions.take(rows), self.outcomes.take(rows), self.grid.take(rows))
-
-    @property
-    def asked(self) -> Questions:
-        """As they come at serving time: without labels."""
-        return replace(self.questions, skills=())
-
-
 def evaluate(
     record: Recorded,
     vectors: Array,
@@ -97,9 +81,9 @@ def evaluate(
     Raises InputError where a split is missing.
     """
     notes: list[str] = []
-    data = _Data(record.questions(vectors), record.outcomes, Grid.of(record))
-    profile, test = _splits(record, test_split)
-    profile = _distinct(profile, test, vectors, strict, notes)
+    data = Data.of(record, vectors)
+    profile, test = splits(record, test_split)
+    profile = distinct(profile, test, vectors, strict, notes)
     learn, check = data.take(profile), data.take(test)
     held = calibration_split(learn.questions.ids, learn.questions.vectors)
     inner, outer = learn.take(np.flatnonzero(~held)), learn.take(np.flatnonzero(held))
@@ -153,33 +137,7 @@ class _Result:
     budget: str | None = None  # what it was chosen for before the test split was opened
 
 
-def _splits(record: Recorded, test_split: str) -> tuple[Indices, Indices]:
-    split = np.array(record.split)
-    profile, test = np.flatnonzero(split == "profile"), np.flatnonzero(split == test_split)
-    for name, rows in (("profile", profile), (test_split, test)):
-        if not len(rows):
-            raise InputError(
-                f"no question is of the split {name!r}",
-                remedy=f"splits that are there: {', '.join(sorted(set(record.split)))}",
-            )
-    return profile, test
-
-
-def _distinct(profile: Indices, test: Indices, vectors: Array, strict: bool, notes: list[str]) -> Indices:
-    """The profile without near-copies of test questions."""
-    twin = np.zeros(len(profile), dtype=bool)
-    for start in range(0, len(profile), _STEP):
-        part = profile[start : start + _STEP]
-        twin[start : start + _STEP] = (vectors[part] @ vectors[test].T >= TWINS).any(axis=1)
-    if twin.any():
-        text = f"{int(twin.sum())} profile questions are near-copies of test questions (cosine {TWINS} or more)"
-        if strict:
-            raise InputError(text, remedy="remove them, or run without --strict to leave them out")
-        notes.append(f"{text}: left out")
-    return profile[~twin]
-
-
-def _choose(trials: Mapping[str, Array], held: _Data, budget: str, default: str) -> tuple[str, Way]:
+def _choose(trials: Mapping[str, Array], held: Data, budget: str, default: str) -> tuple[str, Way]:
     """The router and way with the best calibration accuracy within the budget of mean calls (`prefer` says what wins)."""
     limit = float("inf") if budget == "all" else float(budget)
     best: dict[str, tuple[Table, Way]] = {}
@@ -195,7 +153,7 @@ def _choose(trials: Mapping[str, Array], held: _Data, budget: str, default: str)
     return chosen, best[chosen][1]
 
 
-def _cheapest(trials: Mapping[str, Array], held: _Data) -> tuple[str, Way | Cascade] | None:
+def _cheapest(trials: Mapping[str, Array], held: Data) -> tuple[str, Way | Cascade] | None:
     """The router and way that cost least on calibration among those right there more often than the best single arm by
     at least one standard error (out of a hundred ways, one that is merely level there is worse elsewhere); None where
     nothing of that kind is cheaper than that arm."""
@@ -213,7 +171,7 @@ def _cheapest(trials: Mapping[str, Array], held: _Data) -> tuple[str, Way | Casc
 Table = NDArray[np.float64]
 
 
-def _references(learn: _Data, check: _Data, labelled: bool) -> list[_Result]:
+def _references(learn: Data, check: Data, labelled: bool) -> list[_Result]:
     """What routers are measured against."""
     grid, n = check.grid, len(check.questions)
     rows = np.arange(n)
@@ -249,7 +207,7 @@ def _mean_of_all(grid: Grid) -> Played:
     return Played(grid.right.mean(axis=1), np.ones(n), grid.cost.mean(axis=1), np.full(n, -1))
 
 
-def _by_category(learn: _Data, check: _Data, means: Table) -> Array:
+def _by_category(learn: Data, check: Data, means: Table) -> Array:
     """Each question's category's mean scores on the profile, [n, arm]; those of all where the profile has none of it."""
     scores = np.nan_to_num(learn.outcomes.matrix(len(learn.questions)), nan=0.0)
     own = np.array([skills[0] for skills in learn.questions.skills])
@@ -268,8 +226,8 @@ def _timed(router: Router, questions: Questions) -> tuple[Array, float]:
 
 
 def _control(
-    learn: _Data,
-    check: _Data,
+    learn: Data,
+    check: Data,
     candidates: Mapping[str, Callable[[], Router]],
     picks: Mapping[str, tuple[str, Way]],
     default: str,
@@ -283,7 +241,7 @@ def _control(
     return _Result(f"{CONTROL} ({name})", ONE.play(check.grid, scores, check.questions.ids), seconds)
 
 
-def _row(each: _Result, group: str, check: _Data, single: Played | None, category: Played | None) -> RoutingRow:
+def _row(each: _Result, group: str, check: Data, single: Played | None, category: Played | None) -> RoutingRow:
     played = each.played
     low, high = bootstrap_interval(played.right)
     count = np.bincount(played.arm[played.arm >= 0], minlength=len(check.grid.arms))
@@ -322,7 +280,7 @@ def _known(values: Table, digits: int = 4) -> float | None:
     return None if np.isnan(mean) else round(mean, digits)
 
 
-def _heat(check: _Data, record: Recorded, test: Indices) -> dict[str, dict[str, float]]:
+def _heat(check: Data, record: Recorded, test: Indices) -> dict[str, dict[str, float]]:
     category = np.array([record.category[i] or record.benchmark[i] for i in test])
     return {
         arm.name: {
@@ -334,7 +292,7 @@ def _heat(check: _Data, record: Recorded, test: Indices) -> dict[str, dict[str, 
 
 
 def _reliability(
-    make: Callable[[], Router], learn: _Data, check: _Data
+    make: Callable[[], Router], learn: Data, check: Data
 ) -> tuple[tuple[tuple[float, float, int], ...], float]:
     """Ten bins of the calibrated probabilities of the first-ranked arms, and the expected calibration error."""
     router = CalibratedRouter(make()).fit(learn.questions, learn.outcomes)
@@ -356,9 +314,9 @@ def left_out_models(
 ) -> list[RoutingRow]:
     """What adding a model later takes: for each arm the default router fitted without it, to which it is added with
     `few` profile questions, beside the router that had it, on all questions, from the start. The difference is paired."""
-    data = _Data(record.questions(vectors), record.outcomes, Grid.of(record))
-    profile, test = _splits(record, test_split)
-    profile = _distinct(profile, test, vectors, False, [])
+    data = Data.of(record, vectors)
+    profile, test = splits(record, test_split)
+    profile = distinct(profile, test, vectors, False, [])
     learn, check = data.take(profile), data.take(test)
     labelled = len(set(record.category)) > 1 and all(any(own) for own in learn.questions.skills)
     make = family(labelled)[USUAL]

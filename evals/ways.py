@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evals.replayed import Grid, Played, ask, until_two_agree, vote_weights
+from composer.grid import Grid
+from evals.replayed import Played, ask, until_two_agree
 from routers.cascade import Chain, find_chains
+from routers.evidence import vote_weights
 from routers.rules import GroupLimited, NullArm, Recruit, ReluGate, Rule, TopK, TopP, Utility
 from routers.types import Array
 

@@ -59,7 +59,7 @@ class Coverage:
         inner, outer = np.flatnonzero(~held), np.flatnonzero(held)
         self.nearest_ = Nearest().fit(questions.vectors[inner])
         self.labels_ = labels[inner] / np.maximum(labels[inner].sum(axis=1, keepdims=True), 1)
-        away, mixed = self._around(questions.vectors[outer])
+        away, mixed = self.around(questions.vectors[outer])
         self.distances_ = np.sort(away)
         self.mixed_ = _percentile(mixed, 80, 1.0)
         self.margin_ = 0.0 if scores is None else _percentile(margins(scores)[outer], 20, 0.0)
@@ -67,13 +67,13 @@ class Coverage:
 
     def signals(self, vectors: Array, scores: Array) -> Signals:
         """The signals of questions with these vectors [n, dim] and scores [n, arm]."""
-        away, mixed = self._around(vectors)
+        away, mixed = self.around(vectors)
         beyond = len(self.distances_) - np.searchsorted(self.distances_, away, side="left")
         gap = (1 + beyond) / (len(self.distances_) + 1)
         margin = margins(scores)
         return Signals(gap, margin, mixed, gap < self.alarm, (margin < self.margin_) | (mixed > self.mixed_))
 
-    def _around(self, vectors: Array) -> tuple[Table, Table]:
+    def around(self, vectors: Array) -> tuple[Table, Table]:
         """Mean distance to the k nearest, and the normalised entropy of their labels."""
         if not len(vectors):
             return np.zeros(0), np.zeros(0)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routers.perarm import Table
-from routers.types import Indices
+from routers.types import Array, Indices
 
 FREE = 10  # answers that a wrong arm may spread over where there are no options to choose from
 _EDGE = 0.02
@@ -41,7 +41,7 @@ def best_slot(worth: Table, first: NDArray[np.bool_]) -> Indices:
     return np.where(first.any(axis=1), close.argmax(axis=1), -1)
 
 
-def vote_weights(probable: Table, options: Indices) -> Table:
+def vote_weights(probable: Table | Array, options: Indices) -> Table:
     """How much an arm's answer counts, [n, T]: log(P (m - 1) / (1 - P)) for m options, the log-likelihood ratio of its
     answer being right against each wrong one where wrong answers spread evenly (weighted majority, Nitzan and Paroush
     1982, for more than two answers). At least a little above 0: no answer counts against itself."""

@@ -65,7 +65,7 @@ class HierarchicalRouter(PerArm):
 
     def _score(self, questions: Questions) -> Table:
         assert self.finder_ is not None
-        weights = self.finder_.find(questions.vectors).weights
+        weights = self.finder_.weights(questions.vectors)
         share = np.stack([column["share"] for column in self.columns_], axis=1)
         overall = np.array([float(column["overall"]) for column in self.columns_])
         found: Table = weights @ share + (1 - weights.sum(axis=1, keepdims=True)) * overall

@@ -140,7 +140,7 @@ class SkillRouter:
 
     def _weights(self, finder: SkillFinder, questions: Questions) -> Table:
         if self.keywords_ is None:
-            return finder.find(questions.vectors).weights
+            return finder.weights(questions.vectors)
         return self.keywords_.weights(questions.text)
 
     def _power(self, records: Records, weights: Table) -> Table:

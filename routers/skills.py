@@ -82,6 +82,20 @@ class SkillFinder:
 
     def find(self, vectors: Array, *, nearest: int = 3) -> Found:
         """The skills of texts given as unit rows [n, dim]; raises NotFittedError before `fit`."""
+        cosine = self._cosine(vectors)
+        weights, near = self._weights(cosine)
+        columns = [np.flatnonzero(self.labels_[:, column]) for column in range(len(self.skills_))]
+        similarity = np.stack([cosine[:, rows].max(axis=1, initial=-1) for rows in columns], axis=1)
+        wanted = min(nearest, cosine.shape[1])
+        order = np.argpartition(-cosine, wanted - 1, axis=1)[:, :wanted]
+        order = np.take_along_axis(order, np.argsort(-np.take_along_axis(cosine, order, 1), axis=1, kind="stable"), 1)
+        return Found(self.skills_, weights, similarity, self.rows_[order], np.take_along_axis(cosine, order, 1), near)
+
+    def weights(self, vectors: Array) -> Table:
+        """Only the weights of `find`, [n, skill]: what a decision needs."""
+        return self._weights(self._cosine(vectors))[0]
+
+    def _cosine(self, vectors: Array) -> Table:
         if not self.skills_:
             raise NotFittedError("the skill finder has not been fitted\n  next: call fit(questions)")
         if vectors.shape[1:] != self.vectors_.shape[1:]:
@@ -90,15 +104,13 @@ class SkillFinder:
                 "  next: embed both with the same encoder"
             )
         cosine: Table = vectors.astype(np.float64) @ self.vectors_.T
+        return cosine
+
+    def _weights(self, cosine: Table) -> tuple[Table, NDArray[np.bool_]]:
         near = cosine.max(axis=1) >= self.floor_
         weights = _shares(np.maximum(self._kernel(cosine) @ self.pull_, 0))
         weights[~near] = 0
-        columns = [np.flatnonzero(self.labels_[:, column]) for column in range(len(self.skills_))]
-        similarity = np.stack([cosine[:, rows].max(axis=1, initial=-1) for rows in columns], axis=1)
-        wanted = min(nearest, cosine.shape[1])
-        order = np.argpartition(-cosine, wanted - 1, axis=1)[:, :wanted]
-        order = np.take_along_axis(order, np.argsort(-np.take_along_axis(cosine, order, 1), axis=1, kind="stable"), 1)
-        return Found(self.skills_, weights, similarity, self.rows_[order], np.take_along_axis(cosine, order, 1), near)
+        return weights, near
 
     def _kernel(self, cosine: Table) -> Table:
         near: Table = np.exp((cosine - 1) / self.width)

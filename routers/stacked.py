@@ -18,6 +18,7 @@ from routers.stats import differences, folds
 from routers.types import Arm, Array, Outcomes, Questions, Reason, Router
 
 _PARTS = 4
+_TELLING = 0.06  # the share of all weights under which a member is left out
 _LEAST = 40  # questions, under which weights would be learnt from noise: all members count the same
 
 
@@ -184,7 +185,12 @@ class StackedRouter:
         columns = [(differences(own + hidden) - differences(base + hidden))[seen] for own in foretold]
         from scipy.optimize import nnls  # noqa: PLC0415 - a quarter of a second
 
-        weights: Table = nnls(np.stack(columns, axis=1), target[seen])[0]
+        design = np.stack(columns, axis=1)
+        weights: Table = nnls(design, target[seen])[0]
+        telling = weights >= _TELLING * weights.sum()
+        if telling.any() and not telling.all():  # the others would cost every decision more than they tell
+            weights = np.zeros(len(self.members))
+            weights[telling] = nnls(design[:, telling], target[seen])[0]
         return weights
 
 

@@ -10,6 +10,7 @@ from typing import Protocol, Self, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from composer.errors import InputError
 from routers.types import Arm, Indices
 
 Table = NDArray[np.float64]
@@ -58,6 +59,17 @@ class Ballots:
             traits=self.traits[rows],
             skill=None if self.skill is None else self.skill[rows],
         )
+
+    def places(self, names: Sequence[str]) -> Indices:
+        """`arm` as places in `names`, those that an aggregator was fitted on. Raises InputError for an arm that is not
+        among them."""
+        column = {name: place for place, name in enumerate(names)}
+        if strange := [arm.name for arm in self.arms if arm.name not in column]:
+            raise InputError(
+                f"the aggregator has not seen {', '.join(strange[:3])}", remedy="fit it again: coe fit answers"
+            )
+        here = np.array([column[arm.name] for arm in self.arms] or [0])
+        return np.where(self.arm >= 0, here[np.maximum(self.arm, 0)], -1)
 
     def until(self, asked: Indices) -> Ballots:
         """Only the first `asked` [n] drafts of each question."""

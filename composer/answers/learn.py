@@ -8,12 +8,15 @@ from typing import Any, Self
 import numpy as np
 
 from composer.answers.ballots import Ballots, Table, Verdicts
+from composer.answers.vote import LogOdds
 from composer.errors import InputError
 from routers.evidence import best_slot, equal_answers, evidence
 from routers.types import Indices
 
 _TREES, _RATE, _DEPTH, _LEAST = 200, 0.05, 3, 30
-_EDGE = 1e-6
+_EDGE = 1e-3
+_PLAIN = 5  # columns of the regression
+_MOST = 60_000  # rows: more take minutes and change little
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +41,11 @@ class _Tree:
 
 @dataclass(slots=True)
 class Learnt:
-    """Gradient-boosted trees (scikit-learn) over one row per distinct answer of a question: how many say it and the
-    runner-up, the log-odds weights and the posterior of independent arms (`routers.evidence`), who says it and who says
-    otherwise, the router's scores of these, how long their drafts are for them, and what the option looks like.
+    """Logistic regression, corrected by gradient-boosted trees (scikit-learn), over one row per distinct answer of a
+    question. The regression sees how many say it and the posteriors of independent arms, by the router's scores and by
+    the arms' records on the skill (`LogOdds`); the trees also see who says it and who says otherwise, the scores of
+    these, how long their drafts are for them, and what the option looks like. With few questions there is little for the
+    trees to correct.
 
     Source: ours; stacking over answers in the sense of LLM-Blender's rankers, with features that need no text. `fit` is
     given drafts in plan order and also learns from their beginnings (one draft, two drafts …), so that it may be asked
@@ -49,7 +54,8 @@ class Learnt:
     """
 
     seed: int = 0
-    start_: float = field(default=0.0, init=False, repr=False, compare=False)
+    base_: LogOdds = field(default_factory=LogOdds, init=False, repr=False, compare=False)
+    start_: Table = field(default_factory=lambda: np.zeros(_PLAIN + 1), init=False, repr=False, compare=False)
     trees_: tuple[_Tree, ...] = field(default=(), init=False, repr=False, compare=False)
     arms_: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
     length_: Table = field(default_factory=lambda: np.zeros((2, 0)), init=False, repr=False, compare=False)
@@ -58,28 +64,34 @@ class Learnt:
         """Learn from every beginning of every question's drafts; the scores should be of a router that was not fitted on
         these questions. Raises InputError when all answers are right, or all wrong."""
         from sklearn.ensemble import GradientBoostingClassifier  # noqa: PLC0415 - half a second
+        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415
 
         self.arms_ = tuple(arm.name for arm in ballots.arms)
         self.length_ = _lengths(ballots)
-        parts = [self._rows(ballots.until(np.full(len(ballots), seen + 1))) for seen in range(ballots.arm.shape[1])]
+        self.base_ = LogOdds().fit(ballots, right)
+        parts = [self._rows(ballots.until(np.full(len(ballots), seen))) for seen in _beginnings(ballots.arm.shape[1])]
         rows = np.concatenate([part for _, _, part in parts])
         target = np.concatenate([right[question, slot] for question, slot, _ in parts]) >= 0.5
+        if len(rows) > _MOST:
+            some = np.sort(np.random.default_rng(self.seed).permutation(len(rows))[:_MOST])
+            rows, target = rows[some], target[some]
         if target.all() or not target.any():
             raise InputError(
                 f"all {len(target)} answers are {'right' if target.any() else 'wrong'}: there is nothing to learn from",
                 remedy="measure questions of mixed difficulty",
             )
+        first = LogisticRegression(C=1.0, max_iter=1000).fit(rows[:, :_PLAIN], target)
+        self.start_ = np.concatenate([first.coef_[0], first.intercept_])
         model = GradientBoostingClassifier(
+            init=_Start(first),
             n_estimators=_TREES,
             learning_rate=_RATE,
             max_depth=_DEPTH,
             subsample=0.5,
             max_features=0.2,
-            min_samples_leaf=min(_LEAST, max(1, len(rows) // 20)),
+            min_samples_leaf=min(max(_LEAST, len(rows) // 200), max(1, len(rows) // 20)),
             random_state=self.seed,
         ).fit(rows, target)
-        share = np.clip(target.mean(), _EDGE, 1 - _EDGE)
-        self.start_ = float(np.log(share / (1 - share)))
         self.trees_ = tuple(_tree(each.tree_) for each in model.estimators_[:, 0])
         return self
 
@@ -95,7 +107,7 @@ class Learnt:
         return Verdicts(slot, sure)
 
     def _probable(self, rows: Table) -> Table:
-        total = np.full(len(rows), self.start_)
+        total = rows[:, :_PLAIN] @ self.start_[:-1] + self.start_[-1]
         rows = rows.astype(np.float32)  # as scikit-learn compares them with thresholds
         for tree in self.trees_:
             total += _RATE * tree.at(rows)
@@ -104,15 +116,9 @@ class Learnt:
 
     def _rows(self, ballots: Ballots) -> tuple[Indices, Indices, Table]:
         """One row per distinct answer: its question, the slot that gave it first, and its features."""
-        names = {name: place for place, name in enumerate(self.arms_)}
-        if not names:
+        if not self.arms_:
             raise InputError("the learnt aggregator has not been fitted", remedy="coe fit answers")
-        if strange := [arm.name for arm in ballots.arms if arm.name not in names]:
-            raise InputError(
-                f"the learnt aggregator has not seen {', '.join(strange[:3])}", remedy="fit it again: coe fit answers"
-            )
-        column = np.array([names[arm.name] for arm in ballots.arms])
-        arm = np.where(ballots.arm >= 0, column[np.maximum(ballots.arm, 0)], -1)
+        arm = ballots.places(self.arms_)
         found = evidence(ballots.score, ballots.code, ballots.options)
         same = equal_answers(ballots.code)
         answered = ballots.code >= 0
@@ -130,18 +136,22 @@ class Learnt:
         votes, weight = found.votes[question, slot], found.weight[question, slot]
         asked = (arm >= 0).sum(axis=1)[question]
         rival, heaviest = rivals.max(axis=1, initial=0), heavy.max(axis=1, initial=0.0)
+        known = self.base_.evidence(ballots)
         columns = [
+            _logit(found.probable[question, slot]),  # the first ones are the regression's: `_PLAIN`
+            _logit(known.probable[question, slot]),
+            votes / np.maximum(asked, 1),
+            (votes - rival) / np.maximum(asked, 1),
+            weight - heaviest,
+            known.weight[question, slot],
             votes,
             rival,
             votes - rival,
-            votes / np.maximum(asked, 1),
             asked,
             found.first.sum(axis=1)[question],
             ((arm >= 0) & ~answered).sum(axis=1)[question],
             weight,
             heaviest,
-            weight - heaviest,
-            found.probable[question, slot],
             (says * score).max(axis=1, initial=0.0),
             (against * score).max(axis=1, initial=0.0),
             (says * score).sum(axis=1) / np.maximum(votes, 1),
@@ -151,7 +161,7 @@ class Learnt:
             ballots.options[question],
             *ballots.traits[question, slot].T,
         ]
-        voices = np.zeros((len(question), len(names)))
+        voices = np.zeros((len(question), len(self.arms_)))
         silent = np.zeros_like(voices)
         lengths = np.zeros_like(voices)
         for at in range(ballots.arm.shape[1]):
@@ -162,6 +172,36 @@ class Learnt:
             silent[spot] += ~answered[question[known], at]
             lengths[spot] = length[known, at]
         return question, slot, np.column_stack([*columns, voices, silent, lengths])
+
+
+def _logit(probable: Table) -> Table:
+    inside = np.clip(probable, _EDGE, 1 - _EDGE)
+    found: Table = np.log(inside / (1 - inside))
+    return found
+
+
+class _Start:
+    """A fitted regression on the first columns, as the boosting wants what it starts from."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def fit(self, rows: Table, target: Table, sample_weight: Table | None = None) -> _Start:
+        """It is fitted already."""
+        return self
+
+    def predict_proba(self, rows: Table) -> Table:
+        """[n, 2]."""
+        found: Table = self.model.predict_proba(rows[:, :_PLAIN])
+        return found
+
+
+def _beginnings(most: int) -> list[int]:
+    """How many drafts to look at: each count up to four, then each half as many again, and all."""
+    found = [1]
+    while found[-1] < most:
+        found.append(min(most, max(found[-1] + 1, found[-1] * 3 // 2)))
+    return found
 
 
 def _lengths(ballots: Ballots) -> Table:

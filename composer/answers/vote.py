@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 
 from composer.answers.ballots import Ballots, Table, Verdicts
-from routers.evidence import best_slot, equal_answers, evidence, first_slots
+from routers.evidence import Evidence, best_slot, equal_answers, evidence, first_slots
 from routers.types import Indices
 
 _PRIOR = 10.0  # pseudo-answers towards the arm's overall share, where a skill's record is short
@@ -58,6 +58,8 @@ class LogOdds:
     overall share; unfitted, P is the router's score. Sure: the posterior."""
 
     share_: Table | None = field(default=None, init=False, repr=False, compare=False)
+    arms_: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
+    skills_: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def fit(self, ballots: Ballots, right: Table) -> Self:
         """Learn the shares, [skill + 1, arm], the last row overall."""
@@ -71,20 +73,26 @@ class LogOdds:
             np.add.at(count, (place[known], arm[known]), 1)
             np.add.at(sums, (place[known], arm[known]), marks[known])
         overall = (sums[-1] + 1) / (count[-1] + 2)
+        self.arms_, self.skills_ = tuple(arm.name for arm in ballots.arms), ballots.skills
         self.share_ = np.vstack([(sums[:-1] + _PRIOR * overall) / (count[:-1] + _PRIOR), overall])
         return self
 
     def combine(self, ballots: Ballots) -> Verdicts:
         """The first draft of the most probable answer."""
-        found = evidence(self._score(ballots), ballots.code, ballots.options)
-        slot = found.top
-        return Verdicts(slot, _at(found.probable, slot))
+        found = self.evidence(ballots)
+        return Verdicts(found.top, _at(found.probable, found.top))
+
+    def evidence(self, ballots: Ballots) -> Evidence:
+        """Votes, weights and posteriors of all answers."""
+        return evidence(self._score(ballots), ballots.code, ballots.options)
 
     def _score(self, ballots: Ballots) -> Table:
         if self.share_ is None:
             return ballots.score
+        column = {name: place for place, name in enumerate(self.skills_)}
+        own = np.array([column.get(name, -1) for name in ballots.skills] + [-1])  # the last row: overall
         skill = np.full(len(ballots), -1) if ballots.skill is None else ballots.skill
-        scores: Table = self.share_[skill[:, None], np.maximum(ballots.arm, 0)]  # -1 is the last row: overall
+        scores: Table = self.share_[own[skill][:, None], np.maximum(ballots.places(self.arms_), 0)]
         return scores
 
 
@@ -113,6 +121,7 @@ class DawidSkene:
 
     rounds: int = 20
     accuracy_: Table | None = field(default=None, init=False, repr=False, compare=False)
+    arms_: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def fit(self, ballots: Ballots, right: Table) -> Self:
         """Find the arms' accuracies on these ballots; `right` is not looked at."""
@@ -124,14 +133,14 @@ class DawidSkene:
             found = evidence(accuracy[place], ballots.code, ballots.options)
             count = np.bincount(place[here], minlength=arms)
             accuracy = (np.bincount(place[here], found.probable[here], arms) + 1) / (count + 2)
-        self.accuracy_ = accuracy
+        self.accuracy_, self.arms_ = accuracy, tuple(arm.name for arm in ballots.arms)
         return self
 
     def combine(self, ballots: Ballots) -> Verdicts:
         """The first draft of the most probable answer; unfitted, the accuracies are those of these ballots."""
         if self.accuracy_ is None:
             return DawidSkene(self.rounds).fit(ballots, ballots.score).combine(ballots)
-        found = evidence(self.accuracy_[np.maximum(ballots.arm, 0)], ballots.code, ballots.options)
+        found = evidence(self.accuracy_[np.maximum(ballots.places(self.arms_), 0)], ballots.code, ballots.options)
         return Verdicts(found.top, _at(found.probable, found.top))
 
 

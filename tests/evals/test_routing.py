@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 from composer.errors import InputError
+from composer.grid import Grid
 from composer.recorded import Recorded
 from evals.recorded import check_calls
-from evals.replayed import Grid, ask, until_two_agree, vote_weights
+from evals.replayed import ask, until_two_agree
 from evals.report import routing_table, write_json, write_page
 from evals.routing import Report, evaluate, left_out_models
 from evals.ways import ways
+from routers.evidence import vote_weights
 from routers.family import PLAIN
 from routers.testing import simulate
 from routers.types import Arm, Array, Outcomes
@@ -181,7 +183,10 @@ def test_rows_are_written_in_the_common_form(report: Report, tmp_path: Path) -> 
 
 def grid(codes: list[list[int]], right: list[list[float]]) -> Grid:
     arms = tuple(Arm(name) for name in "abcd"[: len(codes[0])])
-    return Grid(arms, np.array(right), np.array(codes), np.ones((len(codes), len(arms))), np.full(len(codes), 4), True)
+    ones = np.ones((len(codes), len(arms)))
+    looks = np.zeros((*ones.shape, 4))
+    options = np.full(len(codes), 4)
+    return Grid(arms, np.array(right), np.array(codes), ones, ones.astype(np.int64), looks, options, True)
 
 
 def test_equal_answers_add_up_and_none_agrees_with_nobody() -> None:

@@ -1,0 +1,95 @@
+"""Recorded answers as a table [question, arm]: what every way to ask and to combine can be rehearsed on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from composer.answers.ballots import TRAITS, Ballots, Table, traits
+from composer.recorded import Recorded
+from routers.types import Arm, Array, Indices
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Recorded answers, [question, arm] each: `right` (0 where the arm was not run), `code` (equal answers of a question
+    have equal numbers; -1 where none could be extracted), `cost` (USD where the record has prices, else characters),
+    `length` in characters, `looks` [question, arm, 4] of the option chosen (`TRAITS`); `options` [question]; `voted`:
+    answers are known. `skill` [question] is a place in `skills`, -1 unknown; None: nobody looked."""
+
+    arms: tuple[Arm, ...]
+    right: Table
+    code: Indices
+    cost: Table
+    length: Indices
+    looks: Table
+    options: Indices
+    voted: bool
+    skills: tuple[str, ...] = ()
+    skill: Indices | None = None
+
+    @classmethod
+    def of(cls, record: Recorded) -> Grid:
+        """The first sample of every cell."""
+        outcomes = record.outcomes
+        first = outcomes.sample == 0
+        question, arm = outcomes.question[first], outcomes.arm[first]
+        shape = (len(record), len(outcomes.arms))
+        right, cost = np.zeros(shape), np.zeros(shape)
+        code, length = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.int64)
+        said: list[list[str | None]] = [[None] * shape[1] for _ in range(shape[0])]
+        known: dict[str, int] = {}
+        numbers = [-1 if answer is None else known.setdefault(answer, len(known)) for answer in outcomes.answer]
+        right[question, arm] = outcomes.score[first]
+        code[question, arm] = np.array(numbers, dtype=np.int64)[first]
+        priced = not bool(np.isnan(outcomes.cost).any())
+        cost[question, arm] = (outcomes.cost if priced else outcomes.length)[first]
+        length[question, arm] = outcomes.length[first]
+        for cell in np.flatnonzero(first):
+            said[int(outcomes.question[cell])][int(outcomes.arm[cell])] = outcomes.answer[cell]
+        looks = np.zeros((*shape, len(TRAITS)))
+        for row in np.flatnonzero(record.options > 1):
+            looks[row] = traits(record.text[int(row)], said[int(row)])
+        return cls(outcomes.arms, right, code, cost, length, looks, record.options, record.voted)
+
+    def take(self, rows: Indices) -> Grid:
+        """The questions at `rows`."""
+        return replace(
+            self,
+            right=self.right[rows],
+            code=self.code[rows],
+            cost=self.cost[rows],
+            length=self.length[rows],
+            looks=self.looks[rows],
+            options=self.options[rows],
+            skill=None if self.skill is None else self.skill[rows],
+        )
+
+    def only(self, arms: Indices) -> Grid:
+        """The arms at these places."""
+        return replace(
+            self,
+            arms=tuple(self.arms[int(place)] for place in arms),
+            right=self.right[:, arms],
+            code=self.code[:, arms],
+            cost=self.cost[:, arms],
+            length=self.length[:, arms],
+            looks=self.looks[:, arms],
+        )
+
+    def ballots(self, place: Indices, scores: Array) -> Ballots:
+        """What the arms at `place` [n, T] (plan order, -1: nobody) answered; `scores` [n, arm] are the router's."""
+        rows, own = np.arange(len(place))[:, None], np.maximum(place, 0)
+        asked = place >= 0
+        return Ballots(
+            arms=self.arms,
+            arm=place,
+            code=np.where(asked, self.code[rows, own], -1),
+            score=np.where(asked, scores.astype(np.float64)[rows, own], 0.0),
+            length=np.where(asked, self.length[rows, own], 0),
+            options=self.options,
+            traits=np.where(asked[:, :, None], self.looks[rows, own], 0.0),
+            skills=self.skills,
+            skill=self.skill,
+        )

@@ -1,0 +1,177 @@
+"""Ways to ask and to combine, rehearsed on recorded answers: what a pipeline would be worth before any token is spent."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from composer.answers.ballots import Aggregator, Learning, Table
+from composer.answers.learn import Learnt
+from composer.answers.vote import BestScored, DawidSkene, LogOdds, Majority, Weighted
+from composer.grid import Grid
+from routers.policy import Fixed
+from routers.rules import NullArm, TopK
+from routers.select import ranked
+from routers.skills import SkillFinder
+from routers.stats import folds
+from routers.stopping import Agreeing, Cascade, Posterior, Worth, rehearse
+from routers.types import Array, Indices, Outcomes, Policy, Questions, Router
+
+PARTS = 4
+_PRICES = (0.002, 0.005, 0.01, 0.02, 0.04)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Whom to ask, when to stop, and how to combine: a policy and an aggregator, with the names the registry knows them
+    by."""
+
+    asking: str
+    policy: Policy
+    by: str
+    aggregator: Aggregator
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.asking}, {self.by}"
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What a plan came to, per question [n]: right (0 to 1), calls, cost, how sure it was, and whom it asked [n, T]."""
+
+    right: Table
+    calls: Table
+    cost: Table
+    sure: Table
+    place: Indices
+
+
+def cross_scores(make: Callable[[], Router], questions: Questions, outcomes: Outcomes) -> Array:
+    """Every question's scores by a router that was fitted without it (and without its near-duplicates), [n, arm]."""
+    parts = folds(questions.ids, questions.vectors, PARTS)
+    found = np.zeros((len(questions), len(outcomes.arms)), dtype=np.float32)
+    for part in range(PARTS):
+        inner, outer = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
+        if len(outer):
+            router = make().fit(questions.take(inner), outcomes.take(inner))
+            found[outer] = router.score(replace(questions.take(outer), skills=()))
+    return found
+
+
+def with_skills(grid: Grid, finder: SkillFinder, vectors: Array) -> Grid:
+    """The grid with the skill that is found in each question (labels are not known when questions come)."""
+    weights = finder.weights(vectors)
+    return replace(grid, skills=finder.skills_, skill=np.where(weights.any(axis=1), weights.argmax(axis=1), -1))
+
+
+def policies(arms: int) -> dict[str, Policy]:
+    """The policies that are worth trying with so many arms, unfitted."""
+    found: dict[str, Policy] = {f"{k} at once": Fixed(TopK(k)) for k in sorted({1, 2, 3, 5, arms}) if k <= arms}
+    if arms < 3:
+        return found
+    for price in (0.02, 0.05, 0.1):
+        found[f"null arm {price}"] = Fixed(NullArm(price, arms))
+    found["until two agree"] = Agreeing(2, arms)
+    found["until three agree"] = Agreeing(min(3, arms), arms)
+    found["until the vote is decided"] = Agreeing(arms // 2 + 1, arms)
+    for confidence in (0.8, 0.9, 0.95):
+        found[f"posterior {confidence}"] = Posterior(confidence, 2, arms)
+    for price in _PRICES:
+        found[f"cascade {price}"] = Cascade(price, arms)
+        found[f"worth {price}"] = Worth(price, arms)
+    return found
+
+
+def aggregators() -> dict[str, Aggregator]:
+    """The aggregators that are worth trying, unfitted."""
+    return {
+        "majority": Majority(),
+        "weighted": Weighted(),
+        "log-odds": LogOdds(),
+        "dawid-skene": DawidSkene(),
+        "learnt": Learnt(),
+    }
+
+
+def fit_aggregators(grid: Grid, scores: Array, made: dict[str, Aggregator]) -> dict[str, Aggregator]:
+    """Those that learn, fitted on all drafts of these questions in the order of their scores."""
+    place = ranked(scores, grid.arms)
+    ballots, right = grid.ballots(place, scores), np.take_along_axis(grid.right, place, axis=1)
+    return {
+        name: copy.deepcopy(each).fit(ballots, right) if isinstance(each, Learning) else each
+        for name, each in made.items()
+    }
+
+
+def fit_policies(grid: Grid, scores: Array, made: dict[str, Policy]) -> dict[str, Policy]:
+    """Those that learn, fitted on what the most probable answer after 1, 2 … drafts is worth."""
+    place = ranked(scores, grid.arms)
+    code = np.take_along_axis(grid.code, place, axis=1)
+    ballots, right = grid.ballots(place, scores), np.take_along_axis(grid.right, place, axis=1)
+    worth = np.zeros(code.shape)
+    for seen in range(code.shape[1]):
+        slot = LogOdds().combine(ballots.until(np.full(len(code), seen + 1))).slot
+        worth[:, seen] = _at(right, slot)
+    return {
+        name: each.fit(scores, grid.arms, code, worth) if isinstance(each, Cascade | Worth) else each
+        for name, each in made.items()
+    }
+
+
+def ask(policy: Policy, grid: Grid, scores: Array) -> Indices:
+    """Whom the policy asks, [n, T] in plan order."""
+    return rehearse(policy, scores, grid.arms, grid.code)[0]
+
+
+def combine(aggregator: Aggregator, grid: Grid, scores: Array, place: Indices) -> Played:
+    """What the aggregator makes of the drafts of the arms at `place`."""
+    ballots = grid.ballots(place, scores)
+    verdicts = aggregator.combine(ballots)
+    rows, own, asked = np.arange(len(place))[:, None], np.maximum(place, 0), place >= 0
+    return Played(
+        right=_at(np.where(asked, grid.right[rows, own], 0.0), verdicts.slot),
+        calls=asked.sum(axis=1).astype(np.float64),
+        cost=np.where(asked, grid.cost[rows, own], 0.0).sum(axis=1),
+        sure=verdicts.sure,
+        place=place,
+    )
+
+
+def play(plan: Plan, grid: Grid, scores: Array) -> Played:
+    """The whole plan on these questions."""
+    return combine(plan.aggregator, grid, scores, ask(plan.policy, grid, scores))
+
+
+def front(tried: Sequence[tuple[Plan, Played]]) -> list[tuple[Plan, Played]]:
+    """The plans that no plan with fewer calls is as often right as, fewest calls first."""
+    best, kept = -1.0, []
+    for plan, played in sorted(tried, key=lambda pair: (pair[1].calls.mean(), -pair[1].right.mean(), pair[0].name)):
+        if played.right.mean() > best + 1e-12:
+            best = float(played.right.mean())
+            kept.append((plan, played))
+    return kept
+
+
+def every_plan(
+    asking: dict[str, Policy], combining: dict[str, Aggregator], grid: Grid, scores: Array
+) -> list[tuple[Plan, Played]]:
+    """All policies with all aggregators on these questions; one call needs no aggregator."""
+    found = []
+    for name, policy in asking.items():
+        place = ask(policy, grid, scores)
+        alone = place.shape[1] < 2
+        for by, aggregator in ({"best": BestScored()} if alone else combining).items():
+            found.append((Plan(name, policy, by, aggregator), combine(aggregator, grid, scores, place)))
+    return found
+
+
+def _at(values: Table, slot: Indices) -> Table:
+    if not values.shape[1]:
+        return np.zeros(len(slot))
+    found: Table = np.where(slot >= 0, values[np.arange(len(slot)), np.maximum(slot, 0)], 0.0)
+    return found

@@ -1,0 +1,425 @@
+"""`coe eval answers`: what asking several and combining is worth on recorded answers. Chosen before the test split."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+import numpy as np
+
+from composer.answers.ballots import Aggregator, Table
+from composer.answers.signals import Sureness, aurc, aurc_difference, caught, risk_coverage, selective
+from composer.answers.vote import BestScored, Majority
+from composer.errors import InputError
+from composer.grid import Grid
+from composer.recorded import Recorded
+from composer.tune import (
+    Plan,
+    Played,
+    aggregators,
+    combine,
+    cross_scores,
+    every_plan,
+    fit_aggregators,
+    fit_policies,
+    play,
+    policies,
+    with_skills,
+)
+from evals.data import Data, distinct, splits
+from evals.metrics import Row
+from routers.calibrate import calibration_error
+from routers.coverage import Coverage
+from routers.family import USUAL, family, prefer
+from routers.select import ranked
+from routers.skills import SkillFinder
+from routers.stats import bootstrap_interval, calibration_split, paired_difference
+from routers.types import Array
+
+MAJORITY, SINGLE = "majority of all", "best-single"
+DEFAULTS = {"1": ("1 at once", "best"), "some": ("until two agree", "learnt"), "all": ("all at once", "learnt")}
+_CONTESTED = 12
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRow(Row):
+    """A row of the common form, and what answering adds. `policy` and `aggregator` name the plan, `budget` what it was
+    chosen for; `cost` per question in USD, else characters. `selective_50`: share right of the surer half; `aurc`: area
+    under the risk-coverage curve (lower is better); `ece`: expected calibration error of P(right), and of the questions
+    inside, on a border of, and outside what the profile covers; `caught_20`: of the errors that 20 % flagging could catch
+    at most, the share caught. Differences are paired: (mean, low, high)."""
+
+    policy: str = ""
+    aggregator: str = ""
+    budget: str | None = None
+    cost: float | None = None
+    selective_50: float | None = None
+    aurc: float | None = None
+    ece: float | None = None
+    ece_where: Mapping[str, float] | None = None
+    caught_20: float | None = None
+    to_majority: tuple[float, float, float] | None = None
+    to_best_single: tuple[float, float, float] | None = None
+    aurc_to_vote_share: tuple[float, float, float] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contested:
+    """A question on which the drafts disagree most: its text, (arm, answer, right) of each draft, and what was taken."""
+
+    text: str
+    drafts: tuple[tuple[str, str, bool], ...]
+    taken: str
+    sure: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerReport:
+    """The evaluation of one pool: rows, notes, and what the page draws: `curves` of risk over coverage, the share of
+    questions on which two arms agree, and the most contested questions."""
+
+    group: str
+    rows: tuple[AnswerRow, ...]
+    notes: tuple[str, ...]
+    curves: Mapping[str, tuple[tuple[float, float], ...]]
+    agreement: Mapping[str, Mapping[str, float]]
+    contested: tuple[Contested, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Questions of one split with a router's scores of them."""
+
+    grid: Grid
+    scores: Array
+
+
+def evaluate(
+    record: Recorded,
+    vectors: Array,
+    *,
+    group: str,
+    calls: Sequence[str] = ("1", "3", "50%", "75%", "all"),
+    test_split: str = "dev",
+    strict: bool = False,
+    say: Callable[[str], None] = lambda _text: None,
+) -> AnswerReport:
+    """Rehearse every policy with every aggregator on a fifth of the profile that they were not fitted on, choose one per
+    budget of mean calls, fit it on the whole profile, and open the test split.
+
+    The router is the default of `coe eval routers`; a question's scores come from one that was fitted without it. Raises
+    InputError where a split is missing or nobody's answers were recorded.
+    """
+    if not record.voted:
+        raise InputError(
+            f"{group} has scores but no answers: there is nothing to combine", remedy="use `coe eval routers` for it"
+        )
+    notes: list[str] = []
+    data = Data.of(record, vectors)
+    profile, test = splits(record, test_split)
+    profile = distinct(profile, test, vectors, strict, notes)
+    learn, check = data.take(profile), data.take(test)
+    labelled = len(set(record.category)) > 1 and all(any(own) for own in learn.questions.skills)
+    make = family(labelled)[USUAL]
+    say(f"{group}: scoring every profile question by a router that has not seen it")
+    scores = cross_scores(make, learn.questions, learn.outcomes)
+    grid = learn.grid
+    if labelled:
+        finder = SkillFinder(floor=-1.0).fit(learn.questions)
+        grid = with_skills(grid, finder, learn.questions.vectors)
+    held = calibration_split(learn.questions.ids, learn.questions.vectors)
+    inner, outer = np.flatnonzero(~held), np.flatnonzero(held)
+    say(f"{group}: choosing on {len(outer)} calibration questions")
+    trial = _rehearsed(_Part(grid.take(inner), scores[inner]), _Part(grid.take(outer), scores[outer]))
+    chosen = {budget: _choose(trial, budget, len(grid.arms)) for budget in dict.fromkeys(calls)}
+    whole = _Part(grid, scores)
+    asking = fit_policies(grid, scores, policies(len(grid.arms)))
+    combining = fit_aggregators(grid, scores, aggregators())
+    coverage = Coverage().fit(learn.questions)
+    calibrated = {
+        name: _sureness(trial[name][1], coverage, learn.questions.vectors[outer])
+        for name in {*chosen.values(), _all(grid)}
+    }
+    # from here on the test split is open: nothing below changes what was chosen
+    say(f"{group}: testing")
+    router = make().fit(learn.questions, learn.outcomes)
+    there = with_skills(check.grid, finder, check.questions.vectors) if labelled else check.grid
+    tested = _Part(there, router.score(check.asked))
+    results: dict[str, tuple[Plan | None, Played]] = dict(_references(whole, tested))
+    for by, aggregator in combining.items():
+        results[f"all at once, {by}"] = _run(Plan("all at once", asking[_every(grid)], by, aggregator), tested)
+    for name in ("until two agree", "until the vote is decided", "posterior 0.95"):
+        if name in asking:
+            results[f"{name}, learnt"] = _run(Plan(name, asking[name], "learnt", combining["learnt"]), tested)
+    budgets: dict[str, str] = {}
+    for budget, (policy, by) in chosen.items():
+        system = f"chosen for {budget}: {policy}, {by}"
+        results[system] = _run(Plan(policy, asking[policy], by, {"best": BestScored(), **combining}[by]), tested)
+        budgets[system] = budget
+    majority, single = results[MAJORITY][1], results[SINGLE][1]
+    around = coverage.signals(check.questions.vectors, tested.scores)
+    rows = []
+    for system, (plan, played) in results.items():
+        sure = calibrated.get((plan.asking, plan.by)) if plan is not None and system in budgets else None
+        rows.append(
+            _row(
+                system,
+                group,
+                plan,
+                played,
+                majority,
+                single,
+                budgets.get(system),
+                sure,
+                coverage,
+                check.questions.vectors,
+                around.outside,
+                around.border,
+            )
+        )
+    best = next(name for name in reversed(results) if name in budgets)
+    curves = {name: _curve(results[name][1]) for name in (MAJORITY, *budgets)}
+    return AnswerReport(
+        group, tuple(rows), tuple(notes), curves, _agreement(there), _contested(record, test, there, results[best][1])
+    )
+
+
+def _rehearsed(inner: _Part, outer: _Part) -> dict[tuple[str, str], tuple[Plan, Played]]:
+    """Every plan fitted on `inner`, rehearsed on `outer`, by the names of policy and aggregator."""
+    asking = fit_policies(inner.grid, inner.scores, policies(len(inner.grid.arms)))
+    combining = fit_aggregators(inner.grid, inner.scores, aggregators())
+    tried = every_plan(asking, combining, outer.grid, outer.scores)
+    return {(plan.asking, plan.by): (plan, played) for plan, played in tried}
+
+
+def _choose(trial: Mapping[tuple[str, str], tuple[Plan, Played]], budget: str, arms: int) -> tuple[str, str]:
+    """The plan with the best calibration accuracy within the budget of mean calls; the budget's default keeps its place
+    unless it is clearly beaten (`prefer`)."""
+    limit = most_calls(budget, arms)
+    fits: dict[tuple[str, str], Table] = {}
+    for name, (_, played) in trial.items():
+        calls = played.calls
+        if calls.mean() + 2 * calls.std() / len(calls) ** 0.5 <= limit + 1e-9:
+            fits[name] = played.right
+    asking, by = DEFAULTS["1" if limit < 2 else "all" if limit >= arms else "some"]
+    default = (f"{arms} at once" if asking == "all at once" else asking, by)
+    if default not in fits:  # it asks more than this budget allows: the dearest plan of its aggregator that does not
+        same = {name: trial[name][1].calls.mean() for name in fits if name[1] in ("learnt", "best")}
+        default = max(same, key=lambda name: same[name])
+    by_name = {" / ".join(name): right for name, right in fits.items()}
+    first, _, second = prefer(by_name, " / ".join(default)).partition(" / ")
+    return first, second
+
+
+def most_calls(budget: str, arms: int) -> float:
+    """A budget of calls per question as a number: a number, `N%` of all arms, or `all`."""
+    if budget == "all":
+        return float(arms)
+    return float(budget[:-1]) / 100 * arms if budget.endswith("%") else min(float(budget), float(arms))
+
+
+def _every(grid: Grid) -> str:
+    return f"{len(grid.arms)} at once"
+
+
+def _all(grid: Grid) -> tuple[str, str]:
+    return _every(grid), "learnt" if len(grid.arms) > 1 else "best"
+
+
+def _run(plan: Plan, part: _Part) -> tuple[Plan, Played]:
+    return plan, play(plan, part.grid, part.scores)
+
+
+def _references(learn: _Part, check: _Part) -> dict[str, tuple[Plan | None, Played]]:
+    """Chance, the best single arm, majority with ties to the better arm on the profile, and the best that any choice
+    among the answers could be."""
+    grid = check.grid
+    n = len(grid.right)
+    means = learn.grid.right.mean(axis=0)
+    level = np.tile(means.astype(np.float32), (n, 1))
+    order = ranked(level, grid.arms)
+    ones = np.ones(n)
+    drawn = Played(grid.right.mean(axis=1), ones, grid.cost.mean(axis=1), np.zeros(n), np.full((n, 1), -1))
+    unknown = np.full(n, np.nan)
+    best = Played(grid.right.max(axis=1), unknown, unknown, np.zeros(n), order[:, :0])
+    return {
+        "random": (None, drawn),
+        SINGLE: (None, combine(BestScored(), grid, level, order[:, :1])),
+        MAJORITY: (None, combine(Majority(), grid, level, order)),
+        "oracle": (None, best),
+    }
+
+
+def _sureness(played: Played, coverage: Coverage, vectors: Array) -> Sureness:
+    away, mixed = coverage.around(vectors)
+    return Sureness().fit(played.sure, mixed, away, played.right)
+
+
+def _row(
+    system: str,
+    group: str,
+    plan: Plan | None,
+    played: Played,
+    majority: Played,
+    single: Played,
+    budget: str | None,
+    sureness: Sureness | None,
+    coverage: Coverage,
+    vectors: Array,
+    outside: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+    border: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+) -> AnswerRow:
+    low, high = bootstrap_interval(played.right)
+    combined = plan is not None or system == MAJORITY
+    sure = played.sure
+    if sureness is not None:
+        away, mixed = coverage.around(vectors)
+        sure = sureness.probable(played.sure, mixed, away)
+    where = {"core": ~border & ~outside, "border": border & ~outside, "outside": outside}
+    return AnswerRow(
+        system=system,
+        group=group,
+        n=len(played.right),
+        accuracy=round(float(played.right.mean()), 4),
+        low=round(low, 4),
+        high=round(high, 4),
+        calls=_known(played.calls),
+        tokens=None,
+        seconds=None,
+        chosen=budget is not None,
+        policy=plan.asking if plan else "",
+        aggregator=plan.by if plan else "majority" if system == MAJORITY else "",
+        budget=budget,
+        cost=_known(played.cost, 8),
+        selective_50=round(selective(sure, played.right), 4) if combined else None,
+        aurc=round(aurc(sure, played.right), 4) if combined else None,
+        ece=round(calibration_error(sure, played.right), 4) if combined else None,
+        ece_where=(
+            {name: round(calibration_error(sure[at], played.right[at]), 4) for name, at in where.items() if at.any()}
+            if sureness is not None
+            else None
+        ),
+        caught_20=round(caught(sure, played.right), 4) if combined else None,
+        to_majority=_gap(played, majority),
+        to_best_single=_gap(played, single),
+        aurc_to_vote_share=(
+            _rounded(aurc_difference((sure, played.right), (majority.sure, majority.right)))
+            if budget is not None
+            else None
+        ),
+    )
+
+
+def _gap(played: Played, other: Played) -> tuple[float, float, float]:
+    return _rounded(paired_difference(played.right, other.right))
+
+
+def _rounded(values: tuple[float, float, float]) -> tuple[float, float, float]:
+    a, b, c = (round(value, 4) for value in values)
+    return a, b, c
+
+
+def _known(values: Table, digits: int = 4) -> float | None:
+    mean = float(values.mean())
+    return None if np.isnan(mean) else round(mean, digits)
+
+
+def _curve(played: Played) -> tuple[tuple[float, float], ...]:
+    risk = risk_coverage(played.sure, played.right)
+    at = np.unique(np.linspace(0, len(risk) - 1, 60).astype(np.int64))
+    return tuple((round((int(i) + 1) / len(risk), 4), round(float(risk[i]), 4)) for i in at)
+
+
+def _agreement(grid: Grid) -> dict[str, dict[str, float]]:
+    """The share of questions on which two arms give the same answer."""
+    names = [arm.name for arm in grid.arms]
+    found = {name: {name: 1.0} for name in names}
+    for a, b in combinations(range(len(names)), 2):
+        same = float(((grid.code[:, a] == grid.code[:, b]) & (grid.code[:, a] >= 0)).mean())
+        found[names[a]][names[b]] = found[names[b]][names[a]] = round(same, 4)
+    return found
+
+
+def _contested(
+    record: Recorded, test: np.ndarray[tuple[int, ...], np.dtype[np.int64]], grid: Grid, played: Played
+) -> tuple[Contested, ...]:
+    """The questions whose drafts fall into most answers, at least one of them right."""
+    answers: dict[int, str] = {}
+    outcomes = record.outcomes
+    known: dict[str, int] = {}
+    for answer in outcomes.answer:
+        if answer is not None:
+            answers.setdefault(known.setdefault(answer, len(known)), answer)
+    distinct_ = np.array([len({int(code) for code in row if code >= 0}) for row in grid.code])
+    some = np.flatnonzero((grid.right > 0).any(axis=1))
+    order = some[np.argsort(-distinct_[some], kind="stable")][:_CONTESTED]
+    found = []
+    for row in order:
+        drafts = tuple(
+            (arm.name, answers.get(int(code), "no answer"), bool(right >= 0.5))
+            for arm, code, right in zip(grid.arms, grid.code[row], grid.right[row], strict=True)
+        )
+        taken = "right" if played.right[row] >= 0.5 else "wrong"
+        found.append(Contested(record.text[int(test[row])], drafts, taken, round(float(played.sure[row]), 4)))
+    return tuple(found)
+
+
+def worth_of_arms(
+    record: Recorded, vectors: Array, *, group: str, test_split: str, say: Callable[[str], None]
+) -> list[AnswerRow]:
+    """Leave one out: what the learnt combination of all arms loses on the test split without each of them, paired."""
+    data = Data.of(record, vectors)
+    profile, test = splits(record, test_split)
+    profile = distinct(profile, test, vectors, False, [])
+    learn, check = data.take(profile), data.take(test)
+    labelled = len(set(record.category)) > 1 and all(any(own) for own in learn.questions.skills)
+    make = family(labelled)[USUAL]
+    scores, there = (
+        cross_scores(make, learn.questions, learn.outcomes),
+        make().fit(learn.questions, learn.outcomes).score(check.asked),
+    )
+    every = np.arange(len(data.grid.arms))
+
+    def learnt(keep: Table) -> Played:
+        arms = keep.astype(np.int64)
+        made: Aggregator = fit_aggregators(learn.grid.only(arms), scores[:, arms], {"learnt": aggregators()["learnt"]})[
+            "learnt"
+        ]
+        grid = check.grid.only(arms)
+        return combine(made, grid, there[:, arms], ranked(there[:, arms], grid.arms))
+
+    whole = learnt(every.astype(np.float64))
+    rows = []
+    for place, arm in enumerate(data.grid.arms):
+        say(f"{group}: without {arm.name}")
+        played = learnt(np.delete(every, place).astype(np.float64))
+        low, high = bootstrap_interval(played.right)
+        rows.append(
+            AnswerRow(
+                f"without {arm.name}",
+                group,
+                len(played.right),
+                round(float(played.right.mean()), 4),
+                round(low, 4),
+                round(high, 4),
+                _known(played.calls),
+                None,
+                None,
+                False,
+                "all at once",
+                "learnt",
+                cost=_known(played.cost, 8),
+                to_majority=None,
+                to_best_single=None,
+                aurc_to_vote_share=None,
+                selective_50=round(selective(played.sure, played.right), 4),
+                aurc=round(aurc(played.sure, played.right), 4),
+                ece=round(calibration_error(played.sure, played.right), 4),
+            )
+        )
+        rows[-1] = replace(rows[-1], to_majority=_gap(played, whole))
+    return rows
+
+
+__all__ = ["DEFAULTS", "AnswerReport", "AnswerRow", "Contested", "evaluate", "most_calls", "worth_of_arms"]
