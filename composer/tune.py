@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from composer.answers.ballots import Aggregator, Learning, Table
 from composer.answers.learn import Learnt
 from composer.answers.vote import BestScored, DawidSkene, LogOdds, Majority, Weighted
 from composer.grid import Grid
+from routers.family import prefer
 from routers.policy import Fixed
 from routers.rules import NullArm, TopK
 from routers.select import ranked
@@ -21,6 +22,7 @@ from routers.stopping import Agreeing, Cascade, Posterior, Worth, rehearse
 from routers.types import Array, Indices, Outcomes, Policy, Questions, Router
 
 PARTS = 4
+DEFAULTS = {"1": ("1 at once", "best"), "some": ("until two agree", "learnt"), "all": ("all at once", "learnt")}
 _PRICES = (0.002, 0.005, 0.01, 0.02, 0.04)
 
 
@@ -175,3 +177,37 @@ def _at(values: Table, slot: Indices) -> Table:
         return np.zeros(len(slot))
     found: Table = np.where(slot >= 0, values[np.arange(len(slot)), np.maximum(slot, 0)], 0.0)
     return found
+
+
+def rehearsed(inner: tuple[Grid, Array], outer: tuple[Grid, Array]) -> dict[tuple[str, str], tuple[Plan, Played]]:
+    """Every plan fitted on `inner`, rehearsed on `outer`, by the names of policy and aggregator."""
+    asking = fit_policies(*inner, policies(len(inner[0].arms)))
+    combining = fit_aggregators(*inner, aggregators())
+    tried = every_plan(asking, combining, *outer)
+    return {(plan.asking, plan.by): (plan, played) for plan, played in tried}
+
+
+def choose(trial: Mapping[tuple[str, str], tuple[Plan, Played]], budget: str, arms: int) -> tuple[str, str]:
+    """The plan with the best calibration accuracy within the budget of mean calls; the budget's default keeps its place
+    unless it is clearly beaten (`prefer`)."""
+    limit = most_calls(budget, arms)
+    fits: dict[tuple[str, str], Table] = {}
+    for name, (_, played) in trial.items():
+        calls = played.calls
+        if calls.mean() + 2 * calls.std() / len(calls) ** 0.5 <= limit + 1e-9:
+            fits[name] = played.right
+    asking, by = DEFAULTS["1" if limit < 2 else "all" if limit >= arms else "some"]
+    default = (f"{arms} at once" if asking == "all at once" else asking, by)
+    if default not in fits:  # it asks more than this budget allows: the dearest plan of its aggregator that does not
+        same = {name: trial[name][1].calls.mean() for name in fits if name[1] in ("learnt", "best")}
+        default = max(same, key=lambda name: same[name])
+    by_name = {" / ".join(name): right for name, right in fits.items()}
+    first, _, second = prefer(by_name, " / ".join(default)).partition(" / ")
+    return first, second
+
+
+def most_calls(budget: str, arms: int) -> float:
+    """A budget of calls per question as a number: a number, `N%` of all arms, or `all`."""
+    if budget == "all":
+        return float(arms)
+    return float(budget[:-1]) / 100 * arms if budget.endswith("%") else min(float(budget), float(arms))

@@ -18,27 +18,27 @@ from composer.tune import (
     Plan,
     Played,
     aggregators,
+    choose,
     combine,
     cross_scores,
-    every_plan,
     fit_aggregators,
     fit_policies,
     play,
     policies,
+    rehearsed,
     with_skills,
 )
 from evals.data import Data, distinct, splits
 from evals.metrics import Row
 from routers.calibrate import calibration_error
 from routers.coverage import Coverage
-from routers.family import USUAL, family, prefer
+from routers.family import USUAL, family
 from routers.select import ranked
 from routers.skills import SkillFinder
 from routers.stats import bootstrap_interval, calibration_split, paired_difference
 from routers.types import Array
 
 MAJORITY, SINGLE = "majority of all", "best-single"
-DEFAULTS = {"1": ("1 at once", "best"), "some": ("until two agree", "learnt"), "all": ("all at once", "learnt")}
 _CONTESTED = 12
 
 
@@ -131,8 +131,8 @@ def evaluate(
     held = calibration_split(learn.questions.ids, learn.questions.vectors)
     inner, outer = np.flatnonzero(~held), np.flatnonzero(held)
     say(f"{group}: choosing on {len(outer)} calibration questions")
-    trial = _rehearsed(_Part(grid.take(inner), scores[inner]), _Part(grid.take(outer), scores[outer]))
-    chosen = {budget: _choose(trial, budget, len(grid.arms)) for budget in dict.fromkeys(calls)}
+    trial = rehearsed((grid.take(inner), scores[inner]), (grid.take(outer), scores[outer]))
+    chosen = {budget: choose(trial, budget, len(grid.arms)) for budget in dict.fromkeys(calls)}
     whole = _Part(grid, scores)
     asking = fit_policies(grid, scores, policies(len(grid.arms)))
     combining = fit_aggregators(grid, scores, aggregators())
@@ -183,40 +183,6 @@ def evaluate(
     return AnswerReport(
         group, tuple(rows), tuple(notes), curves, _agreement(there), _contested(record, test, there, results[best][1])
     )
-
-
-def _rehearsed(inner: _Part, outer: _Part) -> dict[tuple[str, str], tuple[Plan, Played]]:
-    """Every plan fitted on `inner`, rehearsed on `outer`, by the names of policy and aggregator."""
-    asking = fit_policies(inner.grid, inner.scores, policies(len(inner.grid.arms)))
-    combining = fit_aggregators(inner.grid, inner.scores, aggregators())
-    tried = every_plan(asking, combining, outer.grid, outer.scores)
-    return {(plan.asking, plan.by): (plan, played) for plan, played in tried}
-
-
-def _choose(trial: Mapping[tuple[str, str], tuple[Plan, Played]], budget: str, arms: int) -> tuple[str, str]:
-    """The plan with the best calibration accuracy within the budget of mean calls; the budget's default keeps its place
-    unless it is clearly beaten (`prefer`)."""
-    limit = most_calls(budget, arms)
-    fits: dict[tuple[str, str], Table] = {}
-    for name, (_, played) in trial.items():
-        calls = played.calls
-        if calls.mean() + 2 * calls.std() / len(calls) ** 0.5 <= limit + 1e-9:
-            fits[name] = played.right
-    asking, by = DEFAULTS["1" if limit < 2 else "all" if limit >= arms else "some"]
-    default = (f"{arms} at once" if asking == "all at once" else asking, by)
-    if default not in fits:  # it asks more than this budget allows: the dearest plan of its aggregator that does not
-        same = {name: trial[name][1].calls.mean() for name in fits if name[1] in ("learnt", "best")}
-        default = max(same, key=lambda name: same[name])
-    by_name = {" / ".join(name): right for name, right in fits.items()}
-    first, _, second = prefer(by_name, " / ".join(default)).partition(" / ")
-    return first, second
-
-
-def most_calls(budget: str, arms: int) -> float:
-    """A budget of calls per question as a number: a number, `N%` of all arms, or `all`."""
-    if budget == "all":
-        return float(arms)
-    return float(budget[:-1]) / 100 * arms if budget.endswith("%") else min(float(budget), float(arms))
 
 
 def _every(grid: Grid) -> str:
@@ -420,6 +386,3 @@ def worth_of_arms(
         )
         rows[-1] = replace(rows[-1], to_majority=_gap(played, whole))
     return rows
-
-
-__all__ = ["DEFAULTS", "AnswerReport", "AnswerRow", "Contested", "evaluate", "most_calls", "worth_of_arms"]

@@ -79,7 +79,7 @@ def _curves(report: AnswerReport) -> str:
         colour = _COLOURS[place % len(_COLOURS)]
         path = " ".join(f"{x(covered):.1f},{y(risk):.1f}" for covered, risk in curve)
         lines.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        legend.append(f'<li><span style="color:{colour}">&#9632;</span> {escape(name)}</li>')
+        legend.append(f'<li style="color:{colour}">{escape(name)}</li>')
     drawn = frame(
         "".join(lines), "share of questions answered, surest first", ("0 %", "100 %"), ("0 %", f"{100 * top:.0f} %")
     )

@@ -1,10 +1,10 @@
-"""Fitted routers on disk: JSON and plain arrays, no pickle."""
+"""Fitted routers, and what else is learnt, on disk: JSON and plain arrays, no pickle."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
@@ -16,26 +16,30 @@ from routers.errors import RouterError
 from routers.types import Outcomes, Questions, Router
 
 FILE = "router.json"
-_VERSION = 1
-_HOMES = (
-    "baselines",
-    "calibrate",
-    "category",
-    "cluster",
-    "coverage",
-    "form",
-    "hierarchical",
-    "linear",
-    "nearest",
-    "neighbours",
-    "online",
-    "records",
-    "ridge",
-    "skill",
-    "skills",
-    "stacked",
-    "types",
+_VERSION = 2
+HOMES = tuple(
+    f"routers.{name}"
+    for name in (
+        "baselines",
+        "calibrate",
+        "category",
+        "cluster",
+        "coverage",
+        "form",
+        "hierarchical",
+        "linear",
+        "nearest",
+        "neighbours",
+        "online",
+        "records",
+        "ridge",
+        "skill",
+        "skills",
+        "stacked",
+        "types",
+    )
 )
+"""The modules whose dataclasses are written and read; nothing outside them is ever looked up."""
 _AGAIN = "fit it again with `coe fit router`"
 
 
@@ -46,10 +50,15 @@ def save(router: Router, folder: Path, *, keys: Mapping[str, str]) -> None:
     that are functions cannot be saved: RouterError.
     """
     router.arms  # noqa: B018 - refuses before fit
+    write(router, folder, keys=keys)
+
+
+def write(value: object, folder: Path, *, keys: Mapping[str, str], homes: Sequence[str] = HOMES) -> None:
+    """Write a dataclass of one of the modules `homes`, with all that is in it, as `save` does."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     text = json.dumps(
-        {"version": _VERSION, "keys": dict(keys), "router": _encoded(router, arrays)}, indent=1, allow_nan=False
+        {"version": _VERSION, "keys": dict(keys), "router": _encoded(value, arrays, homes)}, indent=1, allow_nan=False
     )
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array, allow_pickle=False)
@@ -61,6 +70,15 @@ def save(router: Router, folder: Path, *, keys: Mapping[str, str]) -> None:
 
 def load(folder: Path, *, keys: Mapping[str, str]) -> Router:
     """Read a router. Raises RouterError if it cannot be read, was damaged, or was fitted with other `keys`."""
+    router = read(folder, keys=keys)
+    if not hasattr(router, "score"):
+        raise RouterError(f"{folder}: this is no router\n  next: {_AGAIN}")
+    found: Router = router
+    return found
+
+
+def read(folder: Path, *, keys: Mapping[str, str], homes: Sequence[str] = HOMES) -> Any:
+    """Read what `write` wrote, under the same conditions as `load`."""
     try:
         told = json.loads((folder / FILE).read_text(encoding="utf-8"))
         if told["version"] != _VERSION:
@@ -70,13 +88,9 @@ def load(folder: Path, *, keys: Mapping[str, str]) -> Router:
                 raise RouterError(
                     f"{folder}: fitted with another {name} ({told['keys'].get(name)!s:.12}…, now {value:.12}…)\n  next: {_AGAIN}"
                 )
-        router = _decoded(told["router"], folder)
+        return _decoded(told["router"], folder, homes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as why:
-        raise RouterError(f"{folder}: this router cannot be read: {why}\n  next: {_AGAIN}") from why
-    if not hasattr(router, "score"):
-        raise RouterError(f"{folder}: this is no router\n  next: {_AGAIN}")
-    found: Router = router
-    return found
+        raise RouterError(f"{folder}: this cannot be read: {why}\n  next: {_AGAIN}") from why
 
 
 def fingerprint(questions: Questions, outcomes: Outcomes) -> str:
@@ -90,11 +104,11 @@ def fingerprint(questions: Questions, outcomes: Outcomes) -> str:
     return hashlib.sha256(json.dumps(cells).encode()).hexdigest()
 
 
-def _encoded(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
+def _encoded(value: Any, arrays: dict[str, np.ndarray[Any, Any]], homes: Sequence[str]) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, np.generic):
-        return _encoded(value.item(), arrays)
+        return _encoded(value.item(), arrays, homes)
     if isinstance(value, float):
         return value if np.isfinite(value) else {"float": repr(value)}
     if isinstance(value, np.ndarray):
@@ -105,21 +119,21 @@ def _encoded(value: Any, arrays: dict[str, np.ndarray[Any, Any]]) -> Any:
         arrays[name] = plain.reshape(value.shape)
         return {"array": name}
     if isinstance(value, tuple | list):
-        return {"tuple": [_encoded(one, arrays) for one in value]}
+        return {"tuple": [_encoded(one, arrays, homes) for one in value]}
     if isinstance(value, Mapping):
-        return {"map": [[_encoded(key, arrays), _encoded(one, arrays)] for key, one in value.items()]}
-    home, _, name = type(value).__module__.rpartition(".")
-    if is_dataclass(value) and home == "routers" and name in _HOMES:
+        return {"map": [[_encoded(key, arrays, homes), _encoded(one, arrays, homes)] for key, one in value.items()]}
+    home = type(value).__module__
+    if is_dataclass(value) and home in homes:
         kept = {
-            each.name: _encoded(getattr(value, each.name), arrays)
+            each.name: _encoded(getattr(value, each.name), arrays, homes)
             for each in fields(value)
             if not each.metadata.get("transient")
         }
-        return {"type": f"{name}.{type(value).__name__}", "fields": kept}
+        return {"type": f"{home}.{type(value).__name__}", "fields": kept}
     raise RouterError(f"a setting of type {type(value).__name__} cannot be saved\n  next: save a router without it")
 
 
-def _decoded(value: Any, folder: Path) -> Any:
+def _decoded(value: Any, folder: Path, homes: Sequence[str]) -> Any:
     if not isinstance(value, dict):
         return value
     if "float" in value:
@@ -127,16 +141,16 @@ def _decoded(value: Any, folder: Path) -> Any:
     if "array" in value:
         return _array(str(value["array"]), folder)
     if "tuple" in value:
-        return tuple(_decoded(one, folder) for one in value["tuple"])
+        return tuple(_decoded(one, folder, homes) for one in value["tuple"])
     if "map" in value:
-        return {_decoded(key, folder): _decoded(one, folder) for key, one in value["map"]}
-    home, _, name = str(value["type"]).partition(".")
-    if home not in _HOMES:  # nothing outside these modules is ever looked up, whatever the file says
-        raise RouterError(f"{folder}: {home!r} is no module of routers\n  next: {_AGAIN}")
-    kind = getattr(import_module(f"routers.{home}"), name, None)
-    if not (isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == f"routers.{home}"):
-        raise RouterError(f"{folder}: {home}.{name} is nothing that routers save\n  next: {_AGAIN}")
-    told = {key: _decoded(one, folder) for key, one in value["fields"].items()}
+        return {_decoded(key, folder, homes): _decoded(one, folder, homes) for key, one in value["map"]}
+    home, _, name = str(value["type"]).rpartition(".")
+    if home not in homes:  # nothing outside these modules is ever looked up, whatever the file says
+        raise RouterError(f"{folder}: {home!r} is no module that is read\n  next: {_AGAIN}")
+    kind = getattr(import_module(home), name, None)
+    if not (isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == home):
+        raise RouterError(f"{folder}: {home}.{name} is nothing that is saved\n  next: {_AGAIN}")
+    told = {key: _decoded(one, folder, homes) for key, one in value["fields"].items()}
     settings = {each.name: told[each.name] for each in fields(kind) if each.init and each.name in told}
     made = kind(**settings)
     for each in fields(kind):

@@ -114,9 +114,7 @@ def _policy(policy: str | dict[str, Any], rule: Rule, chosen: str | None) -> Pol
     return made
 
 
-def _named(
-    told: str | dict[str, Any], option: str, known: Sequence[str], example: str
-) -> tuple[str, dict[str, Any]]:
+def _named(told: str | dict[str, Any], option: str, known: Sequence[str], example: str) -> tuple[str, dict[str, Any]]:
     """The name and the options of `NAME` or `{use: NAME, …}`."""
     options: dict[str, Any] = dict(told) if isinstance(told, dict) else {"use": told}
     name = options.pop("use", None)

@@ -11,7 +11,8 @@ from browser import opened
 from test_routing import record
 
 from composer.errors import InputError
-from evals.answers import AnswerReport, evaluate, most_calls, worth_of_arms
+from composer.tune import most_calls
+from evals.answers import AnswerReport, evaluate, worth_of_arms
 from evals.recorded import check_calls
 from evals.report import answers_table, write_answers_page, write_json
 

@@ -50,10 +50,10 @@ def test_a_damaged_array_is_noticed(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("told", "complaint"),
     [
-        ({"type": "os.system", "fields": {}}, "no module of routers"),
-        ({"type": "ridge.np", "fields": {}}, "nothing that routers save"),
-        ({"type": "ridge.PerArm", "fields": {}}, "nothing that routers save"),
-        ({"type": "types.Arm", "fields": {"name": "a", "price": 1.0}}, "this is no router"),
+        ({"type": "os.system", "fields": {}}, "no module that is read"),
+        ({"type": "routers.ridge.np", "fields": {}}, "nothing that is saved"),
+        ({"type": "routers.ridge.PerArm", "fields": {}}, "nothing that is saved"),
+        ({"type": "routers.types.Arm", "fields": {"name": "a", "price": 1.0}}, "this is no router"),
         ({"array": "../../etc/passwd"}, "no name of an array"),
         ({"array": "0" * 64}, "cannot be read"),
         (["what"], "this is no router"),
