@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
+from composer.answers.equal import check_installed
 from composer.config import Settings, find_registry, load_settings
 from composer.errors import ConfigError, InputError
 from composer.plugins import check_options, load
@@ -58,6 +59,9 @@ class Pipeline:
     ) -> None:
         """`memory` bounds resident models in bytes (None: the registry's, else what is free); `store` is the draft
         store's file; `say` hears what a user should know (a profile that no longer fits, say). Raises ConfigError."""
+        for expert in settings.experts.values():
+            if expert.answers == "math":
+                check_installed(settings.where(f"experts.{expert.name}.answers"))
         self.settings = settings
         self.registry = Registry(settings, offline=offline, progress=progress)
         self._say = say

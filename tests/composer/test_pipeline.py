@@ -116,6 +116,19 @@ def test_a_rule_that_cannot_be_used_is_told_with_its_line(
     assert remedy in str(caught.value.remedy)
 
 
+def test_an_expert_of_formulas_needs_what_compares_them_and_is_told_so_with_its_line(
+    bench: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("composer.answers.equal.find_spec", lambda name: None)
+    text = f"{ONE}  sums:\n    model: small\n    answers: math\n"
+
+    with pytest.raises(ConfigError, match="needs the package math-verify") as caught:
+        bench.pipeline(text)
+
+    assert str(caught.value.where).endswith("experts.yaml:7 (experts.sums.answers)")
+    assert "[math]" in str(caught.value.remedy)
+
+
 # Who routes
 
 
