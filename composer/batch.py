@@ -53,12 +53,12 @@ def run_file(pipeline: Pipeline, source: Path, out: Path, *, summary: Path | Non
     bad = errors_file(out)
     check_outputs([out, bad, *([summary] if summary else [])], [source])
     read = read_questions(source)
-    queries = [Query(row.id, row.text, row.choices, row.kind) for row in read.rows]
+    queries = [Query(row.id, row.text, row.choices, row.kind, row.tests) for row in read.rows]
     bad.unlink(missing_ok=True)  # of an earlier run: what it complains of may be mended
     if read.errors:
         _write_rows(bad, map(asdict, read.errors))
     inputs = [
-        (query.id, row.line, _sha(query.text, *query.choices, str(query.kind)))
+        (query.id, row.line, _sha(query.text, *query.choices, str(query.kind), *query.tests))
         for query, row in zip(queries, read.rows, strict=True)
     ]
     run_id = _sha(str(out.resolve()), pipeline.settings.config_sha, *(sha for _, _, sha in inputs))[:16]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from composer.answers.program import Verdict
 from composer.types import Draft, Kind
 from routers.types import Array, Reason, Route, Seen
 
@@ -16,12 +17,14 @@ Update = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What the user asks. `kind` says how answers are read and compared; None: as the expert that is asked writes them."""
+    """What the user asks. `kind` says how answers are read and compared; None: as `choices` or `tests` tell, else as the
+    expert that is asked writes them. `tests`: what a program that answers has to pass; no expert is shown them."""
 
     id: str
     text: str
     choices: tuple[str, ...] = ()
     kind: Kind | None = None
+    tests: tuple[str, ...] = ()
 
     @property
     def prompt(self) -> str:
@@ -43,19 +46,28 @@ def lettered(text: str, choices: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A draft in its row: from which arm, which sample, and the answer read out of it (None: nothing could be read)."""
+    """A draft in its row: from which arm, which sample, the answer read out of it (None: nothing could be read), and what
+    came of each of the query's tests (empty: they were not run)."""
 
     arm: str
     draft: Draft
     sample: int = 0
     answer: str | None = None
+    verdicts: tuple[Verdict, ...] = ()
+
+    @property
+    def passed(self) -> int | None:
+        """How many tests the program passes; None where nobody knows."""
+        unknown = not self.verdicts or "refused" in self.verdicts
+        return None if unknown else self.verdicts.count("passed")
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     """What the pipeline returns for one query.
 
-    `status` is `ok`, `degraded` (answered, but an expert that was asked failed or was cut off, or no answer could be read) or `failed`.
+    `status` is `ok`, `degraded` (answered, but an expert that was asked failed or was cut off, or no answer could be read,
+    or it is a program that fails a test) or `failed`.
     `score` is the router's score of the arm whose draft was taken, `agreement` the share of drafts that say the same.
     """
 
@@ -150,6 +162,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
                 "key": reply.draft.key,
                 "draft": reply.draft.text,
                 "answer": reply.answer,
+                "verdicts": list(reply.verdicts),
                 "stop": reply.draft.stop,
                 "error": asdict(reply.draft.error) if reply.draft.error else None,
                 "served_by": reply.draft.served_by,

@@ -21,13 +21,19 @@ from routers.types import Arm
 def aggregate(kit: Kit, *, by: str = "best") -> Stage:
     """Combine each row's complete drafts with the aggregator `by`: `best` scored, `majority`, `weighted`, `log-odds`,
     `self-consistent` or `dawid-skene`. Where no answer could be read, the best scored text is taken as it stands; where
-    no draft is complete, a text that was cut off is a `degraded` answer."""
+    no draft is complete, a text that was cut off is a `degraded` answer. Of programs that were tried only those that pass
+    the most tests are combined, whatever `by` says; one that passes none is no answer."""
     combiner: Aggregator = load("aggregators", by, "by")()
 
     async def stage(state: State) -> Update:
         good = [[reply for reply in replies if reply.draft.ok] for replies in state.replies]
         kinds = [kind_of(kit, query, asked) for query, asked in zip(state.queries, state.asked, strict=True)]
-        ballots = ballots_of(state, good, kinds)
+        if "math" in kinds:  # another process compares formulas, and may take two seconds for a pair
+            import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
+
+            ballots = await asyncio.to_thread(ballots_of, state, good, kinds)
+        else:
+            ballots = ballots_of(state, good, kinds)
         verdicts = combiner.combine(ballots)
         shares = agreement(ballots, verdicts.slot)
         answers: list[Answer] = []
@@ -60,12 +66,20 @@ def ballots_of(state: State, drafts: Sequence[Sequence[Reply]], kinds: Sequence[
         here = slice(0, len(own))
         said = [reply.answer for reply in own]
         arm[row, here] = [place.get(reply.arm, -1) for reply in own]
-        code[row, here] = codes(said, kind)
+        code[row, here] = _codes(own, kind)
         score[row, here] = [_score(state, row, reply.arm) for reply in own]
         length[row, here] = [len(reply.draft.text) for reply in own]
         looks[row, here] = traits(state.queries[row].prompt, said)
     options = np.array([len(query.choices) for query in state.queries], dtype=np.int64)
     return Ballots(tuple(map(Arm, state.arms)), arm, code, score, length, options, looks)
+
+
+def _codes(own: Sequence[Reply], kind: Kind) -> list[int]:
+    """Equal numbers for equal answers; -1 for programs that pass fewer tests than another one, or none."""
+    found = codes([reply.answer for reply in own], kind, [reply.verdicts for reply in own])
+    most = max((reply.passed or 0 for reply in own), default=0)
+    # where none passes any, only those that could not be tried are left
+    return [code if reply.passed == (most or None) else -1 for code, reply in zip(found, own, strict=True)]
 
 
 def _score(state: State, row: int, arm: str) -> float:
@@ -92,11 +106,13 @@ def _cut_off(replies: tuple[Reply, ...], kind: Kind) -> Reply | None:
 def _status(taken: Reply | None, all_good: bool) -> Status:
     if taken is None:
         return "failed"
-    return "ok" if all_good and taken.answer is not None else "degraded"
+    right = taken.passed in (None, len(taken.verdicts))
+    return "ok" if all_good and right and taken.answer is not None else "degraded"
 
 
 def _shown(reply: Reply, kind: Kind) -> str:
-    """Numbers and choices as read, without the steps that led to them; everything else in the expert's own words."""
-    if reply.answer is not None and kind in ("number", "choice"):
+    """Numbers, choices, formulas and programs as read, without what was said around them; everything else in the expert's
+    own words."""
+    if reply.answer is not None and kind in ("number", "choice", "math", "code"):
         return reply.answer
     return (conclusion(reply.draft.text) if kind == "text" else reply.draft.text).strip()

@@ -70,9 +70,11 @@ class Kit:
 
 
 def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:
-    """How this row's answers are read: as the query says, else by its choices, else as its first arm writes."""
+    """How this row's answers are read: as the query says, else by its choices or tests, else as its first arm writes."""
     if query.kind is not None:
         return query.kind
     if query.choices:
         return "choice"
+    if query.tests:
+        return "code"
     return kit.registry.kind(asked[0]) if asked else "text"

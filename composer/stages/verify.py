@@ -1,4 +1,4 @@
-"""verify: read the answer out of every new draft."""
+"""verify: read the answer out of every new draft, and try it where it is a program and that is allowed."""
 
 from __future__ import annotations
 
@@ -6,22 +6,47 @@ from dataclasses import replace
 
 from composer.answers.extract import extract
 from composer.stages.kit import Kit, Stage, kind_of
-from composer.state import State, Update
+from composer.state import Query, Reply, State, Update
+from composer.types import Kind
 
 
-def verify(kit: Kit) -> Stage:
-    """Extract by the query's kind, or by what its first arm writes. Truncated and failed drafts have no answer."""
+def verify(kit: Kit, *, run_code: bool = False) -> Stage:
+    """Extract by the query's kind, or by what its first arm writes. Truncated and failed drafts have no answer.
+
+    `run_code` allows that programs which models wrote are run here, against the tests of their query. Each test has a
+    fresh process: an empty folder, no keys in its environment, no input, limits of time, memory and file size, no
+    socket and no other process; on Linux, where it is permitted, the kernel sees to it that nothing is reached by
+    network and no file is changed elsewhere. A program can still read the files that you can read; where the kernel
+    does not help, one that means harm can do what you can do. For models you do not trust use a machine that holds
+    nothing.
+    """
 
     async def stage(state: State) -> Update:
-        replies = tuple(
-            tuple(
-                replace(reply, answer=extract(reply.draft.text, kind_of(kit, query, asked), query.choices))
-                if reply.draft.ok and reply.answer is None
-                else reply
-                for reply in row
-            )
-            for query, asked, row in zip(state.queries, state.asked, state.replies, strict=True)
-        )
-        return {"replies": replies}
+        rows: list[tuple[Reply, ...]] = []
+        for query, asked, replies in zip(state.queries, state.asked, state.replies, strict=True):
+            kind = kind_of(kit, query, asked)
+            read = [_read(reply, query, kind) for reply in replies]
+            if run_code and kind == "code" and query.tests:
+                read = [await _tried(reply, query) for reply in read]
+            rows.append(tuple(read))
+        return {"replies": tuple(rows)}
 
     return stage
+
+
+def _read(reply: Reply, query: Query, kind: Kind) -> Reply:
+    if not reply.draft.ok or reply.answer is not None:
+        return reply
+    return replace(reply, answer=extract(reply.draft.text, kind, query.choices))
+
+
+async def _tried(reply: Reply, query: Query) -> Reply:
+    """With what came of the tests. One program runs at a time: others beside it would cost it its time."""
+    if reply.answer is None or reply.verdicts:
+        return reply
+    import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
+
+    from composer.answers.trial import run_tests  # noqa: PLC0415 - only where it is allowed
+
+    trial = await asyncio.to_thread(run_tests, reply.answer, query.tests, execute=True)
+    return replace(reply, verdicts=trial.verdicts)
