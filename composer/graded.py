@@ -7,24 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from composer.answers.extract import extract, infer_kind
-from composer.answers.grade import grade
 from composer.errors import InputError
 from composer.jsonl import Labelled
+from composer.marks import check_programs, mark
 from composer.recorded import Recorded
 from composer.state import lettered
 from routers.types import Arm, Outcomes
 
 
 def from_runs(
-    traces: Sequence[Mapping[str, Any]], labelled: Sequence[Labelled], prices: Mapping[str, float] | None = None
+    traces: Sequence[Mapping[str, Any]],
+    labelled: Sequence[Labelled],
+    prices: Mapping[str, float] | None = None,
+    *,
+    run_code: bool = False,
 ) -> Recorded:
     """The outcomes of the experts that runs asked, without asking anybody again.
 
     `traces` are what the store keeps of answered questions (`DraftStore.traces`); a question is known by its text. Cells
     that no run asked stay unobserved; the same arm asked again with the same sample counts once. A draft that failed
-    says nothing about its arm, one that was cut off or holds no answer is wrong. `prices` are per arm. Raises InputError
-    when no run asked any of the questions.
+    says nothing about its arm, one that was cut off or holds no answer is wrong. `prices` are per arm; `run_code` allows
+    that programs are run here against their tests. Raises InputError when no run asked any of the questions, or one that
+    was asked wants a program, and programs may not or cannot be run.
     """
     place = {item.question.text: i for i, item in enumerate(labelled)}
     cells: dict[tuple[int, str, int], Mapping[str, Any]] = {}
@@ -38,16 +42,14 @@ def from_runs(
             "no run in the store asked any of these questions",
             remedy="answer them with `coe run`, or use `coe profile`",
         )
+    check_programs([labelled[row] for row, _, _ in cells], "the labelled questions", run_code=run_code)
+    marks = {
+        cell: mark(labelled[cell[0]], str(draft["draft"]), draft["stop"] == "stop", run_code=run_code)
+        for cell, draft in cells.items()
+    }
+    cells = {cell: draft for cell, draft in cells.items() if marks[cell][1] is not None}
     names = sorted({arm for _, arm, _ in cells})
     known = prices or {}
-    score, answers = [], []
-    for (row, _, _), draft in cells.items():
-        item = labelled[row]
-        question = item.question
-        kind = question.kind or infer_kind(item.answer, question.choices)
-        answer = extract(str(draft["draft"]), kind, question.choices) if draft["stop"] == "stop" else None
-        answers.append(answer)
-        score.append(grade(answer, item.answer, kind, question.choices, str(draft["draft"])))
     return Recorded(
         ids=tuple(item.question.id for item in labelled),
         text=tuple(lettered(item.question.text, item.question.choices) for item in labelled),
@@ -59,9 +61,9 @@ def from_runs(
             arms=tuple(Arm(name, known.get(name, 1.0)) for name in names),
             question=np.array([row for row, _, _ in cells], dtype=np.int64),
             arm=np.array([names.index(arm) for _, arm, _ in cells], dtype=np.int64),
-            score=np.array(score, dtype=np.float32),
+            score=np.array([marks[cell][1] for cell in cells], dtype=np.float32),
             sample=np.array([sample for _, _, sample in cells], dtype=np.int64),
-            answer=tuple(answers),
+            answer=tuple(marks[cell][0] for cell in cells),
             length=np.array([len(str(draft["draft"])) for draft in cells.values()], dtype=np.int64),
             cost=np.full(len(cells), np.nan, dtype=np.float32),
         ),

@@ -14,11 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from platformdirs import user_data_path
 
-from composer.answers.extract import extract, infer_kind
-from composer.answers.grade import grade
 from composer.config import PACKAGED, packaged_registry
 from composer.errors import ConfigError, EngineError, InputError
 from composer.folders import mend, replacing
+from composer.marks import mark
 from composer.registry.experts import Registry
 from composer.stages.kit import Arms
 from composer.state import lettered
@@ -128,14 +127,17 @@ async def measure(
     encoder: str,
     prints: Mapping[str, str],
     arms: Sequence[str] | None = None,
+    run_code: bool = False,
     done: Callable[[str, Draft], None] = lambda _arm, _draft: None,
 ) -> Profile:
     """Ask every arm (None: all of the registry) every question and grade what it says; `vectors` are the questions', [len(items), dim].
 
     Drafts go through the pool, so what the store already has is asked of nobody. A draft that was cut off or holds no
-    answer scores 0; a call that failed says nothing about the arm and leaves its cell unobserved. Raises EngineError
-    if every call failed.
+    answer scores 0; a call that failed, or a program whose tests were not run (`run_code` allows it), says nothing about
+    the arm and leaves its cell unobserved. Raises EngineError if no cell is left.
     """
+    import asyncio  # noqa: PLC0415 `coe route` reads profiles, and measures nothing
+
     asked = arms if arms is not None else [arm.name for arm in registry.arms()]
     requests: dict[str, tuple[int, Request]] = {}
     for row, item in enumerate(items):
@@ -152,13 +154,14 @@ async def measure(
     rows: list[dict[str, Any]] = []
     failures: list[str] = []
     for name, (row, request) in requests.items():
-        question, gold = items[row].question, items[row].answer
-        kind = question.kind or infer_kind(gold, question.choices)
-        draft = drafts[name]
+        question, draft = items[row].question, drafts[name]
         if draft.error is not None:
             failures.append(draft.error.message)
             continue
-        answer = extract(draft.text, kind, question.choices) if draft.ok else None
+        answer, score = await asyncio.to_thread(mark, items[row], draft.text, draft.ok, run_code=run_code)
+        if score is None:
+            failures.append("the tests of a program were not run")
+            continue
         rows.append(
             {
                 "question": question.id,
@@ -166,7 +169,7 @@ async def measure(
                 "skill": items[row].task or UNLABELLED,
                 "split": items[row].split or "profile",
                 "arm": request.arm,
-                "score": grade(answer, gold, kind, question.choices, draft.text),
+                "score": score,
                 "answer": answer,
                 "length": len(draft.text),
             }

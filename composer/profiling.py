@@ -13,6 +13,7 @@ from composer.config import PACKAGED
 from composer.errors import ConfigError, InputError
 from composer.folders import lock
 from composer.jsonl import Labelled, RowError, read_questions
+from composer.marks import check_programs
 from composer.pipeline import Pipeline
 from composer.profile import (
     MANIFEST,
@@ -39,8 +40,9 @@ SPLITS = ("profile", "calibration")
 class Report:
     """What routing now knows of the registry's arms, where it was written, and what could not be used.
 
-    `errors` are rows that were refused, `failed` calls without a reply (left unobserved), `cut` replies that were cut
-    off (they score 0), `held_out` rows of the split `test`, which were not asked; `notes` are for the user.
+    `errors` are rows that were refused, `failed` calls without a reply or with a program that could not be tried (left
+    unobserved), `cut` replies that were cut off (they score 0), `held_out` rows of the split `test`, which were not asked;
+    `notes` are for the user.
     """
 
     profile: Profile
@@ -78,11 +80,13 @@ class Report:
         yield from (f"left out: line {error.line}: {error.reason}" for error in self.errors)
 
 
-def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None) -> Report:
+def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None, *, run_code: bool = False) -> Report:
     """Ask every expert every question of `source` (None: the packaged items), and add the outcomes to the profile in
-    `out` (None: the user's for this registry). Closes the pipeline.
+    `out` (None: the user's for this registry). `run_code` allows that programs which experts wrote are run here against
+    the tests of their rows: the stage `verify` says what that does not protect from. Closes the pipeline.
 
-    Raises InputError before anything is asked if no row can be used, or `out` cannot be written or holds anything else.
+    Raises InputError before anything is asked if no row can be used, one asks for a program and programs may not or cannot
+    be run, or `out` cannot be written or holds anything else.
     """
     place = source or ITEMS
     read = read_questions(place, labelled=True)
@@ -96,6 +100,7 @@ def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None) -> R
             where=str(place),
             remedy=f"give rows an answer, and no split or one of {', '.join(SPLITS)}",
         )
+    check_programs(items, str(place), run_code=run_code)
     registry = pipeline.registry
     folder = out or user_folder(registry)
     _check_folder(folder, ours=out is None)
@@ -112,8 +117,18 @@ def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None) -> R
     prints = registry.prints()
     with pipeline:
         new = pipeline.complete(
-            measure(items, pipeline.pool, registry, vectors, encoder=registry.encoder_sha, prints=prints, done=done)
+            measure(
+                items,
+                pipeline.pool,
+                registry,
+                vectors,
+                encoder=registry.encoder_sha,
+                prints=prints,
+                run_code=run_code,
+                done=done,
+            )
         )
+    failed = len(items) * len(arms) - new.table.num_rows
     notes: list[str] = []
     if has_profile(folder):
         try:
@@ -128,7 +143,7 @@ def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None) -> R
         folder=folder,
         errors=errors,
         cached=sum(draft.cached for draft in drafts),
-        failed=sum(draft.error is not None for draft in drafts),
+        failed=failed,
         cut=sum(draft.error is None and not draft.ok for draft in drafts),
         held_out=held_out,
         notes=tuple(notes),
