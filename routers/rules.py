@@ -223,11 +223,11 @@ class Balanced:
         n, width = scores.shape
         values = scores.astype(np.float64)
         share = np.array([self.capacity.get(arm.name, 1 / width) for arm in arms])
-        room = np.minimum(np.ceil(share * n * self.k).astype(np.int64), n - 1)
+        room = np.minimum(np.ceil(share * n * self.k).astype(np.int64), n)  # n: room for everybody, at no price
         q = np.zeros(width)
         for _ in range(self.rounds):
             p = np.maximum(0, -np.partition(-(values - q), self.k, axis=1)[:, self.k])
-            order = -np.sort(-(values - p[:, None]), axis=0)
+            order = np.vstack([-np.sort(-(values - p[:, None]), axis=0), np.zeros(width)])
             q = np.maximum(0, order[room, np.arange(width)])
         return q
 

@@ -138,6 +138,13 @@ def test_balancing_levels_loads_and_bounds_what_it_gives_up() -> None:
     assert (Balanced(1, give_up=0.0).choose(table, arms) == TopK(1).choose(table, arms)).all()
 
 
+def test_balancing_moves_nobody_where_there_is_room_for_all() -> None:
+    assert Balanced().choose(scores([0.9, 0.88, 0.1]), ARMS).tolist() == [[0]]
+    rows = scores(*[[0.9, 0.88, 0.1]] * 10)
+    assert Balanced(capacity={"a": 1.0}).choose(rows, ARMS).tolist() == [[0]] * 10
+    assert Balanced(capacity={"a": 1.0}).prices(rows, ARMS)[0] == 0
+
+
 def test_balancing_reaches_what_was_measured_for_the_method() -> None:
     """METHODS J.5: 512 x 16, k 2; the overload falls below a quarter of top-k's, at a loss of score under a fifth."""
     rng = np.random.default_rng(0)
