@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from routers.errors import NotFittedError
+from routers.errors import NotFittedError, RouterError
 from routers.nearest import Nearest
 from routers.perarm import Table
 from routers.records import fallback_row, generalist_place, label_matrix
@@ -52,8 +52,8 @@ class Coverage:
     margin_: float = field(default=0.0, init=False, repr=False, compare=False)
 
     def fit(self, questions: Questions, scores: Array | None = None) -> Self:
-        """Learn where the profile lies. `scores` [n, arm] of the same questions, from a router that was not fitted on
-        them, set the margin's threshold; without them no margin is flagged."""
+        """Learn where the profile lies. `scores` [n, arm] of the same questions set the margin's threshold, without them no
+        margin is flagged; only those of the calibration part count, from a router that was not fitted on it."""
         _, labels = label_matrix(questions)
         held = calibration_split(questions.ids, questions.vectors)
         inner, outer = np.flatnonzero(~held), np.flatnonzero(held)
@@ -87,7 +87,12 @@ class Coverage:
 @dataclass(slots=True)
 class CoveredRouter:
     """A router that trusts no specialist with a question outside the profile: it goes to the `generalist` (None: arms
-    are ranked by their overall share). The signals of `Coverage` stand in the reasons."""
+    are ranked by their overall share). The signals of `Coverage` stand in the reasons.
+
+    Source: the coverage gap and the border of METHODS F, as `Coverage` measures them. What differs: only a gap changes who
+    is asked, a border is told. The margin's threshold comes of a second router, fitted on the questions outside the
+    calibration part; where these are too few to fit one, no margin is flagged.
+    """
 
     router: Router
     generalist: str | None = None
@@ -104,7 +109,7 @@ class CoveredRouter:
     def fit(self, questions: Questions, outcomes: Outcomes) -> Self:
         """Fit the router and learn where the profile lies."""
         self.fitted_ = copy.deepcopy(self.router).fit(questions, outcomes)
-        self.coverage_ = Coverage(alarm=self.alarm).fit(questions)
+        self.coverage_ = Coverage(alarm=self.alarm).fit(questions, self._unseen(questions, outcomes))
         self.overall_ = {}
         self._note(questions, outcomes)
         generalist_place(outcomes.arms, self.generalist)
@@ -140,6 +145,18 @@ class CoveredRouter:
     def learnt(self, name: str) -> Mapping[str, NDArray[Any]]:
         """What the router learnt of one arm, and its overall share."""
         return {**self._known().learnt(name), "overall share": np.array(self.overall_[name])}
+
+    def _unseen(self, questions: Questions, outcomes: Outcomes) -> Array | None:
+        """Scores of the calibration part by a router that has not seen it, 0 for the others; None where none can be had."""
+        held = calibration_split(questions.ids, questions.vectors)
+        inner, outer = np.flatnonzero(~held), np.flatnonzero(held)
+        try:
+            router = copy.deepcopy(self.router).fit(questions.take(inner), outcomes.take(inner))
+        except RouterError:  # what is left has no outcome, no label, or one skill alone
+            return None
+        scores = np.zeros((len(questions), len(router.arms)), dtype=np.float32)
+        scores[outer] = router.score(replace(questions.take(outer), skills=()))
+        return scores
 
     def _led(self, scores: Array, found: Signals) -> Array:
         """`scores` with the fallback's where the question lies outside."""

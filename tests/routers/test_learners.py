@@ -21,6 +21,7 @@ from routers.neighbours import NeighbourRouter
 from routers.online import OnlineRouter, PageHinkley, inverse_propensity
 from routers.perarm import PerArm
 from routers.ridge import RidgeRouter
+from routers.stats import calibration_split
 from routers.testing import GENERALIST, SKILLS, outcomes_of, simulate
 from routers.types import Arm, Array, Outcomes, Questions, Router, weighed
 
@@ -263,6 +264,29 @@ def test_a_domain_that_was_left_out_raises_the_alarm() -> None:
     assert reasons[strange[0]].gap is not None and reasons[strange[0]].gap < 0.05
     taken = [router.arms[int(i)].name for i in router.score(asked)[strange].argmax(axis=1)]
     assert taken.count(GENERALIST) >= 0.8 * len(strange)
+
+
+def test_arms_that_score_alike_raise_the_margin_flag_and_clear_leads_do_not() -> None:
+    router = CoveredRouter(NeighbourRouter(), GENERALIST).fit(*simulate(400))
+    reasons = router.explain(simulate(200, seed=9)[0])
+
+    close = np.array([reason.margin is not None and reason.margin < router.coverage_.margin_ for reason in reasons])
+
+    assert 0.05 < close.mean() < 0.4  # a fifth, by the percentile
+    assert all("boundary" in reasons[row].flags for row in np.flatnonzero(close))
+    assert not all("boundary" in reason.flags for reason in reasons)
+
+
+def test_a_profile_too_small_for_a_second_fit_flags_no_margin() -> None:
+    questions, outcomes = simulate(20)
+    held = calibration_split(questions.ids, questions.vectors)
+    measured = outcomes.take(np.flatnonzero(held))
+
+    router = CoveredRouter(NeighbourRouter()).fit(
+        questions, replace(measured, question=np.flatnonzero(held)[measured.question])
+    )
+
+    assert router.coverage_.margin_ == 0
 
 
 def test_scores_and_reasons_together_ask_the_router_once() -> None:
