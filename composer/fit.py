@@ -61,9 +61,9 @@ def fit_router(
 ) -> Fitted:
     """Fit every router on the profile less its calibration part, choose on a part of what is left, test on calibration.
 
-    The chosen one is installed if the paired interval of its difference to the best single arm lies above 0 and it asks
-    arms that are no dearer on average; it is then fitted on everything, and leaves questions outside the profile to the
-    `generalist`. Raises InputError for too few questions.
+    The chosen one leaves questions outside the profile to the `generalist`, in the test as in service. It is installed if
+    the paired interval of its difference to the best single arm lies above 0 and it asks arms that are no dearer on
+    average; it is then fitted on everything. Raises InputError for too few questions.
     """
     held = calibration_split(questions.ids, questions.vectors)
     learn, check = np.flatnonzero(~held), np.flatnonzero(held)
@@ -74,6 +74,11 @@ def fit_router(
         )
     labelled = len({name for own in questions.skills for name in own}) > 1
     makes = family(labelled)
+
+    def served(name: str) -> Router:
+        """As it would be installed."""
+        return makes[name]() if name == PLAIN else CoveredRouter(makes[name](), generalist)
+
     part = questions.take(learn)
     again = calibration_split(part.ids, part.vectors, seed=1)
     inner, outer = learn[~again], learn[again]
@@ -85,7 +90,7 @@ def fit_router(
     tested = prefer(shares, USUAL)
     rights, prices = {}, {}
     for name in {tested, PLAIN}:
-        router = makes[name]().fit(questions.take(learn), outcomes.take(learn))
+        router = served(name).fit(questions.take(learn), outcomes.take(learn))
         rights[name], prices[name] = _right(router, questions.take(check), outcomes.take(check))
     difference = paired_difference(rights[tested], rights[PLAIN])
     dearer = prices[tested] > prices[PLAIN] * (1 + 1e-9)
@@ -96,9 +101,7 @@ def fit_router(
         difference=difference,
         questions=len(check),
         dearer=dearer,
-        router=(makes[PLAIN]() if installed == PLAIN else CoveredRouter(makes[installed](), generalist)).fit(
-            questions, outcomes
-        ),
+        router=served(installed).fit(questions, outcomes),
         installed=installed,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from composer.pipeline import Pipeline
 from composer.profile import find_profile, router_folder
 from composer.registry.experts import Registry
 from routers.baselines import BestSingle
+from routers.coverage import CoveredRouter
 from routers.errors import RouterError
 from routers.family import PLAIN, prefer
-from routers.testing import simulate
+from routers.testing import GENERALIST, simulate
 
 
 def test_a_router_that_helps_is_installed() -> None:
@@ -28,6 +30,17 @@ def test_a_router_that_helps_is_installed() -> None:
     assert fitted.installed == fitted.tested != PLAIN
     assert fitted.difference[1] > 0
     assert "installed: " + fitted.installed in list(fitted.lines())
+
+
+def test_the_guard_tests_the_router_as_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every question taken for one outside the profile the generalist answers all: as good as the best single arm."""
+    monkeypatch.setattr("composer.fit.CoveredRouter", partial(CoveredRouter, alarm=1.1))
+
+    fitted = fit_router(*simulate(400), generalist=GENERALIST)
+
+    assert fitted.tested != PLAIN
+    assert fitted.difference == (0.0, 0.0, 0.0)
+    assert fitted.installed == PLAIN
 
 
 def test_where_questions_say_nothing_the_best_single_arm_stays() -> None:
