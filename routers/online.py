@@ -105,7 +105,8 @@ class OnlineRouter:
         return self
 
     def add_arm(self, questions: Questions, outcomes: Outcomes) -> Self:
-        """Learn a start of the new arms."""
+        """Learn a start of the new arms, in no order of time: nothing of it is forgotten yet."""
+        self.ridge_.forget = 1.0
         self.ridge_.add_arm(questions, outcomes)
         return self
 
@@ -113,6 +114,7 @@ class OnlineRouter:
         """Forget an arm."""
         self.ridge_.remove_arm(name)
         self.drift_.pop(name, None)
+        self.alarms_.pop(name, None)
         return self
 
     def learnt(self, name: str) -> Mapping[str, NDArray[Any]]:

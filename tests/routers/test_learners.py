@@ -332,6 +332,30 @@ def test_after_a_swap_of_skills_the_forgetting_router_recovers_and_the_frozen_on
     assert np.mean(found["live"][-8:]) > np.mean(found["frozen"][-8:]) + 0.2
 
 
+def test_an_arm_added_while_serving_starts_with_all_it_was_given() -> None:
+    questions, outcomes = simulate(90)
+    early = outcomes.only([GENERALIST])
+    fresh = OnlineRouter().fit(questions, early)
+    live = OnlineRouter().fit(questions, early).update(questions, early)
+
+    fresh.add_arm(questions, outcomes.only(["music"]))
+    live.add_arm(questions, outcomes.only(["music"]))
+
+    assert all(np.array_equal(value, live.learnt("music")[key]) for key, value in fresh.learnt("music").items())
+
+
+def test_an_arm_that_is_removed_takes_its_alarms_along() -> None:
+    questions, outcomes = simulate(90)
+    right = outcomes.only(["music"])
+    router = OnlineRouter().fit(questions, outcomes).update(questions, right)
+    router.update(questions, replace(right, score=1 - right.score))
+    assert router.alarms_["music"] > 0
+
+    router.remove_arm("music")
+
+    assert "music" not in router.alarms_
+
+
 def test_the_log_says_what_another_policy_would_have_been_right() -> None:
     questions, outcomes = simulate(600)
     router = OnlineRouter(explore=0.5).fit(questions, outcomes)
