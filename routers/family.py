@@ -9,6 +9,7 @@ import numpy as np
 from routers.baselines import BestSingle
 from routers.category import CategoryRouter
 from routers.cluster import ClusterRouter
+from routers.errors import RouterError
 from routers.form import FormRouter
 from routers.hierarchical import HierarchicalRouter
 from routers.linear import LinearRouter
@@ -59,8 +60,11 @@ def prefer(found: Mapping[str, Table], default: str) -> str:
     """The name to choose out of paired results (right per calibration question, [n] each).
 
     The best mean, but the default keeps its place unless it is beaten by more than two standard errors of the paired
-    difference: with ten candidates and a few hundred questions one of them is ahead by luck most of the time.
+    difference: with ten candidates and a few hundred questions one of them is ahead by luck most of the time. Raises
+    RouterError when there are no questions.
     """
+    if not all(map(len, found.values())):
+        raise RouterError("there are no questions to choose on\n  next: give more, with fewer that say the same")
     best = max(found, key=lambda name: (float(found[name].mean()), name == default))
     if default in found:
         gain = found[best] - found[default]

@@ -84,6 +84,11 @@ def test_the_default_keeps_its_place_unless_clearly_beaten() -> None:
     assert prefer({"usual": base, PLAIN: much.astype(float)}, "usual") == PLAIN
 
 
+def test_without_questions_nothing_is_preferred() -> None:
+    with pytest.raises(RouterError, match="no questions to choose on"):
+        prefer({"usual": np.zeros(0), PLAIN: np.zeros(0)}, "usual")
+
+
 def test_the_packaged_profile_passes_the_guard_and_its_router_decides(packaged: Registry) -> None:
     result = CliRunner().invoke(app, ["fit", "router"])
 
