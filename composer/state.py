@@ -124,8 +124,8 @@ class State:
     def seen(self) -> list[Seen]:
         """What each row has shown, for the policy: in plan order, never in order of arrival."""
         return [
-            Seen(asked=asked, answers=tuple((reply.arm, reply.answer) for reply in replies))
-            for asked, replies in zip(self.asked, self.replies, strict=True)
+            Seen(asked=asked, answers=tuple((reply.arm, reply.answer) for reply in replies), id=query.id)
+            for asked, replies, query in zip(self.asked, self.replies, self.queries, strict=True)
         ]
 
     def route(self, row: int) -> Route:

@@ -21,7 +21,9 @@ class Fixed:
         """Ask (best first) where nothing was asked yet, else Stop. Raises RouterError if the rule chooses nobody."""
         fresh = [i for i, row in enumerate(seen) if not row.asked]
         decisions: list[Decision] = [Stop()] * len(seen)
-        for i, places in zip(fresh, self.rule.choose(scores[fresh], arms).tolist(), strict=True):
+        ids = [seen[i].id for i in fresh]
+        chosen = self.rule.choose(scores[fresh], arms, ids if all(ids) else ())
+        for i, places in zip(fresh, chosen.tolist(), strict=True):
             names = tuple(dict.fromkeys(arms[place].name for place in places if place != NOBODY))
             if not names:
                 raise RouterError(f"{self.rule} chooses nobody: at least one arm has to be asked")

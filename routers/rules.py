@@ -48,8 +48,9 @@ class FittedRule(Rule, Protocol):
 class Recruit:
     """`k` arms drawn in proportion to their scores (raised to `power`): Symbolic-MoE's recruiting (METHODS A.6).
 
-    With `replace` (as released) a strong arm may fill several seats, and then answers several times; without, the arms
-    are distinct. The draw depends on seed, id and scores alone. `trim`: arms with under this share of all seats of the
+    With `replace` (as released) a strong arm may fill several seats (the policy `Fixed` asks it once: it would say the same
+    again); without, the arms are distinct. The draw depends on seed, id (without ids: the row's bytes, so that rows of the
+    same scores draw the same) and scores alone. `trim`: arms with under this share of all seats of the
     batch lose them to the others (A.7; as released it exists and is not called).
     """
 

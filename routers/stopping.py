@@ -311,14 +311,16 @@ class Abstaining:
         ]
 
 
-def rehearse(policy: Policy, scores: Array, arms: Sequence[Arm], code: Indices) -> tuple[Indices, Marks]:
+def rehearse(
+    policy: Policy, scores: Array, arms: Sequence[Arm], code: Indices, ids: Sequence[str] = ()
+) -> tuple[Indices, Marks]:
     """The loop on recorded answers: whom `policy` asks, in plan order, [n, most] padded with -1, and which rows abstain.
 
-    `code` [n, arm] is what each arm would answer (equal numbers for equal answers of a row, -1: nothing could be read).
-    The policy is asked just as the live loop asks it, so both take the same decisions on the same drafts.
+    `code` [n, arm] is what each arm would answer (equal numbers for equal answers of a row, -1: nothing could be read);
+    `ids` are the questions', for rules that draw. The policy is asked just as the live loop asks it, so both take the same decisions on the same drafts.
     """
     names = {arm.name: place for place, arm in enumerate(arms)}
-    seen = [Seen()] * len(scores)
+    seen = [Seen(id=name) for name in ids or [""] * len(scores)]
     abstained = np.zeros(len(scores), dtype=bool)
     open_ = list(range(len(scores)))
     while open_:
@@ -328,7 +330,7 @@ def rehearse(policy: Policy, scores: Array, arms: Sequence[Arm], code: Indices) 
                 asked = (*seen[row].asked, *decision.arms)
                 said = [int(code[row, names[name]]) for name in asked]
                 answers = tuple((name, None if own < 0 else str(own)) for name, own in zip(asked, said, strict=True))
-                seen[row] = Seen(asked, answers)
+                seen[row] = replace(seen[row], asked=asked, answers=answers)
                 still.append(row)
             else:
                 abstained[row] = isinstance(decision, Abstain)

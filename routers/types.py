@@ -198,10 +198,14 @@ def weighed(router: Router, questions: Questions) -> tuple[Array, list[Reason]]:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one row has shown so far: the arms asked, in plan order, and the canonical answers that landed (None: none)."""
+    """What one row has shown so far: the arms asked, in plan order, and the canonical answers that landed (None: none).
+
+    `id` is the question's, for rules that draw; empty where nobody told it.
+    """
 
     asked: tuple[str, ...] = ()
     answers: tuple[tuple[str, str | None], ...] = ()
+    id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

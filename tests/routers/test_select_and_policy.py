@@ -11,6 +11,7 @@ from routers.errors import RouterError
 from routers.policy import Fixed
 from routers.rules import Recruit
 from routers.select import NOBODY, TopK, top_k
+from routers.stopping import rehearse
 from routers.types import Arm, Array, Ask, Indices, Seen, Stop
 
 ARMS = (Arm("dear", 3.0), Arm("cheap-b"), Arm("cheap-a"))
@@ -62,6 +63,19 @@ def test_fixed_k_asks_the_best_once_and_then_stops() -> None:
 
 def test_an_arm_that_is_drawn_twice_is_asked_once() -> None:
     assert Fixed(Recruit(3)).next(scores([0.0, 0.0, 1.0]), ARMS, [Seen()]) == [Ask(("cheap-a",))]
+
+
+def test_rows_of_the_same_scores_draw_by_their_ids() -> None:
+    table = scores(*[[0.3, 0.3, 0.4]] * 30)
+    ids = [f"q{place}" for place in range(30)]
+    policy = Fixed(Recruit(1))
+
+    asked = policy.next(table, ARMS, [Seen(id=name) for name in ids])
+
+    places = [[arm.name for arm in ARMS].index(own.arms[0]) for own in asked if isinstance(own, Ask)]
+    assert set(places) == {0, 1, 2}
+    assert places == Recruit(1).choose(table, ARMS, ids)[:, 0].tolist()
+    assert places == rehearse(policy, table, ARMS, np.zeros((30, 3), dtype=np.int64), ids)[0][:, 0].tolist()
 
 
 def test_a_policy_that_asks_nobody_is_refused() -> None:
