@@ -145,6 +145,9 @@ def profile(
         Path | None, typer.Argument(metavar="[FILE]", help="JSONL: id, question, answer[, choices, task, split, kind].")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: in the user's data folder).")] = None,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="Run the programs experts write against the rows' tests, on this machine.")
+    ] = False,
     config: Config = None,
     memory: Memory = None,
     offline: Offline = False,
@@ -155,7 +158,7 @@ def profile(
 
     pipeline = _pipeline(config, memory, offline)
     with watch(pipeline, "drafts"):
-        report = profile_file(pipeline, source, out)
+        report = profile_file(pipeline, source, out, run_code=run_code)
     for line in report.lines():
         typer.echo(line)
     if report.errors or report.failed:
@@ -184,6 +187,43 @@ def fit_router_(config: Config = None, as_json: AsJson = False, offline: Offline
     for line in fitted.lines():
         typer.echo(line)
     _say(f"written to {folder}")
+
+
+@fit.command("answers")
+def fit_answers_(
+    config: Config = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Recorded answers instead of the profile (nothing is installed).")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="With --data: only the models of this pool.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Labelled JSONL: use the answers that runs in the store gave to it.")
+    ] = None,
+    calls: Annotated[
+        str, typer.Option(help="Most mean calls per question: a number, N% of all experts, or all.")
+    ] = "3",
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Also say what each expert is worth to the others.")
+    ] = False,
+    as_json: AsJson = False,
+    offline: Offline = False,
+) -> None:
+    """Is asking several experts worth it here? Rehearsed on answers that are there already; written into the registry
+    file if it beats the best single expert."""
+    from dataclasses import asdict
+
+    from composer.answering import fit_and_install
+
+    pipeline = _pipeline(config, None, offline)
+    fitted, told = fit_and_install(
+        pipeline, data=data, pool=pool, runs=runs, calls=calls, leave_one_out=leave_one_out, say=_say
+    )
+    if as_json:
+        _print_json({**asdict(fitted), "router": None, "aggregator": None, "installed": told})
+        return
+    for line in fitted.lines():
+        typer.echo(line)
+    _say(told)
 
 
 @app.command()

@@ -27,6 +27,7 @@ from routers.types import Outcomes, Questions, Route, Router
 if TYPE_CHECKING:
     import asyncio
 
+    from composer.answers.ballots import Aggregator
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.store import DraftStore
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # What `coe route` never needs (the event loop, the pool, the store, LangGraph) is imported where it is used.
 
 T = TypeVar("T")
+LEARNT = "learnt"
 AUTO = "auto"  # the router that `coe fit router` has installed, else the skill router
 
 # Who hears the events of the run under way, where that is not the pipeline's listener: runs may go on side by side.
@@ -196,6 +198,23 @@ class Pipeline:
             self._routers[name] = self._fitted(name)
         return self._routers[name]
 
+    def aggregator(self, name: str) -> Aggregator:
+        """The aggregator `name`: as `coe fit answers` installed it, else as it is before it has learnt anything.
+
+        Raises InputError for `learnt` where none is installed, or one that cannot be read.
+        """
+        from composer.profile import answers_folder  # noqa: PLC0415 pyarrow: only where there is something to combine
+
+        plain = load("aggregators", name, "by")
+        if name == LEARNT or answers_folder(self.registry).exists():
+            from composer.fit_answers import installed_aggregator  # noqa: PLC0415 only where there may be one
+
+            found: Aggregator = installed_aggregator(self.registry)
+            if type(found) is plain:
+                return found
+        made: Aggregator = plain()
+        return made
+
     def _fitted(self, name: str) -> Router:
         every, generalist = self.registry.arms(), self.registry.generalist
         if len(every) == 1:
@@ -249,6 +268,7 @@ class Pipeline:
             router=self.router,
             pool=lambda: self.pool,
             emit=self.emit,
+            aggregator=self.aggregator,
         )
         factory = load("stages", step.use, self.settings.where(f"{where}.use"))
         options = check_options(factory, step.options, lambda name: self.settings.where(f"{where}.options.{name}"))

@@ -293,6 +293,12 @@ def has_router(registry: Registry) -> bool:
     return folder.exists()
 
 
+def answers_folder(registry: Registry) -> Path:
+    """Where `coe fit answers` keeps the aggregator it fitted for this registry file."""
+    profiles = user_folder(registry)
+    return profiles.parent.with_name("answers") / profiles.name
+
+
 def find_profile(registry: Registry) -> tuple[Profile, list[str]]:
     """The registry's profile with what the user measured on top, less the records of arms that have changed.
 

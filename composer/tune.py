@@ -11,6 +11,7 @@ import numpy as np
 from composer.answers.ballots import Aggregator, Learning, Table
 from composer.answers.learn import Learnt
 from composer.answers.vote import BestScored, DawidSkene, LogOdds, Majority, Weighted
+from composer.errors import InputError
 from composer.grid import Grid
 from routers.family import prefer
 from routers.policy import Fixed
@@ -204,6 +205,38 @@ def choose(trial: Mapping[tuple[str, str], tuple[Plan, Played]], budget: str, ar
     by_name = {" / ".join(name): right for name, right in fits.items()}
     first, _, second = prefer(by_name, " / ".join(default)).partition(" / ")
     return first, second
+
+
+def thriftiest(trial: Mapping[tuple[str, str], tuple[Plan, Played]], budget: str, arms: int) -> tuple[str, str]:
+    """The plan with the fewest calls among those within the budget that are not worse than the best of them by more than
+    one standard error of the paired difference (the one-standard-error rule, Breiman et al. 1984): a call that wins
+    nothing that can be seen is not made."""
+    limit = most_calls(budget, arms)
+    fits = {
+        name: played
+        for name, (_, played) in trial.items()
+        if played.calls.mean() + 2 * played.calls.std() / len(played.calls) ** 0.5 <= limit + 1e-9
+    }
+    best = max(fits.values(), key=lambda played: float(played.right.mean()))
+
+    def behind(played: Played) -> bool:
+        loss = best.right - played.right
+        return bool(loss.mean() > loss.std() / len(loss) ** 0.5)
+
+    as_good = {name: played for name, played in fits.items() if not behind(played)}
+    return min(
+        as_good,
+        key=lambda name: (round(float(as_good[name].calls.mean()), 2), -float(as_good[name].right.mean())),
+    )
+
+
+def check_budget(budget: str) -> None:
+    """Raise InputError for a budget that is neither a whole number above 0, nor `N%`, nor `all`."""
+    number = budget.removesuffix("%")
+    if budget != "all" and not (number.isdecimal() and int(number) > 0):
+        raise InputError(
+            f"the budget of calls is {budget!r}", remedy="give a whole number above 0, a share such as 75%, or all"
+        )
 
 
 def most_calls(budget: str, arms: int) -> float:

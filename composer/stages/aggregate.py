@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from composer.answers.ballots import Aggregator, Ballots, traits
+from composer.answers.ballots import Ballots, traits
 from composer.answers.extract import codes, conclusion
 from composer.answers.vote import agreement
 from composer.plugins import load
@@ -20,12 +20,15 @@ from routers.types import Arm
 
 def aggregate(kit: Kit, *, by: str = "best") -> Stage:
     """Combine each row's complete drafts with the aggregator `by`: `best` scored, `majority`, `weighted`, `log-odds`,
-    `self-consistent` or `dawid-skene`. Where no answer could be read, the best scored text is taken as it stands; where
+    `self-consistent`, `dawid-skene`, or `learnt` (by `coe fit answers`). Where no answer could be read, the best scored text is taken as it stands; where
     no draft is complete, a text that was cut off is a `degraded` answer. Of programs that were tried only those that pass
     the most tests are combined, whatever `by` says; one that passes none is no answer."""
-    combiner: Aggregator = load("aggregators", by, "by")()
+    load(
+        "aggregators", by, "by"
+    )  # what it has learnt is read with the first answers, but a misspelt name is told before
 
     async def stage(state: State) -> Update:
+        combiner = kit.aggregator(by)
         good = [[reply for reply in replies if reply.draft.ok] for replies in state.replies]
         kinds = [kind_of(kit, query, asked) for query, asked in zip(state.queries, state.asked, strict=True)]
         if "math" in kinds:  # another process compares formulas, and may take two seconds for a pair
@@ -71,7 +74,10 @@ def ballots_of(state: State, drafts: Sequence[Sequence[Reply]], kinds: Sequence[
         length[row, here] = [len(reply.draft.text) for reply in own]
         looks[row, here] = traits(state.queries[row].prompt, said)
     options = np.array([len(query.choices) for query in state.queries], dtype=np.int64)
-    return Ballots(tuple(map(Arm, state.arms)), arm, code, score, length, options, looks)
+    strongest = [reason.skills[0][0] if reason.skills else None for reason in state.reasons]
+    skills = tuple(sorted({name for name in strongest if name is not None}))
+    skill = np.array([-1 if name is None else skills.index(name) for name in strongest], dtype=np.int64)
+    return Ballots(tuple(map(Arm, state.arms)), arm, code, score, length, options, looks, skills, skill)
 
 
 def _codes(own: Sequence[Reply], kind: Kind) -> list[int]:

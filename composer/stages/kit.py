@@ -6,12 +6,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from composer.plugins import load
 from composer.state import Query, State, Update
 from composer.trace import Event
 from composer.types import Kind, Prompt, Sampling, Stream
 from routers.types import Arm, Array, Router
 
 if TYPE_CHECKING:
+    from composer.answers.ballots import Aggregator
     from composer.pool.pool import Pool
 
 Stage = Callable[[State], Awaitable[Update]]
@@ -58,15 +60,23 @@ class Arms(Protocol):
         ...
 
 
+def unfitted(name: str) -> Aggregator:
+    """The aggregator `name` as it is before it has learnt anything."""
+    made: Aggregator = load("aggregators", name, "by")()
+    return made
+
+
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """The collaborators of a pipeline. `router` and `encoder` load on first use; `emit` reports events as they happen."""
+    """The collaborators of a pipeline. `router`, `encoder` and `aggregator` load on first use; `emit` reports events as
+    they happen."""
 
     registry: Arms
     encoder: Callable[[], Encoder]
     router: Callable[[str], Router]
     pool: Callable[[], Pool]
     emit: Callable[[Event], None]
+    aggregator: Callable[[str], Aggregator] = unfitted
 
 
 def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:

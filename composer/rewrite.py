@@ -1,0 +1,81 @@
+"""Writes what was learnt into a registry file, and leaves everything else in it as its author wrote it."""
+
+from __future__ import annotations
+
+import re
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from composer.config import load_settings, packaged_registry
+from composer.errors import InputError
+from composer.jsonl import write_atomic
+
+_LIST = re.compile(r"(?m)^\w[^\n]*:[ ]*(?:#[^\n]*)?\n( *)- ")  # a list right below a key at the margin
+_STEPS = ("decide", "generate", "verify", "aggregate")
+_REPLACED = ("policy", "select", "k")  # options of `decide` that say who is asked
+
+
+def with_plan(text: str, options: dict[str, Any], by: str) -> str:
+    """The registry file `text` whose pipeline asks by these options of `decide` and combines with `by`; comments stay.
+
+    >>> print(with_plan("models: {}  # none yet\\n", {"k": 2}, "majority"), end="")
+    models: {}  # none yet
+    pipeline:
+    - use: decide
+      options: {router: auto, k: 2}
+    - use: generate
+    - use: verify
+    - use: aggregate
+      options: {by: majority}
+    """
+    yaml = YAML(typ="rt")
+    yaml.width = 10_000  # long lines stay as they are
+    yaml.preserve_quotes = True
+    found = _LIST.search(text)
+    offset = len(found[1]) if found else 0
+    yaml.indent(mapping=2, sequence=offset + 2, offset=offset)
+    data = yaml.load(text)
+    steps = data.setdefault("pipeline", [{"use": name} for name in _STEPS])
+    for step in steps:
+        if step["use"] == "decide":
+            _put(yaml, step, {"router": "auto", **options}, _REPLACED)
+        if step["use"] == "aggregate":
+            _put(yaml, step, {"by": by}, ())
+    out = StringIO()
+    yaml.dump(data, out)
+    return out.getvalue()
+
+
+def _put(yaml: YAML, step: Any, options: dict[str, Any], replaced: tuple[str, ...]) -> None:
+    own = step.setdefault("options", yaml.map())
+    if not own:
+        own.fa.set_flow_style()
+    for name in replaced:
+        own.pop(name, None)
+    for name, value in options.items():
+        own[name] = value
+
+
+def write_plan(path: Path, options: dict[str, Any], by: str) -> None:
+    """Write the plan into the registry file at `path`, if what comes of it is a registry that loads.
+
+    Raises InputError for the packaged registry, which is nobody's to change, and ConfigError where the file would not load.
+    """
+    if path.resolve() == packaged_registry().resolve():
+        raise InputError(
+            "the packaged registry is not changed",
+            where=str(path),
+            remedy="copy it to ./experts.yaml, and run the command again there",
+        )
+    text = with_plan(path.read_text(encoding="utf-8"), options, by)
+    draft = path.with_name(f".{path.name}.plan.yaml")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        load_settings(draft)
+    finally:
+        draft.unlink(missing_ok=True)
+    with write_atomic(path) as file:
+        file.write(text)
