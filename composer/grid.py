@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from composer.answers.ballots import TRAITS, Ballots, Table, traits
 from composer.recorded import Recorded
-from routers.types import Arm, Array, Indices
+from routers.types import Arm, Array, Indices, Outcomes
 
 
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Recorded answers, [question, arm] each: `right` (0 where the arm was not run), `code` (equal answers of a question
-    have equal numbers; -1 where none could be extracted), `cost` (USD where the record has prices, else characters),
+    have equal numbers; -1 where none could be extracted), `cost` (USD where the record has prices, else characters; the
+    arm's mean where the arm was not run or no length was recorded, NaN where nothing is known of it),
     `length` in characters, `looks` [question, arm, 4] of the option chosen (`TRAITS`); `options` [question]; `voted`:
     answers are known. `skill` [question] is a place in `skills`, -1 unknown; None: nobody looked."""
 
@@ -33,10 +35,10 @@ class Grid:
     def of(cls, record: Recorded) -> Grid:
         """The first sample of every cell."""
         outcomes = record.outcomes
-        first = outcomes.sample == 0
+        first = first_samples(outcomes)
         question, arm = outcomes.question[first], outcomes.arm[first]
         shape = (len(record), len(outcomes.arms))
-        right, cost = np.zeros(shape), np.zeros(shape)
+        right, cost = np.zeros(shape), np.full(shape, np.nan)
         code, length = np.full(shape, -1, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         said: list[list[str | None]] = [[None] * shape[1] for _ in range(shape[0])]
         known: dict[str, int] = {}
@@ -44,7 +46,11 @@ class Grid:
         right[question, arm] = outcomes.score[first]
         code[question, arm] = np.array(numbers, dtype=np.int64)[first]
         priced = not bool(np.isnan(outcomes.cost).any())
-        cost[question, arm] = (outcomes.cost if priced else outcomes.length)[first]
+        lengths = np.where(outcomes.length > 0, outcomes.length, np.nan)
+        cost[question, arm] = (outcomes.cost if priced else lengths)[first]
+        known_ = ~np.isnan(cost)
+        mean = np.where(known_, cost, 0).sum(axis=0) / np.where(known_.any(axis=0), known_.sum(axis=0), np.nan)
+        cost = np.where(known_, cost, mean)
         length[question, arm] = outcomes.length[first]
         for cell in np.flatnonzero(first):
             said[int(outcomes.question[cell])][int(outcomes.arm[cell])] = outcomes.answer[cell]
@@ -93,3 +99,14 @@ class Grid:
             skills=self.skills,
             skill=self.skill,
         )
+
+
+def first_samples(outcomes: Outcomes) -> NDArray[np.bool_]:
+    """Which rows are the first sample of their cell, whatever samples are counted from."""
+    cell = outcomes.question * max(1, len(outcomes.arms)) + outcomes.arm
+    order = np.lexsort((outcomes.sample, cell))
+    first = np.ones(len(order), dtype=bool)
+    first[1:] = cell[order][1:] != cell[order][:-1]
+    found = np.zeros(len(order), dtype=bool)
+    found[order[first]] = True
+    return found

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from composer import cells as cells_
 from composer.errors import InputError, suggest
 from composer.folders import cache_folder
 from composer.state import lettered
@@ -69,9 +70,16 @@ class Recorded:
                 f"no outcome of {', '.join(missing[:3])} on {', '.join(benchmarks)}",
                 remedy=suggest(missing[0], present),
             )
+        if not len(part):
+            raise InputError(
+                f"no question is of {', '.join(benchmarks) or 'these benchmarks'}", remedy="name another one"
+            )
         own = part.outcomes.only(wanted)
         voted = any(answer is not None for answer in own.answer)
-        arms_now = _priced(wanted, own.arm, own.cost, own.length)
+        learnt = np.array([split == "profile" for split in part.split])[own.question]
+        if not learnt.any():
+            learnt = np.ones(len(own.question), dtype=bool)
+        arms_now = _priced(wanted, own.arm[learnt], own.cost[learnt], own.length[learnt])  # prices choose, too
         return replace(part, outcomes=replace(own, arms=arms_now), voted=voted)
 
     def questions(self, vectors: Array) -> Questions:
@@ -128,9 +136,11 @@ def read_routerbench(path: Path, *, profile: float = 0.75) -> Recorded:
     csv.field_size_limit(100_000_000)
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
+            reader = csv.DictReader(file)
+            numbered = [(reader.line_num, row) for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as why:
         raise InputError(f"this file cannot be read: {why}", where=str(path), remedy="give a CSV in UTF-8") from why
+    rows = [row for _, row in numbered]
     if not rows or any(name not in rows[0] for name in ("sample_id", "prompt", "eval_name")):
         raise InputError(
             "a column is missing: expected sample_id, prompt, eval_name and one per model",
@@ -140,17 +150,17 @@ def read_routerbench(path: Path, *, profile: float = 0.75) -> Recorded:
     fixed = {"sample_id", "prompt", "eval_name", "oracle_model_to_route_to"}
     models = [name for name in rows[0] if name and name not in fixed and "|" not in name]
     cells: dict[str, list[Any]] = {name: [] for name in ("question", "arm", "score", "length", "cost")}
-    for place, row in enumerate(rows):
+    for place, (line, row) in enumerate(numbered):
         for column, model in enumerate(models):
             if row[model] == "":
                 continue
-            where = f"{path}:{place + 2}"
+            where = f"{path}:{line}"
             cells["question"].append(place)
             cells["arm"].append(column)
-            cells["score"].append(_number(row[model], where, model, low=0.0, high=1.0))
+            cells["score"].append(cells_.number(row[model], where, model, high=1.0))
             cells["length"].append(len(row.get(f"{model}|model_response") or ""))
             paid = row.get(f"{model}|total_cost") or ""
-            cells["cost"].append(_number(paid, where, f"{model}|total_cost", low=0.0) if paid else float("nan"))
+            cells["cost"].append(cells_.number(paid, where, f"{model}|total_cost") if paid else float("nan"))
     ids = tuple(row["sample_id"] for row in rows)
     _unique(ids, str(path))
     cost = np.array(cells["cost"], dtype=np.float32)
@@ -205,35 +215,39 @@ def _read_pair(questions: Path, outcomes: Path) -> Recorded:
         raise InputError(f"{questions.name} has no outcomes", where=str(outcomes), remedy="put the file beside it")
     asked = _table(questions, ("question_id", "benchmark", "question", "split"))
     done = _table(outcomes, ("question_id", "model"))
-    marks = next((name for name in ("score", "correct") if name in done.column_names), None)
-    if marks is None:
+    marked = next((name for name in ("score", "correct") if name in done.column_names), None)
+    if marked is None:
         raise InputError("there is no column `score` or `correct`", where=str(outcomes), remedy="add one of them")
-    ids = tuple(map(str, asked["question_id"].to_pylist()))
-    _unique(ids, str(questions))
-    place = {name: i for i, name in enumerate(ids)}
-    question = np.array([place.get(str(name), -1) for name in done["question_id"].to_pylist()], dtype=np.int64)
-    named = [str(name) for name in done["model"].to_pylist()]
-    models = sorted(set(named))
-    column = {name: i for i, name in enumerate(models)}
-    arm = np.array([column[name] for name in named], dtype=np.int64)
-    score = np.array([_mark(value) for value in done[marks].to_pylist()], dtype=np.float32)
-    bad = np.flatnonzero(~((score >= 0) & (score <= 1)))
-    if len(bad):
+    benchmark = tuple(map(str, asked["benchmark"].to_pylist()))
+    ids, keys = _named(tuple(map(str, asked["question_id"].to_pylist())), benchmark, str(questions))
+    named = list(map(str, done["question_id"].to_pylist()))
+    if "benchmark" in done.column_names:
+        place = {key: i for i, key in enumerate(keys)}
+        wanted = list(zip(map(str, done["benchmark"].to_pylist()), named, strict=True))
+    else:
+        place = {("", name): i for i, (_, name) in enumerate(keys)}
+        wanted = [("", name) for name in named]
+    question = np.array([place.get(key, -1) for key in wanted], dtype=np.int64)
+    keep = np.flatnonzero(question >= 0)
+    if not len(keep):
         raise InputError(
-            f"row {int(bad[0])}: `{marks}` is {score[bad[0]]}", where=str(outcomes), remedy="give numbers from 0 to 1"
+            f"no `question_id` of this file ({named[0] if named else 'none'!s} …) is one of {questions.name} ({keys[0][1]} …)",
+            where=str(outcomes),
+            remedy="write the ids alike in both files",
         )
-    length = _whole(done, "resp_chars")
-    choices = [_options(value) for value in _optional(asked, "options")]
+    models, arm = _columns(done)
+    score = np.array(cells_.marks(done[marked].to_pylist(), str(outcomes), marked), dtype=np.float32)
+    length = np.array(cells_.whole(_optional(done, "resp_chars"), str(outcomes), "resp_chars"), dtype=np.int64)
+    sample = np.array(cells_.whole(_optional(done, "sample"), str(outcomes), "sample"), dtype=np.int64)
+    choices = [cells_.options(value) for value in _optional(asked, "options")]
     texts = [lettered(str(text or ""), own) for text, own in zip(asked["question"].to_pylist(), choices, strict=True)]
     cost = _cost(done, length, texts, question)
-    keep = np.flatnonzero(question >= 0)
-    answers = done["answer"].to_pylist() if "answer" in done.column_names else [None] * done.num_rows
-    category = asked["category"].to_pylist() if "category" in asked.column_names else [""] * len(ids)
+    answers = _optional(done, "answer")
     return Recorded(
         ids=ids,
         text=tuple(texts),
-        benchmark=tuple(map(str, asked["benchmark"].to_pylist())),
-        category=tuple(name or "" for name in category),
+        benchmark=benchmark,
+        category=tuple("" if name is None else str(name) for name in _optional(asked, "category")),
         split=tuple(map(str, asked["split"].to_pylist())),
         options=np.array([len(own) for own in choices], dtype=np.int64),
         outcomes=Outcomes(
@@ -241,7 +255,7 @@ def _read_pair(questions: Path, outcomes: Path) -> Recorded:
             question=question[keep],
             arm=arm[keep],
             score=score[keep],
-            sample=_whole(done, "sample")[keep],
+            sample=sample[keep],
             answer=tuple(None if answers[i] is None else str(answers[i]) for i in keep),
             length=length[keep],
             cost=cost[keep],
@@ -250,9 +264,30 @@ def _read_pair(questions: Path, outcomes: Path) -> Recorded:
     )
 
 
+def _named(
+    ids: tuple[str, ...], benchmark: tuple[str, ...], where: str
+) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
+    """The questions' ids (with their benchmark where two benchmarks share one), and what outcomes name them by."""
+    keys = tuple(zip(benchmark, ids, strict=True))
+    _unique([f"{own} of {name}" for name, own in keys], where)
+    if len(set(ids)) == len(ids):
+        return ids, keys
+    return tuple(f"{name}:{own}" for name, own in keys), keys
+
+
+def _columns(done: pa.Table) -> tuple[list[str], Indices]:
+    """The models by name, and each row's place among them."""
+    named = [str(name) for name in done["model"].to_pylist()]
+    models = sorted(set(named))
+    column = {name: i for i, name in enumerate(models)}
+    return models, np.array([column[name] for name in named], dtype=np.int64)
+
+
 def _joined(parts: Sequence[Recorded], folder: Path) -> Recorded:
     """One record out of several; an arm of two files is one arm, whose price `of` takes from what is then left."""
     ids = tuple(name for part in parts for name in part.ids)
+    if len(set(ids)) < len(ids):
+        ids = tuple(f"{name}:{own}" for part in parts for own, name in zip(part.ids, part.benchmark, strict=True))
     _unique(ids, str(folder))
     arms = tuple(Arm(name) for name in sorted({arm.name for part in parts for arm in part.outcomes.arms}))
     column = {arm.name: i for i, arm in enumerate(arms)}
@@ -315,39 +350,8 @@ def _priced(models: Sequence[str], arm: Indices, cost: Array, length: Indices) -
     return tuple(Arm(name, float(price) if price > 0 else 1.0) for name, price in zip(models, mean, strict=True))
 
 
-def _whole(table: pa.Table, name: str) -> Indices:
-    if name not in table.column_names:
-        return np.zeros(table.num_rows, dtype=np.int64)
-    return np.array([value or 0 for value in table[name].to_pylist()], dtype=np.int64)
-
-
-def _mark(value: Any) -> float:
-    return float("nan") if value is None else float(value)
-
-
 def _optional(table: pa.Table, name: str) -> list[Any]:
     return table[name].to_pylist() if name in table.column_names else [None] * table.num_rows
-
-
-def _options(value: Any) -> tuple[str, ...]:
-    """The options; `options` may be a list, a string (a JSON list, or one option per line), or absent."""
-    if isinstance(value, str):
-        try:
-            told = json.loads(value)
-        except ValueError:
-            told = value.splitlines()
-        value = told
-    return tuple(map(str, value)) if isinstance(value, list | tuple) and len(value) > 1 else ()
-
-
-def _number(text: str, where: str, column: str, *, low: float, high: float = float("inf")) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = float("nan")
-    if not low <= value <= high:
-        raise InputError(f"`{column}` is {text[:40]!r}", where=where, remedy=f"give a number from {low:g} to {high:g}")
-    return value
 
 
 def _unique(ids: Sequence[str], where: str) -> None:

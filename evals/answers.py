@@ -28,7 +28,7 @@ from composer.tune import (
     rehearsed,
     with_skills,
 )
-from evals.data import Data, distinct, splits
+from evals.data import Data, covered, distinct, has_categories, splits
 from evals.metrics import Row
 from routers.calibrate import calibration_error
 from routers.coverage import Coverage
@@ -116,11 +116,12 @@ def evaluate(
             f"{group} has scores but no answers: there is nothing to combine", remedy="use `coe eval routers` for it"
         )
     notes: list[str] = []
-    data = Data.of(record, vectors)
     profile, test = splits(record, test_split)
     profile = distinct(profile, test, vectors, strict, notes)
+    record = covered(record, profile, test, notes)
+    data = Data.of(record, vectors)
     learn, check = data.take(profile), data.take(test)
-    labelled = len(set(record.category)) > 1 and all(any(own) for own in learn.questions.skills)
+    labelled = has_categories(learn.questions)
     make = family(labelled)[USUAL]
     say(f"{group}: scoring every profile question by a router that has not seen it")
     scores = cross_scores(make, learn.questions, learn.outcomes)
@@ -335,11 +336,12 @@ def worth_of_arms(
     record: Recorded, vectors: Array, *, group: str, test_split: str, say: Callable[[str], None]
 ) -> list[AnswerRow]:
     """Leave one out: what the learnt combination of all arms loses on the test split without each of them, paired."""
-    data = Data.of(record, vectors)
     profile, test = splits(record, test_split)
     profile = distinct(profile, test, vectors, False, [])
+    record = covered(record, profile, test, [])
+    data = Data.of(record, vectors)
     learn, check = data.take(profile), data.take(test)
-    labelled = len(set(record.category)) > 1 and all(any(own) for own in learn.questions.skills)
+    labelled = has_categories(learn.questions)
     make = family(labelled)[USUAL]
     scores, there = (
         cross_scores(make, learn.questions, learn.outcomes),

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from composer.errors import InputError
 from composer.grid import Grid
 from composer.recorded import Recorded
 from routers.types import Array, Indices, Outcomes, Questions
 
+NONE = "no category"
 TWINS = 0.95  # a profile question this near to a test question is the same question
 _STEP = 512
 
@@ -25,8 +27,12 @@ class Data:
 
     @classmethod
     def of(cls, record: Recorded, vectors: Array) -> Data:
-        """The whole record; `vectors` [n, dim] are the questions'."""
-        return cls(record.questions(vectors), record.outcomes, Grid.of(record))
+        """The whole record; `vectors` [n, dim] are the questions'. Where some questions have a category, the others are a
+        category of their own."""
+        questions = record.questions(vectors)
+        if any(questions.skills):
+            questions = replace(questions, skills=tuple(own or (NONE,) for own in questions.skills))
+        return cls(questions, record.outcomes, Grid.of(record))
 
     def take(self, rows: Indices) -> Data:
         """The questions at `rows`."""
@@ -36,6 +42,11 @@ class Data:
     def asked(self) -> Questions:
         """As they come at serving time: without labels."""
         return replace(self.questions, skills=())
+
+
+def has_categories(questions: Questions) -> bool:
+    """Whether these (profile) questions are labelled with two categories at least."""
+    return len({name for own in questions.skills for name in own}) > 1 and all(questions.skills)
 
 
 def splits(record: Recorded, test_split: str) -> tuple[Indices, Indices]:
@@ -63,3 +74,30 @@ def distinct(profile: Indices, test: Indices, vectors: Array, strict: bool, note
             raise InputError(text, remedy="remove them, or run without --strict to leave them out")
         notes.append(f"{text}: left out")
     return profile[~twin]
+
+
+def covered(record: Recorded, profile: Indices, test: Indices, notes: list[str]) -> Recorded:
+    """The record without arms that nobody ran on the profile, or on the test split; they, and cells that nobody ran, are
+    noted. Raises InputError where fewer than two arms are left, or fewer than two profile questions.
+    """
+    if len(profile) < 2:
+        raise InputError(
+            f"{len(profile)} profile questions are left",
+            remedy="mark more questions as `profile`, other than the test's",
+        )
+    ran = np.zeros((len(record), len(record.outcomes.arms)), dtype=bool)
+    ran[record.outcomes.question, record.outcomes.arm] = True
+    both: NDArray[np.bool_] = np.logical_and(ran[profile].any(axis=0), ran[test].any(axis=0))
+    names = [arm.name for arm in record.outcomes.arms]
+    if not both.all():
+        out = [name for name, there in zip(names, both, strict=True) if not there]
+        notes.append(f"left out, for nobody ran them on one of the splits: {', '.join(out)}")
+    kept = [name for name, there in zip(names, both, strict=True) if there]
+    if len(kept) < 2:
+        raise InputError(f"{len(kept)} models were run on both splits", remedy="give outcomes of two models at least")
+    share = float(ran[np.concatenate([profile, test])][:, both].mean())
+    if share < 1:
+        notes.append(
+            f"{100 * share:.1f} % of the cells were run; an answer that nobody ran is wrong where it is asked for"
+        )
+    return record if both.all() else replace(record, outcomes=record.outcomes.only(kept))

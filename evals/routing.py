@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from composer.grid import Grid
 from composer.recorded import Recorded
-from evals.data import Data, distinct, splits
+from evals.data import Data, covered, distinct, has_categories, splits
 from evals.metrics import Row
 from evals.replayed import Played, ask, consistent
-from evals.ways import ONE, Cascade, Way, shown, thrifty, ways
+from evals.ways import ONE, Way, shown, thrifty, ways
 from routers.calibrate import CalibratedRouter, calibration_error
 from routers.coverage import Coverage
 from routers.family import PLAIN, USUAL, family, prefer
+from routers.rules import Balanced
 from routers.select import ranked
 from routers.stats import bootstrap_interval, calibration_split, paired_difference
 from routers.types import Array, Indices, Questions, Router
@@ -81,13 +82,14 @@ def evaluate(
     Raises InputError where a split is missing.
     """
     notes: list[str] = []
-    data = Data.of(record, vectors)
     profile, test = splits(record, test_split)
     profile = distinct(profile, test, vectors, strict, notes)
+    record = covered(record, profile, test, notes)
+    data = Data.of(record, vectors)
     learn, check = data.take(profile), data.take(test)
     held = calibration_split(learn.questions.ids, learn.questions.vectors)
     inner, outer = learn.take(np.flatnonzero(~held)), learn.take(np.flatnonzero(held))
-    labelled = len(set(record.category)) > 1 and all(any(own) for own in learn.questions.skills)
+    labelled = has_categories(learn.questions)
     if not labelled:
         notes.append("the questions have no categories: routers and references that need them are left out")
     if not record.voted:
@@ -100,7 +102,11 @@ def evaluate(
     picks = {budget: _choose(trials, outer, budget, USUAL) for budget in dict.fromkeys(calls)}
     saver = _cheapest(trials, outer)
     if saver is None:
-        notes.append(f"nothing cheaper than {PLAIN} was shown to be as good on calibration: no row is chosen for cost")
+        unknown = np.isnan(outer.grid.cost).any()
+        why = (
+            "costs are not known" if unknown else f"nothing cheaper than {PLAIN} was shown to be as good on calibration"
+        )
+        notes.append(f"{why}: no row is chosen for cost")
     # from here on the test split is open: nothing below changes what was chosen
     results: list[_Result] = _references(learn, check, labelled)
     scores: dict[str, tuple[Array, float]] = {}
@@ -113,6 +119,11 @@ def evaluate(
     for way in shown(len(check.grid.arms), record.voted):
         played = way.play(check.grid, scores[USUAL][0], check.questions.ids)
         results.append(_Result(f"{USUAL}, {way.name}", played, scores[USUAL][1]))
+    level = Balanced()
+    played = Way("balanced", level).play(check.grid, scores[USUAL][0], check.questions.ids)
+    results.append(_Result(f"{USUAL}, balanced over the batch", played, scores[USUAL][1]))
+    given = level.given_up(scores[USUAL][0], check.grid.arms)
+    notes.append(f"balancing the calls over the arms gives up {100 * given:.2f} points of expected accuracy")
     for budget, (name, way) in picks.items():
         played = way.play(check.grid, scores[name][0], check.questions.ids)
         results.append(_Result(f"chosen for {budget}: {name}, {way.name}", played, scores[name][1], budget))
@@ -120,9 +131,13 @@ def evaluate(
         name, thrift = saver
         played = thrift.play(check.grid, scores[name][0], check.questions.ids)
         results.append(_Result(f"chosen for cost: {name}, {thrift.name}", played, scores[name][1], "cost"))
-    results.append(_control(learn, check, candidates, picks, USUAL))
+    control = _control(learn, check, candidates, picks, USUAL)
+    results.append(control)
     base = {each.system: each.played for each in results}
     rows = tuple(_row(each, group, check, base.get(PLAIN), base.get("category-best, label given")) for each in results)
+    told = next(row for row in rows if row.system == control.system).to_best_single
+    if told is not None and not told[1] <= 0 <= told[2]:
+        notes.append("the control with shuffled labels does not vanish: do not trust this table")
     best = picks[next(iter(picks))][0]
     reliability, error = _reliability(candidates[best], learn, check)
     gaps = tuple(held_out_domains(learn.questions, check.questions)) if labelled else ()
@@ -153,14 +168,16 @@ def _choose(trials: Mapping[str, Array], held: Data, budget: str, default: str) 
     return chosen, best[chosen][1]
 
 
-def _cheapest(trials: Mapping[str, Array], held: Data) -> tuple[str, Way | Cascade] | None:
+def _cheapest(trials: Mapping[str, Array], held: Data) -> tuple[str, Way] | None:
     """The router and way that cost least on calibration among those right there more often than the best single arm by
     at least one standard error (out of a hundred ways, one that is merely level there is worse elsewhere); None where
     nothing of that kind is cheaper than that arm."""
+    if np.isnan(held.grid.cost).any():
+        return None
     single = ONE.play(held.grid, trials[PLAIN], held.questions.ids)
     best, found = float(single.cost.mean()), None
     for name, scores in trials.items():
-        for way in thrifty(scores, held.grid):
+        for way in thrifty():
             played = way.play(held.grid, scores, held.questions.ids)
             gain = played.right - single.right
             if gain.mean() >= gain.std() / len(gain) ** 0.5 and played.cost.mean() < best:
@@ -175,7 +192,7 @@ def _references(learn: Data, check: Data, labelled: bool) -> list[_Result]:
     """What routers are measured against."""
     grid, n = check.grid, len(check.questions)
     rows = np.arange(n)
-    means = np.nan_to_num(learn.outcomes.matrix(len(learn.questions)), nan=0.0).mean(axis=0)
+    means = np.nanmean(learn.outcomes.matrix(len(learn.questions)), axis=0)
     order = ranked(np.tile(means.astype(np.float32), (n, 1)), grid.arms)
     found = [
         _Result("random", _mean_of_all(grid)),
@@ -209,12 +226,21 @@ def _mean_of_all(grid: Grid) -> Played:
 
 def _by_category(learn: Data, check: Data, means: Table) -> Array:
     """Each question's category's mean scores on the profile, [n, arm]; those of all where the profile has none of it."""
-    scores = np.nan_to_num(learn.outcomes.matrix(len(learn.questions)), nan=0.0)
+    scores = learn.outcomes.matrix(len(learn.questions))
     own = np.array([skills[0] for skills in learn.questions.skills])
-    table = {name: scores[own == name].mean(axis=0) for name in set(own.tolist())}
+    table = {name: _mean_or(scores[own == name], means) for name in set(own.tolist())}
     return np.stack([table.get(skills[0] if skills else "", means) for skills in check.questions.skills]).astype(
         np.float32
     )
+
+
+def _mean_or(scores: Table, means: Table) -> Table:
+    """The mean over what was run, `means` for an arm that was not."""
+    seen = ~np.isnan(scores)
+    found: Table = np.where(
+        seen.any(axis=0), np.where(seen, scores, 0).sum(axis=0) / np.maximum(seen.sum(axis=0), 1), means
+    )
+    return found
 
 
 def _timed(router: Router, questions: Questions) -> tuple[Array, float]:
@@ -314,11 +340,12 @@ def left_out_models(
 ) -> list[RoutingRow]:
     """What adding a model later takes: for each arm the default router fitted without it, to which it is added with
     `few` profile questions, beside the router that had it, on all questions, from the start. The difference is paired."""
-    data = Data.of(record, vectors)
     profile, test = splits(record, test_split)
     profile = distinct(profile, test, vectors, False, [])
+    record = covered(record, profile, test, [])
+    data = Data.of(record, vectors)
     learn, check = data.take(profile), data.take(test)
-    labelled = len(set(record.category)) > 1 and all(any(own) for own in learn.questions.skills)
+    labelled = has_categories(learn.questions)
     make = family(labelled)[USUAL]
     whole = ONE.play(check.grid, make().fit(learn.questions, learn.outcomes).score(check.asked), check.questions.ids)
     some = np.sort(np.random.default_rng(0).permutation(len(learn.questions))[:few])

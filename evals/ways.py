@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from composer.grid import Grid
 from evals.replayed import Played, ask, until_two_agree
-from routers.cascade import Chain, find_chains
 from routers.evidence import vote_weights
-from routers.rules import GroupLimited, NullArm, Recruit, ReluGate, Rule, TopK, TopP, Utility
+from routers.rules import NullArm, Recruit, ReluGate, Rule, TopK, TopP, Utility
 from routers.types import Array
 
 _WEIGHTS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
@@ -73,33 +70,9 @@ def shown(arms: int, voted: bool) -> list[Way]:
         Way("3 drawn with replacement", Recruit(3)),
         Way("3 drawn without", Recruit(3, replace=False)),
         Way("vote of 3", TopK(3)),
-        Way("vote of 3 from 2 groups", GroupLimited(3, 2, {})),
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class Cascade:
-    """A chain found on calibration: an arm's answer is accepted where the router trusts it enough."""
-
-    chain: Chain
-
-    @property
-    def name(self) -> str:
-        """The arms in order."""
-        return " > ".join(self.chain.arms)
-
-    def play(self, grid: Grid, scores: Array, ids: Sequence[str]) -> Played:
-        """The answer of the stage that was accepted, at the cost of all calls made."""
-        places = np.array([[arm.name for arm in grid.arms].index(name) for name in self.chain.arms], dtype=np.int64)
-        stage = self.chain.taken(scores.astype(np.float64), grid.arms)
-        rows = np.arange(len(stage))
-        paid = np.cumsum(grid.cost[:, places], axis=1)[rows, stage]
-        arm = places[stage]
-        return Played(grid.right[rows, arm], (stage + 1).astype(np.float64), paid, arm)
-
-
-def thrifty(scores: Array, grid: Grid) -> list[Way | Cascade]:
-    """What may save cost: one call by expected utility at several worths of money, and chains on the cost front."""
-    found: list[Way | Cascade] = [Way(f"utility {weight}", Utility(weight)) for weight in _WEIGHTS]
-    chains = find_chains(scores.astype(np.float64), grid.right, grid.cost, grid.arms, longest=2, most_arms=6)
-    return [*found, *(Cascade(chain) for chain in chains)]
+def thrifty() -> list[Way]:
+    """What may save cost: one call by expected utility, at several worths of money."""
+    return [Way(f"utility {weight}", Utility(weight)) for weight in _WEIGHTS]

@@ -17,9 +17,8 @@ def foretold(own: Table, others: Table, expected: Table, labels: Table) -> Table
     [n, skill] 0/1. Source: ours. A few hundred outcomes say little of an arm's domains by themselves, and taken alone
     they leave it looking as good on hard domains as on easy ones. So they are regressed (ridge, leave-one-out) on how
     hard the question was for the others, on which of the others got it right or were expected to, and on its labels.
-    The mean is shrunk towards the pool's by how sure it is beside the arms' own spread, or beside its own distance where
-    that is larger (empirical Bayes), so that a lucky start does not win the arm every question, and one that is clearly
-    better than the pool stays so.
+    The mean is shrunk towards the pool's by how sure it is beside the arms' own spread (empirical Bayes), so that a lucky
+    start does not win the arm every question.
     """
     seen = ~np.isnan(own)
     outcomes = np.where(np.isnan(others), expected, others)
@@ -37,7 +36,8 @@ def foretold(own: Table, others: Table, expected: Table, labels: Table) -> Table
         level = outcomes.mean(axis=0)
         off = float(np.clip(found, 0, 1).mean() - level.mean())
         doubt = float((own[seen] - found[seen]).var(ddof=1)) / int(seen.sum())
-        spread = max(float(level.var(ddof=1)) - 0.25 / len(own), off**2 - doubt, 1e-6)
+        few = (len(level) + 1) / (len(level) - 1)  # a spread seen in few arms is wider than it looks
+        spread = max(few * float(level.var(ddof=1)) - 0.25 / len(own), 1e-6)
         found = found - off * doubt / (doubt + spread)
     whole: Table = np.where(seen, own, np.clip(found, 0, 1))
     return whole

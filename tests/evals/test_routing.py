@@ -20,7 +20,7 @@ from evals.ways import ways
 from routers.evidence import vote_weights
 from routers.family import PLAIN
 from routers.testing import simulate
-from routers.types import Arm, Array, Outcomes
+from routers.types import Arm, Array
 
 
 def record(n: int = 600, *, skilled: bool = True) -> tuple[Recorded, Array]:
@@ -230,8 +230,40 @@ def test_budgets_bound_the_ways_and_are_checked() -> None:
         check_calls(",")
 
 
-def test_outcomes_keep_their_first_sample_in_the_grid() -> None:
+def test_outcomes_keep_their_first_sample_in_the_grid_whatever_it_is_called() -> None:
     found, _ = record(30)
-    twice: Outcomes = replace(found.outcomes, sample=np.ones_like(found.outcomes.sample))
+    own = found.outcomes
+    twice = replace(
+        own,
+        question=np.tile(own.question, 2),
+        arm=np.tile(own.arm, 2),
+        score=np.concatenate([1 - own.score, own.score]),
+        sample=np.repeat([2, 1], len(own.sample)),
+        answer=own.answer * 2,
+        length=np.tile(own.length, 2),
+        cost=np.tile(own.cost, 2),
+    )
 
-    assert Grid.of(replace(found, outcomes=twice)).right.sum() == 0
+    assert np.array_equal(Grid.of(replace(found, outcomes=twice)).right, Grid.of(found).right)
+
+
+def test_arms_that_only_one_split_knows_are_left_out_with_a_note() -> None:
+    found, vectors = record(300)
+    own = found.outcomes
+    late = np.array([split == "dev" for split in found.split])[own.question] | (own.arm != 3)
+    keep = np.flatnonzero(late)
+    part = replace(
+        own,
+        question=own.question[keep],
+        arm=own.arm[keep],
+        score=own.score[keep],
+        sample=own.sample[keep],
+        answer=tuple(own.answer[i] for i in keep),
+        length=own.length[keep],
+        cost=own.cost[keep],
+    )
+
+    report = evaluate(replace(found, outcomes=part), vectors, group="sim", calls=("1",))
+
+    assert any("nobody ran them on one of the splits: music" in note for note in report.notes)
+    assert all("music" not in row.shares for row in report.rows)
