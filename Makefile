@@ -28,3 +28,4 @@ slow:
 bench:
 	$(PYTHON) -m evals.bench.startup
 	$(PYTHON) -m evals.bench.routing --peers
+	$(PYTHON) -m evals.bench.answers
