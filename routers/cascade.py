@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from routers.errors import RouterError
+from routers.stats import entropy
 from routers.types import Arm
 
 Table = NDArray[np.float64]
@@ -127,6 +128,10 @@ def _front(chains: Sequence[Chain]) -> list[Chain]:
 
 
 Meta = Literal["threshold", "double", "gain", "pomdp"]
+_HELP, _LEAVE = (
+    np.array([1.0, 1.0, 0.0]),
+    np.array([0.0, 1.0, 0.0]),
+)  # right answers where it needs help, is fine, hopeless
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,10 +139,12 @@ class MetaVerifier:
     """AutoMix's decision (Aggarwal et al. 2023, code): the small arm checked its own answer several times, `v` is the
     share of checks that passed, in `bins` bins; does the question go to the large arm?
 
-    `threshold`: where v is below a threshold. `double`: only where v lies between two (low v may mean hopeless).
-    `gain`: in the bins whose smoothed mean gain of large over small exceeds the price. `pomdp`: a question is one that
-    needs help, is fine, or is hopeless; P(state | v) from the counts, and help goes where its expected gain exceeds the
-    price, the one-step POMDP. `fit` picks what has the best incremental benefit per cost over small alone.
+    `threshold`: where v is below a threshold. `double`: only where v lies between two (low v may mean hopeless). Of all
+    cuts `fit` takes those whose summed gain of large over small, less `price` per call, is highest on its questions.
+    `gain`: in the bins whose smoothed mean gain exceeds the price, losses counted. `pomdp`, the one-step POMDP: a question
+    needs help (small wrong, large right), is fine (small right) or is hopeless (both wrong); P(state | v) comes of smoothed
+    counts, and the large arm is taken to be right on what is fine, so help pays in the first state alone, and goes where
+    its expected utility exceeds that of leaving the question. `benefit_per_cost` compares the kinds.
     """
 
     kind: Meta = "gain"
@@ -163,12 +170,10 @@ class MetaVerifier:
             overall = float((large - small).mean())
             marks = (gain + overall) / (n + 1) > self.price
         else:
-            helped = (large > small).astype(float)
-            harmed = (large < small).astype(float)
-            prior = np.array([helped.mean(), harmed.mean()])
-            up = (np.bincount(place, helped, self.bins) + prior[0]) / (n + 1)
-            down = (np.bincount(place, harmed, self.bins) + prior[1]) / (n + 1)
-            marks = up - down > self.price
+            states = np.stack([(1 - small) * large, small, (1 - small) * (1 - large)], axis=1)
+            counts = np.stack([np.bincount(place, own, self.bins) for own in states.T], axis=1)
+            chance = (counts + states.mean(axis=0)) / (n + 1)[:, None]
+            marks = chance @ (_HELP - self.price) > chance @ _LEAVE
         return replace(self, marks=tuple(bool(mark) for mark in marks))
 
     def escalate(self, v: Table) -> NDArray[np.bool_]:
@@ -193,3 +198,17 @@ def benefit_per_cost(
     own = (accuracy - small[0]) / (cost - small[1])
     base = (large[0] - small[0]) / (large[1] - small[1])
     return own, (own - base) / base
+
+
+def dispersion(probable: Table) -> tuple[Table, Table]:
+    """How far from uniform each row of class probabilities [n, C] is, by variance and by entropy, [n] each: 0 for a uniform
+    row, 1 for a one-hot one; the confidence of Mowst's gate (METHODS I.2). Raises RouterError for under two classes.
+
+    >>> [own.round(4).tolist() for own in dispersion(np.array([[0.7, 0.1, 0.1, 0.1]]))]
+    [[0.36], [0.3216]]
+    """
+    classes = probable.shape[1]
+    if classes < 2:
+        raise RouterError(f"{classes} classes have no dispersion\n  next: give the probabilities of two or more")
+    variance: Table = classes / (classes - 1) * ((probable - 1 / classes) ** 2).sum(axis=1)
+    return variance, 1 - entropy(probable)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from routers.cascade import Chain, MetaVerifier, benefit_per_cost, find_chains
+from routers.cascade import Chain, MetaVerifier, benefit_per_cost, dispersion, find_chains
 from routers.errors import RouterError
 from routers.types import Arm
 
@@ -84,6 +84,43 @@ def test_help_goes_where_it_helps(kind: str) -> None:
     assert bool(sent[0]) == (kind == "threshold")  # one threshold cannot leave out the hopeless
     with pytest.raises(RouterError, match="not been fitted"):
         MetaVerifier().escalate(v)
+
+
+def test_help_is_held_back_by_losses_under_gain_and_by_the_hopeless_alone_under_pomdp() -> None:
+    """One bin: of ten questions three need help, three are lost to the large arm, four are hopeless."""
+    v = np.full(1000, 0.5)
+    small = np.tile([0, 0, 0, 1, 1, 1, 0, 0, 0, 0], 100).astype(float)
+    large = np.tile([1, 1, 1, 0, 0, 0, 0, 0, 0, 0], 100).astype(float)
+
+    def sent(kind: str, price: float) -> bool:
+        return bool(MetaVerifier(kind, price=price).fit(v, small, large).escalate(v[:1])[0])  # type: ignore[arg-type]
+
+    assert (sent("gain", 0.29), sent("pomdp", 0.29), sent("pomdp", 0.31)) == (False, True, False)
+
+
+@pytest.mark.parametrize("kind", ["threshold", "double"])
+def test_no_other_cut_is_worth_more(kind: str) -> None:
+    rng = np.random.default_rng(1)
+    v = rng.random(300)
+    small, large = (rng.random(300) < v).astype(float), (rng.random(300) < 0.6).astype(float)
+    verifier = MetaVerifier(kind, bins=5, price=0.1).fit(v, small, large)  # type: ignore[arg-type]
+
+    def worth(sent: np.ndarray) -> float:
+        return float((large - small - 0.1)[sent].sum())
+
+    place = np.floor(v * 5)
+    lows = [0] if kind == "threshold" else list(range(6))
+    every = [worth((place >= low) & (place < high)) for low in lows for high in range(low, 6)]
+    assert worth(verifier.escalate(v)) == pytest.approx(max(every))
+
+
+def test_dispersion_is_that_of_mowst() -> None:
+    by_variance, by_entropy = dispersion(np.array([[0.7, 0.1, 0.1, 0.1], [0.25] * 4, [0.0, 1.0, 0.0, 0.0]]))
+
+    assert by_variance == pytest.approx([0.36, 0.0, 1.0])
+    assert by_entropy == pytest.approx([0.3216, 0.0, 1.0], abs=1e-4)
+    with pytest.raises(RouterError, match="no dispersion"):
+        dispersion(np.ones((2, 1)))
 
 
 def test_benefit_per_cost_is_relative_to_going_large() -> None:
