@@ -51,7 +51,7 @@ class Recruit:
     With `replace` (as released) a strong arm may fill several seats (the policy `Fixed` asks it once: it would say the same
     again); without, the arms are distinct. The draw depends on seed, id (without ids: the row's bytes, so that rows of the
     same scores draw the same) and scores alone. `trim`: arms with under this share of all seats of the
-    batch lose them to the others (A.7; as released it exists and is not called).
+    batch lose them to the others, in proportion to how many these have (A.7; as released it exists and is not called).
     """
 
     k: Count = 3
@@ -71,14 +71,24 @@ class Recruit:
         for row in range(n):
             found[row] = self._drawn(weights[row], seats, ids[row] if ids else scores[row].tobytes().hex())
         if self.trim and n:
-            share = np.bincount(found.ravel(), minlength=width) / found.size
-            keep = share >= self.trim
-            if keep.any() and not keep.all():
-                weights[:, ~keep] = 0
-                weights[weights.sum(axis=1) == 0] = np.where(keep, share, 0)
-                for row in np.flatnonzero(~keep[found].all(axis=1)).tolist():
-                    found[row] = self._drawn(weights[row], seats, ids[row] if ids else scores[row].tobytes().hex())
+            counts = np.bincount(found[found != NOBODY], minlength=width)
+            left = np.where(counts >= self.trim * counts.sum(), counts, 0)
+            if left.any():
+                for row in np.flatnonzero(((left[found] == 0) & (found != NOBODY)).any(axis=1)).tolist():
+                    found[row] = self._refilled(found[row], left, ids[row] if ids else scores[row].tobytes().hex())
         return found
+
+    def _refilled(self, own: Indices, left: Indices, name: str) -> Indices:
+        """`own` with the seats of arms that are not `left` drawn anew in proportion to how many seats the others have."""
+        kept = own[(own != NOBODY) & (left[own] > 0)]
+        weights = left.astype(np.float64)
+        if not self.replace:
+            weights[kept] = 0
+        freed = int((own != NOBODY).sum()) - len(kept)
+        drawn = self._drawn(weights, freed, f"{name}:trim") if weights.any() else kept[:0]
+        filled = np.full_like(own, NOBODY)
+        filled[: len(kept) + len(drawn)] = [*kept, *drawn]
+        return filled
 
     def _drawn(self, weights: Table, seats: int, name: str) -> Indices:
         rng = np.random.default_rng(int.from_bytes(hashlib.sha256(f"{self.seed}:{name}".encode()).digest()[:8], "big"))

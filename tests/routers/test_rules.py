@@ -76,6 +76,30 @@ def test_trimming_takes_the_seats_of_rare_arms() -> None:
     assert 2 not in Recruit(3, trim=0.05).choose(table, ARMS, ids)
 
 
+def test_trimming_redraws_the_freed_seats_alone() -> None:
+    table = np.concatenate([np.tile(scores([0.7, 0.3, 0.0]), (970, 1)), np.tile(scores([0.0, 0.5, 0.5]), (30, 1))])
+    ids = [str(i) for i in range(1000)]
+    before, after = (Recruit(3, trim=trim).choose(table, ARMS, ids) for trim in (0.0, 0.05))
+
+    for old, new in zip(before.tolist(), after.tolist(), strict=True):
+        kept = [arm for arm in old if arm != 2]
+        assert new[: len(kept)] == kept
+        assert 2 not in new and NOBODY not in new
+    drawn = [
+        arm
+        for old, new in zip(before[970:].tolist(), after[970:].tolist(), strict=True)
+        for arm in new[3 - old.count(2) :]
+    ]
+    assert np.mean(np.array(drawn) == 0) == pytest.approx(0.7, abs=0.2)  # arm a has 7 of 10 seats, and no score here
+
+
+def test_trimming_without_replacement_keeps_arms_distinct() -> None:
+    table = np.concatenate([np.tile(scores([0.6, 0.4, 0.0]), (97, 1)), np.tile(scores([0.5, 0.0, 0.5]), (3, 1))])
+    chosen = Recruit(2, replace=False, trim=0.05).choose(table, ARMS, [str(i) for i in range(100)])
+
+    assert all(sorted(row) == [0, 1] for row in chosen.tolist())
+
+
 def test_top_p_includes_the_arm_that_crosses() -> None:
     table = scores([0.5, 0.3, 0.2])
 
