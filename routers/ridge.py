@@ -22,8 +22,9 @@ class RidgeRouter(PerArm):
     w = (A + `penalty` I)^-1 b; the score is w x.
 
     After DUME's closed-form router (METHODS I.5), with these differences. The target is `right` (how well the arm did,
-    so that w x predicts accuracy) or `domain` (as released: 1 where the arm is among the best on the question, each
-    column of W, without its bias, scaled to unit norm with the bias divided by the same norm, and a softmax at
+    so that w x predicts accuracy) or `domain` (as released: 1 where the arm is among the best on the question, of the
+    arms in the outcomes at hand: one that comes by `add_arm` is compared with those that come along, and changes no other;
+    each column of W, without its bias, scaled to unit norm with the bias divided by the same norm, and a softmax at
     `temperature`). Each arm keeps its own matrix, so that data for one arm move no other. y is taken less the arm's
     mean and the bias is not penalised: an arm without evidence falls back to its mean.
 

@@ -225,6 +225,20 @@ def test_calibrated_scores_say_how_often_they_are_right() -> None:
     assert calibration_error(better, truth) < 0.03 < calibration_error(scores, truth)
 
 
+def test_the_best_arm_of_a_question_is_the_best_of_those_at_hand() -> None:
+    questions, outcomes = simulate(60)
+    graded = replace(outcomes, score=np.where(outcomes.arm == 0, np.float32(0.5), outcomes.score))
+    early = graded.only([GENERALIST])
+    router = RidgeRouter(target="domain").fit(questions, early)
+    before = {key: value.copy() for key, value in router.learnt(GENERALIST).items()}
+
+    router.add_arm(questions, graded.only(list(SKILLS)))
+    together = RidgeRouter(target="domain").fit(questions, graded)
+
+    assert all(np.array_equal(value, router.learnt(GENERALIST)[key]) for key, value in before.items())
+    assert not np.array_equal(together.learnt(GENERALIST)["b"], before["b"])
+
+
 def test_calibration_keeps_the_order_within_an_arm() -> None:
     router = CalibratedRouter(RidgeRouter()).fit(*simulate(200))
     asked = simulate(40, seed=4)[0]
