@@ -74,6 +74,7 @@ def ask(
             {
                 "answer": answer.text if answer.status != "failed" else None,
                 "status": answer.status,
+                "sure": answer.sure,
                 "experts": drafts,
                 "route": route_data(trace["question"], route),
                 "seconds": round(time.monotonic() - began, 3),
@@ -86,6 +87,9 @@ def ask(
         if explain:
             typer.echo("\n" + route_text(route) + "\n" + drafts_text(trace))
     if answer.status == "failed":
+        if trace["abstained"]:
+            _complain(f"not answered: {trace['abstained']}")
+            raise typer.Exit(3)
         for draft in trace["drafts"]:
             said = draft["error"]["message"] if draft["error"] else "was cut off" if draft["draft"] else "said nothing"
             _complain(f"{draft['name']}: {said}")
@@ -146,7 +150,8 @@ def profile(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: in the user's data folder).")] = None,
     run_code: Annotated[
-        bool, typer.Option("--run-code", help="Run the programs experts write against the rows' tests, on this machine.")
+        bool,
+        typer.Option("--run-code", help="Run the programs experts write against the rows' tests, on this machine."),
     ] = False,
     config: Config = None,
     memory: Memory = None,

@@ -68,7 +68,9 @@ class Answer:
 
     `status` is `ok`, `degraded` (answered, but an expert that was asked failed or was cut off, or no answer could be read,
     or it is a program that fails a test) or `failed`.
-    `score` is the router's score of the arm whose draft was taken, `agreement` the share of drafts that say the same.
+    `score` is the router's score of the arm whose draft was taken, `agreement` the share of drafts that say the same,
+    `sure` how much the aggregator believes the answer, in [0, 1] (P(right) where it has learnt; None: it took a text in
+    which no answer could be read). A question that was not answered on purpose is `failed`, with why in its trace.
     """
 
     id: str
@@ -79,6 +81,7 @@ class Answer:
     agreement: float
     chosen: str | None
     trace_id: str
+    sure: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,4 +180,6 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
         "status": answer.status,
         "chosen": answer.chosen,
         "agreement": answer.agreement,
+        "sure": answer.sure,
+        "abstained": state.abstained[row],
     }

@@ -41,7 +41,8 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
         shares = agreement(ballots, verdicts.slot)
         answers: list[Answer] = []
         for row, (query, kind) in enumerate(zip(state.queries, kinds, strict=True)):
-            taken = _taken(ballots, row, int(verdicts.slot[row]), good[row]) or _cut_off(state.replies[row], kind)
+            slot, withheld = int(verdicts.slot[row]), state.abstained[row] is not None
+            taken = None if withheld else _taken(ballots, row, slot, good[row]) or _cut_off(state.replies[row], kind)
             answer = Answer(
                 id=query.id,
                 text=_shown(taken, kind) if taken else "",
@@ -51,6 +52,7 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
                 agreement=float(shares[row]),
                 chosen=taken.arm if taken else None,
                 trace_id=hashlib.sha256(f"{state.run}\0{query.id}".encode()).hexdigest()[:16],
+                sure=round(float(verdicts.sure[row]), 4) if taken and slot >= 0 else None,
             )
             kit.emit(Answered(answer.id, answer.text, answer.status, answer.trace_id))
             answers.append(answer)

@@ -19,6 +19,7 @@ from composer.stages.decide import decide
 from composer.stages.generate import generate
 from composer.stages.kit import Kit
 from composer.stages.verify import verify
+from composer.state import trace_of
 from composer.types import Draft, Request
 from routers.policy import Fixed
 from routers.rules import TopK
@@ -95,3 +96,35 @@ def test_a_policy_that_cannot_be_used_is_told_with_its_option(options: dict[str,
         decide(kit, **options)
 
     assert caught.value.where == at
+
+
+async def test_what_is_believed_too_little_is_not_answered_and_the_trace_says_why() -> None:
+    bench = Bench(lambda request: done(f"The answer is {len(request.arm)}."))
+    stages = [
+        ("decide", decide(bench.kit, policy="agreeing", abstain_below=0.99)),
+        ("generate", generate(bench.kit)),
+        ("verify", verify(bench.kit)),
+        ("aggregate", aggregate(bench.kit, by="majority")),
+    ]
+
+    state = await build(stages, rounds=4)(batch("a", kind="number"))
+
+    [answer] = state.answers
+    assert (answer.status, answer.text, answer.sure) == ("failed", "", None)
+    assert "believed" in str(trace_of(state, 0)["abstained"])
+
+
+async def test_an_answer_says_how_sure_the_aggregator_is() -> None:
+    bench = Bench(lambda request: done("The answer is 4."))
+    stages = [
+        ("decide", decide(bench.kit, policy="agreeing")),
+        ("generate", generate(bench.kit)),
+        ("verify", verify(bench.kit)),
+        ("aggregate", aggregate(bench.kit, by="log-odds")),
+    ]
+
+    state = await build(stages, rounds=4)(batch("a", kind="number"))
+
+    [answer] = state.answers
+    assert answer.sure is not None and answer.sure > 0.9
+    assert trace_of(state, 0)["sure"] == answer.sure
