@@ -74,6 +74,9 @@ class KeywordRouter(_Learnt):
 
     `rules` maps a skill to words or phrases, found case-insensitively and only whole. No hit, a tie between skills, or
     a skill nobody has a record for: left to the `generalist` (None: to the arms' overall records).
+
+    Source: ours, the rules that people write first. What differs from `SkillRouter`: skills are found by words, one for a
+    question; records are the same.
     """
 
     rules: Mapping[str, Sequence[str]]
@@ -123,7 +126,9 @@ class KeywordRouter(_Learnt):
 class TfidfRouter(_Learnt):
     """Logistic regression on TF-IDF of a question's words gives P(skill); arms by their records on the skills.
 
-    Questions without a label are left out; of several labels the first counts.
+    Source: the usual text classifier in front of experts (CoE's category router, METHODS B), with words for an encoder.
+    What differs from `SkillRouter`: P(skill) comes of a trained classifier, and nothing is left to the `generalist` for
+    want of a skill. Questions without a label are left out; of several labels the first counts.
     """
 
     generalist: str | None = None
@@ -173,7 +178,10 @@ class TfidfRouter(_Learnt):
 
 @dataclass(slots=True)
 class RandomRouter(_Learnt):
-    """Chance, but the same for the same question and seed."""
+    """Chance, but the same for the same question and seed.
+
+    Source: the usual floor. What differs from drawing: numbers are hashes, so that a question keeps its arms.
+    """
 
     seed: int = 0
 
@@ -196,7 +204,11 @@ class RandomRouter(_Learnt):
 
 @dataclass(slots=True)
 class BestSingle(_Learnt):
-    """The arm with the best overall record, for every question."""
+    """The arm with the best overall record, for every question.
+
+    Source: the usual reference (best single model). What differs: it is chosen on the profile, not on the questions that
+    are then scored, and an arm is judged by what it was measured on.
+    """
 
     def fit(self, questions: Questions, outcomes: Outcomes) -> Self:
         """Learn the overall records."""
