@@ -41,3 +41,25 @@ def test_small_models_on_real_questions_are_routed_no_worse_than_the_best_of_the
     [oracle] = [row for row in rows if row["system"] == "oracle"]
     assert all(row["accuracy"] <= oracle["accuracy"] for row in rows)
     assert {row["n"] for row in rows} == {oracle["n"]}
+
+
+@needs_data
+def test_small_models_that_answer_together_are_no_worse_than_the_best_and_know_when_they_know(tmp_path: Path) -> None:
+    file, page = tmp_path / "rows.json", tmp_path / "page.html"
+
+    done = CliRunner().invoke(
+        app,
+        ["eval", "answers", "--data", str(DATA), "--pool", "small5", "--json", str(file), "--html", str(page)],
+    )
+
+    assert done.exit_code == 0, done.output
+    told = json.loads(file.read_text())
+    chosen = {row["budget"]: row for row in told["rows"] if row["chosen"]}
+    assert list(chosen) == ["1", "3", "50%", "75%", "all"]
+    for budget, row in chosen.items():
+        assert row["to_best_single"][2] >= 0, row
+        assert row["calls"] <= {"1": 1, "3": 3, "50%": 2.5, "75%": 3.75, "all": 5}[budget] * 1.1
+    whole = chosen["all"]
+    assert whole["selective_50"] > whole["accuracy"] + 0.1  # the surer half is right much more often
+    assert whole["ece"] < 0.15 and whole["caught_20"] > 0.5
+    assert "most contested questions" in page.read_text()
