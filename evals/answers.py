@@ -29,13 +29,13 @@ from composer.tune import (
     with_skills,
 )
 from evals.data import Data, covered, distinct, has_categories, splits
-from evals.metrics import Row
+from evals.metrics import Row, known_mean, paired_gap
 from routers.calibrate import calibration_error
 from routers.coverage import Coverage
 from routers.family import USUAL, family
 from routers.select import ranked
 from routers.skills import SkillFinder
-from routers.stats import bootstrap_interval, calibration_split, paired_difference
+from routers.stats import bootstrap_interval, calibration_split
 from routers.types import Array
 
 MAJORITY, SINGLE = "majority of all", "best-single"
@@ -251,14 +251,14 @@ def _row(
         accuracy=round(float(played.right.mean()), 4),
         low=round(low, 4),
         high=round(high, 4),
-        calls=_known(played.calls),
+        calls=known_mean(played.calls),
         tokens=None,
         seconds=None,
         chosen=budget is not None,
         policy=plan.asking if plan else "",
         aggregator=plan.by if plan else "majority" if system == MAJORITY else "",
         budget=budget,
-        cost=_known(played.cost, 8),
+        cost=known_mean(played.cost, 8),
         selective_50=round(selective(sure, played.right), 4) if combined else None,
         aurc=round(aurc(sure, played.right), 4) if combined else None,
         ece=round(calibration_error(sure, played.right), 4) if combined else None,
@@ -268,8 +268,8 @@ def _row(
             else None
         ),
         caught_20=round(caught(sure, played.right), 4) if combined else None,
-        to_majority=_gap(played, majority),
-        to_best_single=_gap(played, single),
+        to_majority=paired_gap(played.right, majority.right),
+        to_best_single=paired_gap(played.right, single.right),
         aurc_to_vote_share=(
             _rounded(aurc_difference((sure, played.right), (majority.sure, majority.right)))
             if budget is not None
@@ -278,18 +278,9 @@ def _row(
     )
 
 
-def _gap(played: Played, other: Played) -> tuple[float, float, float]:
-    return _rounded(paired_difference(played.right, other.right))
-
-
 def _rounded(values: tuple[float, float, float]) -> tuple[float, float, float]:
     a, b, c = (round(value, 4) for value in values)
     return a, b, c
-
-
-def _known(values: Table, digits: int = 4) -> float | None:
-    mean = float(values.mean())
-    return None if np.isnan(mean) else round(mean, digits)
 
 
 def _curve(played: Played) -> tuple[tuple[float, float], ...]:
@@ -371,13 +362,13 @@ def worth_of_arms(
                 round(float(played.right.mean()), 4),
                 round(low, 4),
                 round(high, 4),
-                _known(played.calls),
+                known_mean(played.calls),
                 None,
                 None,
                 False,
                 "all at once",
                 "learnt",
-                cost=_known(played.cost, 8),
+                cost=known_mean(played.cost, 8),
                 to_majority=None,
                 to_best_single=None,
                 aurc_to_vote_share=None,
@@ -386,5 +377,5 @@ def worth_of_arms(
                 ece=round(calibration_error(played.sure, played.right), 4),
             )
         )
-        rows[-1] = replace(rows[-1], to_majority=_gap(played, whole))
+        rows[-1] = replace(rows[-1], to_majority=paired_gap(played.right, whole.right))
     return rows

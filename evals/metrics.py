@@ -53,9 +53,9 @@ def row(result: Result, group: str, at: Sequence[int]) -> Row:
         accuracy=round(float(right.mean()), 4),
         low=round(low, 4),
         high=round(high, 4),
-        calls=_mean(result.calls, at),
-        tokens=_mean(result.tokens, at),
-        seconds=_mean(result.seconds, at),
+        calls=known_mean(result.calls[list(at)]),
+        tokens=known_mean(result.tokens[list(at)]),
+        seconds=known_mean(result.seconds[list(at)]),
         chosen=result.chosen,
     )
 
@@ -77,6 +77,13 @@ def gap(result: Result, other: Result, at: Sequence[int]) -> Gap:
     return Gap(result.system, other.system, mean, low, high)
 
 
-def _mean(values: NDArray[np.float64], at: Sequence[int]) -> float | None:
-    mean = float(values[list(at)].mean())
-    return None if np.isnan(mean) else round(mean, 4)
+def known_mean(values: NDArray[np.float64], digits: int = 4) -> float | None:
+    """The mean, rounded; None where a value is not known (NaN)."""
+    mean = float(values.mean())
+    return None if np.isnan(mean) else round(mean, digits)
+
+
+def paired_gap(right: NDArray[np.float64], other: NDArray[np.float64]) -> tuple[float, float, float]:
+    """How much more is right than of `other` on the same questions, with the 95 % interval, rounded."""
+    mean, low, high = paired_difference(right, other)
+    return round(mean, 4), round(low, 4), round(high, 4)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from composer.grid import Grid
 from composer.recorded import Recorded
 from evals.data import Data, covered, distinct, has_categories, splits
-from evals.metrics import Row
+from evals.metrics import Row, known_mean, paired_gap
 from evals.replayed import Played, ask, consistent
 from evals.ways import ONE, Way, shown, thrifty, ways
 from routers.calibrate import CalibratedRouter, calibration_error
@@ -20,7 +20,7 @@ from routers.coverage import Coverage
 from routers.family import PLAIN, USUAL, family, prefer
 from routers.rules import Balanced
 from routers.select import ranked
-from routers.stats import bootstrap_interval, calibration_split, paired_difference
+from routers.stats import bootstrap_interval, calibration_split
 from routers.types import Array, Indices, Questions, Router
 
 CONTROL = "control: labels shuffled"
@@ -281,29 +281,17 @@ def _row(each: _Result, group: str, check: Data, single: Played | None, category
         accuracy=round(float(played.right.mean()), 4),
         low=round(low, 4),
         high=round(high, 4),
-        calls=_known(played.calls),
+        calls=known_mean(played.calls),
         tokens=None,
         seconds=None,
         chosen=each.budget is not None,
         budget=each.budget,
-        cost=_known(played.cost, 8),
+        cost=known_mean(played.cost, 8),
         decision_seconds=each.decision,
         shares=shares,
-        to_best_single=_gap(played, single),
-        to_category_best=_gap(played, category),
+        to_best_single=None if single is None else paired_gap(played.right, single.right),
+        to_category_best=None if category is None else paired_gap(played.right, category.right),
     )
-
-
-def _gap(played: Played, other: Played | None) -> tuple[float, float, float] | None:
-    if other is None:
-        return None
-    mean, low, high = paired_difference(played.right, other.right)
-    return round(mean, 4), round(low, 4), round(high, 4)
-
-
-def _known(values: Table, digits: int = 4) -> float | None:
-    mean = float(values.mean())
-    return None if np.isnan(mean) else round(mean, digits)
 
 
 def _heat(check: Data, record: Recorded, test: Indices) -> dict[str, dict[str, float]]:
