@@ -15,7 +15,7 @@ from routers.types import Arm, Array, Indices, Outcomes
 @dataclass(frozen=True, slots=True)
 class Grid:
     """Recorded answers, [question, arm] each: `right` (0 where the arm was not run), `code` (equal answers of a question
-    have equal numbers; -1 where none could be extracted), `cost` (USD where the record has prices, else characters; the
+    have equal numbers; -1 where none could be extracted; one of its own for each arm where no answers were recorded), `cost` (USD where the record has prices, else characters; the
     arm's mean where the arm was not run or no length was recorded, NaN where nothing is known of it),
     `length` in characters, `looks` [question, arm, 4] of the option chosen (`TRAITS`); `options` [question]; `voted`:
     answers are known. `skill` [question] is a place in `skills`, -1 unknown; None: nobody looked."""
@@ -44,7 +44,7 @@ class Grid:
         known: dict[str, int] = {}
         numbers = [-1 if answer is None else known.setdefault(answer, len(known)) for answer in outcomes.answer]
         right[question, arm] = outcomes.score[first]
-        code[question, arm] = np.array(numbers, dtype=np.int64)[first]
+        code[question, arm] = np.array(numbers, dtype=np.int64)[first] if record.voted else arm
         priced = not bool(np.isnan(outcomes.cost).any())
         lengths = np.where(outcomes.length > 0, outcomes.length, np.nan)
         cost[question, arm] = (outcomes.cost if priced else lengths)[first]

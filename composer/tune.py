@@ -72,8 +72,10 @@ def with_skills(grid: Grid, finder: SkillFinder, vectors: Array) -> Grid:
     return replace(grid, skills=finder.skills_, skill=np.where(weights.any(axis=1), weights.argmax(axis=1), -1))
 
 
-def policies(arms: int) -> dict[str, Policy]:
-    """The policies that are worth trying with so many arms, unfitted."""
+def policies(arms: int, voted: bool = True) -> dict[str, Policy]:
+    """The policies that are worth trying with so many arms, unfitted; one call where nobody can vote."""
+    if not voted:
+        return {"1 at once": Fixed(TopK(1))}
     found: dict[str, Policy] = {f"{k} at once": Fixed(TopK(k)) for k in sorted({1, 2, 3, 5, arms}) if k <= arms}
     if arms < 3:
         return found
@@ -182,8 +184,9 @@ def _at(values: Table, slot: Indices) -> Table:
 
 def rehearsed(inner: tuple[Grid, Array], outer: tuple[Grid, Array]) -> dict[tuple[str, str], tuple[Plan, Played]]:
     """Every plan fitted on `inner`, rehearsed on `outer`, by the names of policy and aggregator."""
-    asking = fit_policies(*inner, policies(len(inner[0].arms)))
-    combining = fit_aggregators(*inner, aggregators())
+    voted = inner[0].voted
+    asking = fit_policies(*inner, policies(len(inner[0].arms), voted))
+    combining = fit_aggregators(*inner, aggregators()) if voted else {}
     tried = every_plan(asking, combining, *outer)
     return {(plan.asking, plan.by): (plan, played) for plan, played in tried}
 

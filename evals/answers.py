@@ -11,7 +11,6 @@ import numpy as np
 from composer.answers.ballots import Aggregator, Table
 from composer.answers.signals import Sureness, aurc, aurc_difference, caught, risk_coverage, selective
 from composer.answers.vote import BestScored, Majority
-from composer.errors import InputError
 from composer.grid import Grid
 from composer.recorded import Recorded
 from composer.tune import (
@@ -108,14 +107,12 @@ def evaluate(
     """Rehearse every policy with every aggregator on a fifth of the profile that they were not fitted on, choose one per
     budget of mean calls, fit it on the whole profile, and open the test split.
 
-    The router is the default of `coe eval routers`; a question's scores come from one that was fitted without it. Raises
-    InputError where a split is missing or nobody's answers were recorded.
+    The router is the default of `coe eval routers`; a question's scores come from one that was fitted without it. Where
+    only scores were recorded, nobody votes, and one call is all there is. Raises InputError where a split is missing.
     """
-    if not record.voted:
-        raise InputError(
-            f"{group} has scores but no answers: there is nothing to combine", remedy="use `coe eval routers` for it"
-        )
     notes: list[str] = []
+    if not record.voted:
+        notes.append("no answers were recorded, only scores: nobody votes, and every budget is spent on one call")
     profile, test = splits(record, test_split)
     profile = distinct(profile, test, vectors, strict, notes)
     record = covered(record, profile, test, notes)
@@ -135,12 +132,11 @@ def evaluate(
     trial = rehearsed((grid.take(inner), scores[inner]), (grid.take(outer), scores[outer]))
     chosen = {budget: choose(trial, budget, len(grid.arms)) for budget in dict.fromkeys(calls)}
     whole = _Part(grid, scores)
-    asking = fit_policies(grid, scores, policies(len(grid.arms)))
-    combining = fit_aggregators(grid, scores, aggregators())
+    asking = fit_policies(grid, scores, policies(len(grid.arms), grid.voted))
+    combining = fit_aggregators(grid, scores, aggregators()) if grid.voted else {}
     coverage = Coverage().fit(learn.questions)
     calibrated = {
-        name: _sureness(trial[name][1], coverage, learn.questions.vectors[outer])
-        for name in {*chosen.values(), _all(grid)}
+        name: _sureness(trial[name][1], coverage, learn.questions.vectors[outer]) for name in set(chosen.values())
     }
     # from here on the test split is open: nothing below changes what was chosen
     say(f"{group}: testing")
@@ -158,7 +154,7 @@ def evaluate(
         system = f"chosen for {budget}: {policy}, {by}"
         results[system] = _run(Plan(policy, asking[policy], by, {"best": BestScored(), **combining}[by]), tested)
         budgets[system] = budget
-    majority, single = results[MAJORITY][1], results[SINGLE][1]
+    majority, single = (results[name][1] if name in results else None for name in (MAJORITY, SINGLE))
     around = coverage.signals(check.questions.vectors, tested.scores)
     rows = []
     for system, (plan, played) in results.items():
@@ -180,7 +176,7 @@ def evaluate(
             )
         )
     best = next(name for name in reversed(results) if name in budgets)
-    curves = {name: _curve(results[name][1]) for name in (MAJORITY, *budgets)}
+    curves = {name: _curve(results[name][1]) for name in (MAJORITY, *budgets) if name in results}
     return AnswerReport(
         group, tuple(rows), tuple(notes), curves, _agreement(there), _contested(record, test, there, results[best][1])
     )
@@ -188,10 +184,6 @@ def evaluate(
 
 def _every(grid: Grid) -> str:
     return f"{len(grid.arms)} at once"
-
-
-def _all(grid: Grid) -> tuple[str, str]:
-    return _every(grid), "learnt" if len(grid.arms) > 1 else "best"
 
 
 def _run(plan: Plan, part: _Part) -> tuple[Plan, Played]:
@@ -210,12 +202,13 @@ def _references(learn: _Part, check: _Part) -> dict[str, tuple[Plan | None, Play
     drawn = Played(grid.right.mean(axis=1), ones, grid.cost.mean(axis=1), np.zeros(n), np.full((n, 1), -1))
     unknown = np.full(n, np.nan)
     best = Played(grid.right.max(axis=1), unknown, unknown, np.zeros(n), order[:, :0])
-    return {
+    found: dict[str, tuple[Plan | None, Played]] = {
         "random": (None, drawn),
         SINGLE: (None, combine(BestScored(), grid, level, order[:, :1])),
-        MAJORITY: (None, combine(Majority(), grid, level, order)),
-        "oracle": (None, best),
     }
+    if grid.voted:
+        found[MAJORITY] = (None, combine(Majority(), grid, level, order))
+    return {**found, "oracle": (None, best)}
 
 
 def _sureness(played: Played, coverage: Coverage, vectors: Array) -> Sureness:
@@ -228,8 +221,8 @@ def _row(
     group: str,
     plan: Plan | None,
     played: Played,
-    majority: Played,
-    single: Played,
+    majority: Played | None,
+    single: Played | None,
     budget: str | None,
     sureness: Sureness | None,
     coverage: Coverage,
@@ -268,11 +261,11 @@ def _row(
             else None
         ),
         caught_20=round(caught(sure, played.right), 4) if combined else None,
-        to_majority=paired_gap(played.right, majority.right),
-        to_best_single=paired_gap(played.right, single.right),
+        to_majority=None if majority is None else paired_gap(played.right, majority.right),
+        to_best_single=None if single is None else paired_gap(played.right, single.right),
         aurc_to_vote_share=(
             _rounded(aurc_difference((sure, played.right), (majority.sure, majority.right)))
-            if budget is not None
+            if budget is not None and majority is not None
             else None
         ),
     )

@@ -162,9 +162,6 @@ def answers(
     pipeline = Pipeline(load_settings(packaged_registry()), offline=offline, progress=console_progress(), say=say)
     reports, without = [], []
     for case in cases(data, benchmark, pool, pipeline, say):
-        if not case.record.voted:
-            say(f"{case.name} has scores but no answers: there is nothing to combine, it is left out")
-            continue
         report = evaluate(
             case.record, case.vectors, group=case.name, calls=budgets, test_split=test_split, strict=strict, say=say
         )
@@ -176,7 +173,7 @@ def answers(
             if row.aurc_to_vote_share is not None:
                 gap, low, high = row.aurc_to_vote_share
                 typer.echo(f"{row.system}: aurc less that of the vote share {gap:+.4f} [{low:+.4f}, {high:+.4f}]")
-        if leave_one_out:
+        if leave_one_out and case.record.voted:
             rows = worth_of_arms(case.record, case.vectors, group=case.name, test_split=test_split, say=say)
             without += rows
             typer.echo("all arms but one, learnt; the difference is to all of them")

@@ -78,11 +78,17 @@ def test_leaving_out_the_arm_that_knows_most_costs_most() -> None:
     assert specialist is not None and specialist[2] < 0
 
 
-def test_without_answers_there_is_nothing_to_combine() -> None:
-    found, vectors = record(90)
+def test_where_only_scores_are_known_every_budget_is_one_call_and_it_is_said() -> None:
+    found, vectors = record(300)
+    blind = replace(found, voted=False, outcomes=replace(found.outcomes, answer=(None,) * len(found.outcomes.answer)))
 
-    with pytest.raises(InputError, match="scores but no answers"):
-        evaluate(replace(found, voted=False), vectors, group="sim")
+    report = evaluate(blind, vectors, group="sim", calls=("1", "all"))
+
+    chosen = [row for row in report.rows if row.chosen]
+    assert [(row.budget, row.calls, row.aggregator) for row in chosen] == [("1", 1, "best"), ("all", 1, "best")]
+    assert all(row.to_best_single is not None and row.to_best_single[1] > 0 for row in chosen)
+    assert all("majority" not in row.system for row in report.rows)
+    assert "only scores" in report.notes[0]
 
 
 @pytest.mark.parametrize(("budget", "calls"), [("1", 1), ("9", 4), ("50%", 2), ("all", 4)])
