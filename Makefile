@@ -20,7 +20,7 @@ types:
 	$(PYTHON) -m mypy
 
 test:
-	$(PYTHON) -m pytest --cov --cov-report=term
+	$(PYTHON) -m pytest -rs --cov --cov-report=term
 
 slow:
 	$(PYTHON) -m pytest -m slow

@@ -12,7 +12,7 @@ from composer.jsonl import read_questions
 from composer.pipeline import Pipeline
 from composer.profile import find_profile
 from composer.recorded import Recorded, read_folder, read_pools, vectors_of
-from composer.rewrite import write_plan
+from composer.rewrite import is_packaged, write_plan
 from composer.tune import check_budget
 from routers.types import Array
 
@@ -25,17 +25,18 @@ def fit_and_install(
     runs: Path | None,
     calls: str,
     leave_one_out: bool,
+    run_code: bool,
     say: Callable[[str], None],
 ) -> tuple[FittedAnswers, str]:
     """Fit on the profile, on recorded answers (`data`) or on the answers of runs (`runs`); install what is better and
-    belongs to this registry. Returns what was found, and what was done with it, for people.
+    belongs to this registry; `run_code` allows that programs of `runs` are run against their tests. Returns what was found, and what was done with it, for people.
 
     Raises InputError for two sources at once, a pool or a file that is not there, and as `fit_answers` does.
     """
     check_budget(calls)
     if data is not None and runs is not None:
         raise InputError("--data and --runs are two sources of answers", remedy="give one of them")
-    record, vectors = _source(pipeline, data, pool, runs, say)
+    record, vectors = _source(pipeline, data, pool, runs, run_code, say)
     registry = pipeline.registry
     fitted = fit_answers(
         record,
@@ -51,13 +52,23 @@ def fit_and_install(
         return fitted, "nothing was changed: these are recorded answers, not this registry's experts"
     if runs is not None:
         return fitted, "nothing was changed: measure these questions with `coe profile`, and fit again without --runs"
+    if is_packaged(pipeline.settings.path):
+        return (
+            fitted,
+            "nothing was changed: copy the packaged registry to ./experts.yaml, and run the command again there",
+        )
     write_plan(pipeline.settings.path, fitted.options, fitted.by)
     folder = install_answers(fitted, registry, record.questions(vectors), record.outcomes)
     return fitted, f"written into {pipeline.settings.path} and {folder}"
 
 
 def _source(
-    pipeline: Pipeline, data: Path | None, pool: str | None, runs: Path | None, say: Callable[[str], None]
+    pipeline: Pipeline,
+    data: Path | None,
+    pool: str | None,
+    runs: Path | None,
+    run_code: bool,
+    say: Callable[[str], None],
 ) -> tuple[Recorded, Array]:
     if data is not None:
         record = _of_pool(read_folder(data), data, pool)
@@ -65,7 +76,7 @@ def _source(
         labelled = read_questions(runs, labelled=True).rows
         prices = {arm.name: arm.price for arm in pipeline.registry.arms()}
         with pipeline:
-            record = from_runs(pipeline.complete(pipeline.store.traces()), labelled, prices)
+            record = from_runs(pipeline.complete(pipeline.store.traces()), labelled, prices, run_code=run_code)
     else:
         profile, notes = find_profile(pipeline.registry)
         for note in notes:

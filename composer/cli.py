@@ -210,6 +210,9 @@ def fit_answers_(
     leave_one_out: Annotated[
         bool, typer.Option("--leave-one-out", help="Also say what each expert is worth to the others.")
     ] = False,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="With --runs: run programs against the rows' tests, on this machine.")
+    ] = False,
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
@@ -221,7 +224,14 @@ def fit_answers_(
 
     pipeline = _pipeline(config, None, offline)
     fitted, told = fit_and_install(
-        pipeline, data=data, pool=pool, runs=runs, calls=calls, leave_one_out=leave_one_out, say=_say
+        pipeline,
+        data=data,
+        pool=pool,
+        runs=runs,
+        calls=calls,
+        leave_one_out=leave_one_out,
+        run_code=run_code,
+        say=_say,
     )
     if as_json:
         _print_json({**asdict(fitted), "router": None, "aggregator": None, "installed": told})

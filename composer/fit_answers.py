@@ -42,7 +42,7 @@ from routers.stopping import Agreeing, Cascade, Posterior, Worth
 from routers.store import FILE, HOMES, fingerprint, read, save, write
 from routers.types import Arm, Array, Outcomes, Policy, Questions, Router
 
-LEARNT = (*HOMES, "composer.answers.learn", "composer.answers.vote")
+_HOMES = (*HOMES, "composer.answers.learn", "composer.answers.vote")
 _LEAST = 30  # held-out questions, under which a paired test says nothing
 
 
@@ -227,7 +227,7 @@ def install_answers(fitted: FittedAnswers, registry: Registry, questions: Questi
         with replacing(router_folder(registry)) as fresh:
             save(fitted.router, fresh, keys=keys)
         with replacing(folder) as fresh:
-            write(fitted.aggregator, fresh, keys={"encoder": registry.encoder_sha}, homes=LEARNT)
+            write(fitted.aggregator, fresh, keys={"encoder": registry.encoder_sha}, homes=_HOMES)
     except OSError as why:
         raise InputError(
             f"nothing can be written here: {why.strerror or why}", where=str(folder), remedy="check the folder"
@@ -242,7 +242,7 @@ def installed_aggregator(registry: Registry) -> Aggregator:
     if not (folder / FILE).exists():
         raise InputError("no learnt aggregator is installed for this registry", remedy="coe fit answers")
     try:
-        found: Aggregator = read(folder, keys={"encoder": registry.encoder_sha}, homes=LEARNT)
+        found: Aggregator = read(folder, keys={"encoder": registry.encoder_sha}, homes=_HOMES)
     except RouterError as why:
         raise InputError(str(why).partition("\n")[0], remedy="coe fit answers") from why
     return found

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # What `coe route` never needs (the event loop, the pool, the store, LangGraph) is imported where it is used.
 
 T = TypeVar("T")
-LEARNT = "learnt"
+LEARNT = "learnt"  # the aggregator that exists only after `coe fit answers`
 AUTO = "auto"  # the router that `coe fit router` has installed, else the skill router
 
 # Who hears the events of the run under way, where that is not the pipeline's listener: runs may go on side by side.

@@ -59,12 +59,17 @@ def _put(yaml: YAML, step: Any, options: dict[str, Any], replaced: tuple[str, ..
         own[name] = value
 
 
+def is_packaged(path: Path) -> bool:
+    """Whether this is the registry that comes with the package, which is nobody's to change."""
+    return path.resolve() == packaged_registry().resolve()
+
+
 def write_plan(path: Path, options: dict[str, Any], by: str) -> None:
     """Write the plan into the registry file at `path`, if what comes of it is a registry that loads.
 
     Raises InputError for the packaged registry, which is nobody's to change, and ConfigError where the file would not load.
     """
-    if path.resolve() == packaged_registry().resolve():
+    if is_packaged(path):
         raise InputError(
             "the packaged registry is not changed",
             where=str(path),

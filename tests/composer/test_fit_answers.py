@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -190,6 +191,19 @@ def test_the_packaged_experts_are_worth_asking_and_the_registry_says_so_afterwar
     pipeline = Pipeline.from_file(path)
     [route] = pipeline.route(["Sort out this sum: 23 plus 48"])
     assert route.arms[0] == "arithmetic"
+
+
+def test_with_the_packaged_registry_what_was_found_is_shown_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    done = CliRunner().invoke(app, ["fit", "answers", "--calls", "1", "--json"])
+
+    assert done.exit_code == 0, done.output
+    told = json.loads(done.stdout)
+    assert told["better"] and told["front"]
+    assert "copy the packaged registry" in told["installed"]
 
 
 @pytest.mark.parametrize(
