@@ -130,7 +130,9 @@ class StackedRouter:
             vectors=np.concatenate([known.vectors, questions.vectors[fresh]]),
             skills=(*known.skills, *(questions.skills[row] for row in fresh)) if labelled else (),
         )
-        return asked, _certain(outcomes.arms[0], np.concatenate([whole, shown[fresh]])), own
+        marks = np.concatenate([whole, shown[fresh]]).astype(np.float32)
+        n = len(marks)
+        return asked, Outcomes.scored(outcomes.arms, np.arange(n), np.zeros(n, dtype=np.int64), marks), own
 
     def _known(self) -> Questions:
         if self.known_ is None:
@@ -197,22 +199,6 @@ class StackedRouter:
 def _unlabelled(questions: Questions) -> Questions:
     """As they come at serving time."""
     return replace(questions, skills=())
-
-
-def _certain(arm: Arm, scores: Table) -> Outcomes:
-    """Outcomes of one arm with nothing known but a score for each question, [n]."""
-    n = len(scores)
-    zeros = np.zeros(n, dtype=np.int64)
-    return Outcomes(
-        arms=(arm,),
-        question=np.arange(n),
-        arm=zeros,
-        score=scores.astype(np.float32),
-        sample=zeros,
-        answer=(None,) * n,
-        length=zeros,
-        cost=np.full(n, np.nan, dtype=np.float32),
-    )
 
 
 def _name(member: Router) -> str:

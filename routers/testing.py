@@ -81,12 +81,8 @@ def simulate(n: int = 90, *, seed: int = 0, skills: Sequence[str] = SKILLS) -> t
 
 def outcomes_of(arms: Sequence[Arm], cells: Sequence[tuple[int, int]], score: Sequence[float] | Array) -> Outcomes:
     """Outcomes of (question, arm) cells with nothing known but their score."""
-    n = len(cells)
-    where = np.array(cells, dtype=np.int64).reshape(n, 2)
-    zeros = np.zeros(n, dtype=np.int64)
-    unknown = np.full(n, np.nan, dtype=np.float32)
-    marks = np.asarray(score, dtype=np.float32)
-    return Outcomes(tuple(arms), where[:, 0], where[:, 1], marks, zeros, (None,) * n, zeros, unknown)
+    where = np.array(cells, dtype=np.int64).reshape(len(cells), 2)
+    return Outcomes.scored(arms, where[:, 0], where[:, 1], np.asarray(score, dtype=np.float32))
 
 
 def check_router(make: Callable[[], Router]) -> None:

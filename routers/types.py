@@ -61,6 +61,13 @@ class Outcomes:
     length: Indices
     cost: Array
 
+    @classmethod
+    def scored(cls, arms: Sequence[Arm], question: Indices, arm: Indices, score: Array) -> Outcomes:
+        """Outcomes of (question, arm) cells with nothing known but their score."""
+        zeros = np.zeros(len(question), dtype=np.int64)
+        unknown = np.full(len(question), np.nan, dtype=np.float32)
+        return cls(tuple(arms), question, arm, score, zeros, (None,) * len(question), zeros, unknown)
+
     def matrix(self, n_questions: int) -> NDArray[np.float64]:
         """Mean score over samples as [question, arm]; NaN where unobserved."""
         total = np.zeros((n_questions, len(self.arms)))
