@@ -9,7 +9,7 @@ import numpy as np
 
 from composer.errors import InputError
 from composer.jsonl import Labelled
-from composer.marks import check_programs, mark
+from composer.marks import alike, check_programs, mark
 from composer.recorded import Recorded
 from composer.state import lettered
 from routers.types import Arm, Outcomes
@@ -48,6 +48,12 @@ def from_runs(
         for cell, draft in cells.items()
     }
     cells = {cell: draft for cell, draft in cells.items() if marks[cell][1] is not None}
+    of_row: dict[int, list[tuple[int, str, int]]] = {}
+    for cell in cells:
+        of_row.setdefault(cell[0], []).append(cell)
+    said: dict[tuple[int, str, int], str | None] = {}
+    for row, own in of_row.items():
+        said.update(zip(own, alike(labelled[row], [marks[cell][0] for cell in own]), strict=True))
     names = sorted({arm for _, arm, _ in cells})
     known = prices or {}
     return Recorded(
@@ -63,7 +69,7 @@ def from_runs(
             arm=np.array([names.index(arm) for _, arm, _ in cells], dtype=np.int64),
             score=np.array([marks[cell][1] for cell in cells], dtype=np.float32),
             sample=np.array([sample for _, _, sample in cells], dtype=np.int64),
-            answer=tuple(marks[cell][0] for cell in cells),
+            answer=tuple(said[cell] for cell in cells),
             length=np.array([len(str(draft["draft"])) for draft in cells.values()], dtype=np.int64),
             cost=np.full(len(cells), np.nan, dtype=np.float32),
         ),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from composer.answers.extract import extract, infer_kind
+from composer.answers.extract import codes, extract, infer_kind
 from composer.answers.grade import grade
 from composer.answers.program import Verdict
 from composer.errors import InputError
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def mark(item: Labelled, text: str, complete: bool, *, run_code: bool = False) -> tuple[str | None, float | None]:
-    """The answer in a draft (None: it is not `complete`, or holds none), and what it is worth in [0, 1] (None: nobody
-    knows, since it is a program whose tests were not run; `run_code` allows that)."""
+    """The answer in a draft (None: it is not `complete`, holds none, or is a program that fails a test), and what it is
+    worth in [0, 1] (None: nobody knows, since it is a program whose tests were not run; `run_code` allows that)."""
     question = item.question
     kind = question.kind or infer_kind(item.answer, question.choices)
     answer = extract(text, kind, question.choices) if complete else None
@@ -27,7 +27,17 @@ def mark(item: Labelled, text: str, complete: bool, *, run_code: bool = False) -
         verdicts = run_tests(answer, question.tests, execute=run_code).verdicts
         if "refused" in verdicts:
             return answer, None
-    return answer, grade(answer, item.answer, kind, question.choices, text, verdicts)
+    worth = grade(answer, item.answer, kind, question.choices, text, verdicts)
+    return None if verdicts and worth < 1 else answer, worth
+
+
+def alike(item: Labelled, answers: Sequence[str | None]) -> list[str | None]:
+    """Answers to one question, equal ones in the same words: those of the first. Programs here have passed the same
+    tests, so all of them are equal."""
+    kind = item.question.kind or infer_kind(item.answer, item.question.choices)
+    passed: list[tuple[Verdict, ...]] = [("passed",)] * len(answers) if item.question.tests else []
+    words: dict[int, str | None] = {-1: None}
+    return [words.setdefault(code, answer) for code, answer in zip(codes(answers, kind, passed), answers, strict=True)]
 
 
 def check_programs(items: Iterable[Labelled], place: str, *, run_code: bool) -> None:

@@ -17,7 +17,7 @@ from platformdirs import user_data_path
 from composer.config import PACKAGED, packaged_registry
 from composer.errors import ConfigError, EngineError, InputError
 from composer.folders import mend, replacing
-from composer.marks import mark
+from composer.marks import alike, mark
 from composer.registry.experts import Registry
 from composer.stages.kit import Arms
 from composer.state import lettered
@@ -151,7 +151,7 @@ async def measure(
         if not isinstance(piece, Delta):
             drafts[name] = piece
             done(requests[name][1].arm, piece)
-    rows: list[dict[str, Any]] = []
+    by_question: dict[str, list[dict[str, Any]]] = {}
     failures: list[str] = []
     for name, (row, request) in requests.items():
         question, draft = items[row].question, drafts[name]
@@ -162,7 +162,7 @@ async def measure(
         if score is None:
             failures.append("the tests of a program were not run")
             continue
-        rows.append(
+        by_question.setdefault(question.id, []).append(
             {
                 "question": question.id,
                 "text": lettered(question.text, question.choices),
@@ -174,6 +174,11 @@ async def measure(
                 "length": len(draft.text),
             }
         )
+    for item in items:
+        own = by_question.get(item.question.id, [])
+        for told, words in zip(own, await asyncio.to_thread(alike, item, [r["answer"] for r in own]), strict=True):
+            told["answer"] = words
+    rows = [told for own in by_question.values() for told in own]
     if failures and not rows:
         raise EngineError(f"all {len(failures)} calls failed; the first: {failures[0]}", remedy="coe experts check")
     table = pa.Table.from_pylist(rows, schema=_SCHEMA)

@@ -46,14 +46,16 @@ def lettered(text: str, choices: Sequence[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A draft in its row: from which arm, which sample, the answer read out of it (None: nothing could be read), and what
-    came of each of the query's tests (empty: they were not run)."""
+    """A draft in its row: from which arm, which sample, the answer read out of it (None: nothing could be read), what
+    came of each of the query's tests (empty: they were not run), and its `code`: equal for equal answers of the row, -1
+    where there is none, or a program that fails a test."""
 
     arm: str
     draft: Draft
     sample: int = 0
     answer: str | None = None
     verdicts: tuple[Verdict, ...] = ()
+    code: int = -1
 
     @property
     def passed(self) -> int | None:
@@ -127,7 +129,7 @@ class State:
     def seen(self) -> list[Seen]:
         """What each row has shown, for the policy: in plan order, never in order of arrival."""
         return [
-            Seen(asked=asked, answers=tuple((reply.arm, reply.answer) for reply in replies), id=query.id)
+            Seen(asked=asked, answers=_told(replies), id=query.id)
             for asked, replies, query in zip(self.asked, self.replies, self.queries, strict=True)
         ]
 
@@ -143,6 +145,12 @@ class State:
         if unknown:
             raise TypeError(f"a stage returned fields that the state does not have: {', '.join(sorted(unknown))}")
         return replace(self, **update)
+
+
+def _told(replies: Sequence[Reply]) -> tuple[tuple[str, str | None], ...]:
+    """(arm, answer) of each reply, where equal answers are told in the same words: those of the first."""
+    words: dict[int, str | None] = {-1: None}
+    return tuple((reply.arm, words.setdefault(reply.code, reply.answer)) for reply in replies)
 
 
 def trace_of(state: State, row: int) -> dict[str, Any]:

@@ -31,12 +31,7 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
         combiner = kit.aggregator(by)
         good = [[reply for reply in replies if reply.draft.ok] for replies in state.replies]
         kinds = [kind_of(kit, query, asked) for query, asked in zip(state.queries, state.asked, strict=True)]
-        if "math" in kinds:  # another process compares formulas, and may take two seconds for a pair
-            import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
-
-            ballots = await asyncio.to_thread(ballots_of, state, good, kinds)
-        else:
-            ballots = ballots_of(state, good, kinds)
+        ballots = ballots_of(state, good)
         verdicts = combiner.combine(ballots)
         shares = agreement(ballots, verdicts.slot)
         answers: list[Answer] = []
@@ -61,17 +56,17 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
     return stage
 
 
-def ballots_of(state: State, drafts: Sequence[Sequence[Reply]], kinds: Sequence[Kind]) -> Ballots:
+def ballots_of(state: State, drafts: Sequence[Sequence[Reply]]) -> Ballots:
     """The columns of these drafts, one row per query of the state."""
     place = {name: i for i, name in enumerate(state.arms)}
     shape = (len(drafts), max(map(len, drafts), default=0))
     arm, code = np.full(shape, -1), np.full(shape, -1)
     score, length, looks = np.zeros(shape), np.zeros(shape, dtype=np.int64), np.zeros((*shape, 4))
-    for row, (own, kind) in enumerate(zip(drafts, kinds, strict=True)):
+    for row, own in enumerate(drafts):
         here = slice(0, len(own))
         said = [reply.answer for reply in own]
         arm[row, here] = [place.get(reply.arm, -1) for reply in own]
-        code[row, here] = _codes(own, kind)
+        code[row, here] = _codes(own)
         score[row, here] = [_score(state, row, reply.arm) for reply in own]
         length[row, here] = [len(reply.draft.text) for reply in own]
         looks[row, here] = traits(state.queries[row].prompt, said)
@@ -82,12 +77,16 @@ def ballots_of(state: State, drafts: Sequence[Sequence[Reply]], kinds: Sequence[
     return Ballots(tuple(map(Arm, state.arms)), arm, code, score, length, options, looks, skills, skill)
 
 
-def _codes(own: Sequence[Reply], kind: Kind) -> list[int]:
-    """Equal numbers for equal answers; -1 for programs that pass fewer tests than another one, or none."""
-    found = codes([reply.answer for reply in own], kind, [reply.verdicts for reply in own])
+def _codes(own: Sequence[Reply]) -> list[int]:
+    """The replies' codes. A program that passes all its tests stands before those that could not be tried; where every
+    one fails a test, those that pass the most of them are answers all the same."""
+    if any(reply.verdicts and reply.passed == len(reply.verdicts) for reply in own):
+        return [reply.code if reply.passed is not None else -1 for reply in own]
     most = max((reply.passed or 0 for reply in own), default=0)
-    # where none passes any, only those that could not be tried are left
-    return [code if reply.passed == (most or None) else -1 for code, reply in zip(found, own, strict=True)]
+    if not most or any(reply.code >= 0 for reply in own):
+        return [reply.code for reply in own]
+    best = [reply.answer if reply.passed == most else None for reply in own]
+    return codes(best, "code", [reply.verdicts for reply in own])
 
 
 def _score(state: State, row: int, arm: str) -> float:

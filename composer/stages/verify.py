@@ -1,17 +1,19 @@
-"""verify: read the answer out of every new draft, and try it where it is a program and that is allowed."""
+"""verify: read the answer out of every new draft, try it where it is a program and that is allowed, and compare."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from composer.answers.extract import extract
+from composer.answers.extract import codes, extract
 from composer.stages.kit import Kit, Stage, kind_of
 from composer.state import Query, Reply, State, Update
 from composer.types import Kind
 
 
 def verify(kit: Kit, *, run_code: bool = False) -> Stage:
-    """Extract by the query's kind, or by what its first arm writes. Truncated and failed drafts have no answer.
+    """Extract by the query's kind, or by what its first arm writes, and tell which answers of a row are equal. Truncated
+    and failed drafts have no answer.
 
     `run_code` allows that programs which models wrote are run here, against the tests of their query. Each test has a
     fresh process: an empty folder, no keys in its environment, no input, limits of time, memory and file size, no
@@ -28,7 +30,7 @@ def verify(kit: Kit, *, run_code: bool = False) -> Stage:
             read = [_read(reply, query, kind) for reply in replies]
             if run_code and kind == "code" and query.tests:
                 read = [await _tried(reply, query) for reply in read]
-            rows.append(tuple(read))
+            rows.append(await _compared(read, kind))
         return {"replies": tuple(rows)}
 
     return stage
@@ -38,6 +40,22 @@ def _read(reply: Reply, query: Query, kind: Kind) -> Reply:
     if not reply.draft.ok or reply.answer is not None:
         return reply
     return replace(reply, answer=extract(reply.draft.text, kind, query.choices))
+
+
+async def _compared(replies: Sequence[Reply], kind: Kind) -> tuple[Reply, ...]:
+    """With their codes. A program that fails a test is no answer: what comes after it cannot change that."""
+    failing = [reply.passed not in (None, len(reply.verdicts)) for reply in replies]
+    answers = [None if fails else reply.answer for reply, fails in zip(replies, failing, strict=True)]
+    verdicts = [reply.verdicts for reply in replies]
+    if kind == "math" and len(replies) > 1:  # another process compares formulas, and may take two seconds for a pair
+        import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
+
+        found = await asyncio.to_thread(codes, answers, kind, verdicts)
+    else:
+        found = codes(answers, kind, verdicts)
+    return tuple(
+        reply if reply.code == code else replace(reply, code=code) for reply, code in zip(replies, found, strict=True)
+    )
 
 
 async def _tried(reply: Reply, query: Query) -> Reply:

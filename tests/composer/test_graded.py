@@ -68,3 +68,13 @@ async def test_the_store_gives_back_what_runs_finished(tmp_path: Path) -> None:
         assert await store.traces("r1") == TRACES[:2]
         assert await store.traces() == TRACES
         assert from_runs(await store.traces(), LABELLED).outcomes.arms[0].name == "a"
+
+
+def test_equal_formulas_of_runs_are_one_answer() -> None:
+    item = Labelled(Question("half", "1/4 as a decimal or fraction?", (), "math", 1), r"\frac{1}{4}", "sums", None)
+    drafts = [draft("a", r"$\frac{1}{4}$"), draft("b", "The answer is $0.25$"), draft("c", "$3$")]
+
+    record = from_runs([trace(1, item.question.text, *drafts)], [item])
+
+    a, b, c = record.outcomes.answer
+    assert a == b != c

@@ -22,14 +22,18 @@ def test_an_update_of_an_unknown_field_is_a_bug_that_is_named() -> None:
         State.of((Query("1", "x"),)).apply({"scroes": None})
 
 
-def test_seen_is_in_plan_order() -> None:
-    replies = (Reply("b", Draft("k", "5", "stop"), answer="5"), Reply("a", Draft("k", "?", "stop")))
-    state = State.of((Query("1", "x"),)).apply({"asked": (("b", "a"),), "replies": (replies,)})
+def test_seen_is_in_plan_order_and_equal_answers_are_one() -> None:
+    replies = (
+        Reply("b", Draft("k", "5", "stop"), answer="1/2", code=0),
+        Reply("a", Draft("k", "?", "stop")),
+        Reply("c", Draft("k", "5", "stop"), answer="0.5", code=0),
+    )
+    state = State.of((Query("1", "x"),)).apply({"asked": (("b", "a", "c"),), "replies": (replies,)})
 
     [seen] = state.seen
 
-    assert seen.asked == ("b", "a")
-    assert seen.answers == (("b", "5"), ("a", None))
+    assert seen.asked == ("b", "a", "c")
+    assert seen.answers == (("b", "1/2"), ("a", None), ("c", "1/2")), "equal answers are told in the same words"
 
 
 def test_choices_become_lettered_lines_of_the_prompt() -> None:

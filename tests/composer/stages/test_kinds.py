@@ -144,7 +144,8 @@ async def test_a_program_that_could_not_be_tried_stands_behind_one_that_passes_a
     state = await after(programs(("base", WRONG), ("sums", WRONG), ("law", RIGHT), tests=TESTS[:1]), verify(kit))
     tried = tuple(replace(reply, verdicts=own) for reply, own in zip(state.replies[0], verdicts, strict=True))
 
-    state = await after(state.apply({"replies": (tried,)}), aggregate(kit, by="majority"))
+    state = await after(state.apply({"replies": (tried,)}), verify(kit))
+    state = await after(state, aggregate(kit, by="majority"))
 
     assert (state.answers[0].text, state.answers[0].status) == (text, status)
 
@@ -208,10 +209,18 @@ async def test_others_go_on_while_formulas_are_compared() -> None:
             await asyncio.sleep(0)
 
     kit = Bench().kit
-    state = await after(formulas(("base", r"\sqrt{50}"), ("law", r"5\sqrt{2}")), verify(kit))
     task = asyncio.create_task(others())
 
-    await after(state, aggregate(kit))
+    await after(formulas(("base", r"\sqrt{50}"), ("law", r"5\sqrt{2}")), verify(kit))
 
     task.cancel()
     assert turns > 0
+
+
+async def test_a_policy_is_told_that_equal_formulas_agree_and_that_a_failing_program_is_no_answer() -> None:
+    kit = Bench().kit
+    [formula] = (await after(formulas(("base", r"\frac{1}{4}"), ("sums", "0.25"), ("law", "3")), verify(kit))).seen
+    [tried] = (await after(programs(("sums", ALMOST), ("law", RIGHT)), verify(kit, run_code=True))).seen
+
+    assert [answer for _, answer in formula.answers] == [r"\frac{1}{4}", r"\frac{1}{4}", "3"]
+    assert [answer for _, answer in tried.answers] == [None, RIGHT]
