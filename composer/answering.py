@@ -7,7 +7,8 @@ from pathlib import Path
 
 from composer.errors import InputError, suggest
 from composer.fit_answers import FittedAnswers, fit_answers, install_answers, record_of
-from composer.graded import from_runs
+from composer.fit_trust import alarm_lines, install_trust, told
+from composer.graded import audit, from_runs
 from composer.jsonl import read_questions
 from composer.pipeline import Pipeline
 from composer.profile import find_profile
@@ -59,6 +60,9 @@ def fit_and_install(
         )
     write_plan(pipeline.settings.path, fitted.options, fitted.by)
     folder = install_answers(fitted, registry, record.questions(vectors), record.outcomes)
+    installed = Pipeline.from_file(pipeline.settings.path, say=say)
+    for line in told(install_trust(installed)):
+        say(line)
     return fitted, f"written into {pipeline.settings.path} and {folder}"
 
 
@@ -76,7 +80,10 @@ def _source(
         labelled = read_questions(runs, labelled=True).rows
         prices = {arm.name: arm.price for arm in pipeline.registry.arms()}
         with pipeline:
-            record = from_runs(pipeline.complete(pipeline.store.traces()), labelled, prices, run_code=run_code)
+            traces = pipeline.complete(pipeline.store.traces())
+        record = from_runs(traces, labelled, prices, run_code=run_code)
+        for line in alarm_lines(audit(traces, labelled, run_code=run_code)):
+            say(line)
     else:
         profile, notes = find_profile(pipeline.registry)
         for note in notes:

@@ -75,6 +75,8 @@ def ask(
                 "answer": answer.text if answer.status != "failed" else None,
                 "status": answer.status,
                 "sure": answer.sure,
+                "calibrated": answer.calibrated,
+                "marks": list(answer.marks),
                 "experts": drafts,
                 "route": route_data(trace["question"], route),
                 "seconds": round(time.monotonic() - began, 3),

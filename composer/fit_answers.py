@@ -23,6 +23,7 @@ from composer.tune import (
     aggregators,
     combine,
     cross_scores,
+    cross_signals,
     fit_aggregators,
     fit_policies,
     front,
@@ -32,9 +33,11 @@ from composer.tune import (
     thriftiest,
     with_skills,
 )
-from routers.coverage import CoveredRouter
+from routers.coverage import Coverage, CoveredRouter
+from routers.doubting import Doubting
 from routers.errors import RouterError
 from routers.family import USUAL, family
+from routers.records import at_home
 from routers.select import ranked
 from routers.skills import SkillFinder
 from routers.stats import calibration_split, paired_difference
@@ -150,11 +153,13 @@ def fit_answers(
     part = questions.take(learn)
     say("scoring every question by a router that has not seen it")
     scores = cross_scores(make, part, outcomes.take(learn))
-    own = _skilled(grid.take(learn), part, part, labelled)
+    arms = at_home(part, outcomes.take(learn)).arms
+    own = replace(_skilled(grid.take(learn), part, part, labelled), arms=arms, signals=cross_signals(part, scores))
+    fallback = generalist or arms[int(own.right.mean(axis=0).argmax())].name
     again = calibration_split(part.ids, part.vectors, seed=1)
     inner, outer = np.flatnonzero(~again), np.flatnonzero(again)
     say(f"rehearsing every plan on {len(outer)} questions")
-    trial = rehearsed((own.take(inner), scores[inner]), (own.take(outer), scores[outer]))
+    trial = rehearsed((own.take(inner), scores[inner]), (own.take(outer), scores[outer]), fallback)
     name = thriftiest(trial, budget, len(grid.arms))
     means = own.right[inner].mean(axis=0)
     single, alone = _single(means, own.take(outer))
@@ -169,16 +174,19 @@ def fit_answers(
         for plan, played in front(list(trial.values()))
     )
     say(f"testing {', '.join(name)} on {len(check)} questions")
-    plan = _fitted(name, own, scores)
+    plan = _fitted(name, own, scores, fallback)
     there = make().fit(part, outcomes.take(learn)).score(replace(questions.take(check), skills=()))
-    rest = _skilled(grid.take(check), part, questions.take(check), labelled)
+    around = Coverage().fit(part, scores).signals(questions.vectors[check], there)
+    rest = replace(_skilled(grid.take(check), part, questions.take(check), labelled), arms=arms, signals=around)
     played = play(plan, rest, there)
     _, alone = _single(own.right.mean(axis=0), rest)
     difference = paired_difference(played.right, alone.right)
     say("fitting it on everything")
-    whole = _skilled(grid, questions, questions, labelled)
     everywhere = cross_scores(make, questions, outcomes)
-    final = _fitted(name, whole, everywhere)
+    whole = replace(
+        _skilled(grid, questions, questions, labelled), arms=arms, signals=cross_signals(questions, everywhere)
+    )
+    final = _fitted(name, whole, everywhere, fallback)
     return FittedAnswers(
         front=lines,
         tested=plan.name,
@@ -202,6 +210,8 @@ def options_of(policy: Policy) -> dict[str, Any]:
     from routers.rules import NullArm, TopK  # noqa: PLC0415
 
     match policy:
+        case Doubting(inner):
+            return {**options_of(inner), "doubt": True}
         case Fixed(TopK(k)):
             return {"k": k}
         case Fixed(NullArm(price, most)):
@@ -255,9 +265,9 @@ def _skilled(grid: Grid, learn: Questions, asked: Questions, labelled: bool) -> 
     return with_skills(grid, SkillFinder(floor=-1.0).fit(learn), asked.vectors)
 
 
-def _fitted(name: tuple[str, str], grid: Grid, scores: Array) -> Plan:
+def _fitted(name: tuple[str, str], grid: Grid, scores: Array, generalist: str) -> Plan:
     asking, by = name
-    policy = fit_policies(grid, scores, {asking: policies(len(grid.arms))[asking]})[asking]
+    policy = fit_policies(grid, scores, {asking: policies(len(grid.arms), generalist=generalist)[asking]})[asking]
     every = aggregators()
     made = BestScored() if by not in every else fit_aggregators(grid, scores, {by: every[by]})[by]
     return Plan(asking, policy, by, made)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from composer.answers.trust import Alarm, dissociated
 from composer.errors import InputError
 from composer.jsonl import Labelled
 from composer.marks import alike, check_programs, mark
@@ -75,3 +76,24 @@ def from_runs(
         ),
         voted=True,
     )
+
+
+def audit(
+    traces: Sequence[Mapping[str, Any]], labelled: Sequence[Labelled], *, run_code: bool = False
+) -> tuple[Alarm, ...]:
+    """The experts whose answers in runs were sure and wrong in a domain (`dissociated`), by questions whose right answer is
+    known; answers that were withheld, or say nothing of how sure they are, do not count. The window goes
+    over `traces` in their order."""
+    place = {item.question.text: item for item in labelled}
+    rows = []
+    for trace in traces:
+        item = place.get(str(trace["question"]))
+        if item is not None and trace.get("sure") is not None and trace["chosen"] is not None:
+            _, worth = mark(item, str(trace["answer"]), True, run_code=run_code)
+            if worth is not None:
+                skills = trace["route"]["reason"]["skills"]
+                rows.append((str(trace["chosen"]), str(skills[0][0]) if skills else None, trace["sure"], worth))
+    if not rows:
+        return ()
+    arms, domains, sure, right = zip(*rows, strict=True)
+    return dissociated(arms, domains, np.array(sure, dtype=np.float64), np.array(right, dtype=np.float64))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from composer.answers.ballots import TRAITS, Ballots, Table, traits
 from composer.recorded import Recorded
+from routers.coverage import Signals
 from routers.types import Arm, Array, Indices, Outcomes
 
 
@@ -18,7 +19,8 @@ class Grid:
     have equal numbers; -1 where none could be extracted; one of its own for each arm where no answers were recorded), `cost` (USD where the record has prices, else characters; the
     arm's mean where the arm was not run or no length was recorded, NaN where nothing is known of it),
     `length` in characters, `looks` [question, arm, 4] of the option chosen (`TRAITS`); `options` [question]; `voted`:
-    answers are known. `skill` [question] is a place in `skills`, -1 unknown; None: nobody looked."""
+    answers are known. `skill` [question] is a place in `skills`, -1 unknown; None: nobody looked. `signals` say where the questions
+    lie, None where nobody measured it."""
 
     arms: tuple[Arm, ...]
     right: Table
@@ -30,6 +32,7 @@ class Grid:
     voted: bool
     skills: tuple[str, ...] = ()
     skill: Indices | None = None
+    signals: Signals | None = None
 
     @classmethod
     def of(cls, record: Recorded) -> Grid:
@@ -70,7 +73,13 @@ class Grid:
             looks=self.looks[rows],
             options=self.options[rows],
             skill=None if self.skill is None else self.skill[rows],
+            signals=None if self.signals is None else self.signals.take(rows),
         )
+
+    @property
+    def flags(self) -> list[tuple[str, ...]]:
+        """The names of the signals that crossed their threshold, per question; empty where nobody measured them."""
+        return [] if self.signals is None else self.signals.flags
 
     def only(self, arms: Indices) -> Grid:
         """The arms at these places."""
@@ -98,6 +107,7 @@ class Grid:
             traits=np.where(asked[:, :, None], self.looks[rows, own], 0.0),
             skills=self.skills,
             skill=self.skill,
+            signals=self.signals,
         )
 
 

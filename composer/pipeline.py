@@ -7,6 +7,7 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, copy_context
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from composer.answers.ballots import Aggregator
+    from composer.answers.trust import Trust
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.store import DraftStore
@@ -183,6 +185,19 @@ class Pipeline:
             self._pool = Pool(self.registry, self.store, memory=self.memory)
         return self._pool
 
+    @property
+    def kit(self) -> Kit:
+        """What the stages work with."""
+        return Kit(
+            registry=self.registry,
+            encoder=self.encoder,
+            router=self.router,
+            pool=lambda: self.pool,
+            emit=self.emit,
+            aggregator=self.aggregator,
+            trust=self.trust,
+        )
+
     def encoder(self) -> Encoder:
         """The sentence encoder, fetched if need be."""
         if self._encoder is None:
@@ -214,6 +229,16 @@ class Pipeline:
                 return found
         made: Aggregator = plain()
         return made
+
+    def trust(self) -> Trust | None:
+        """How far answers of this registry are to be believed; None where nobody has measured it as it stands."""
+        return self._trust
+
+    @cached_property
+    def _trust(self) -> Trust | None:
+        from composer.fit_trust import installed_trust  # noqa: PLC0415 pyarrow: only where there are answers
+
+        return installed_trust(self.registry)
 
     def _fitted(self, name: str) -> Router:
         every, generalist = self.registry.arms(), self.registry.generalist
@@ -262,18 +287,10 @@ class Pipeline:
         """The stage at `place` of the pipeline, its options checked; every error names the line."""
         step = self.settings.pipeline[place]
         where = f"pipeline[{place}]"
-        kit = Kit(
-            registry=self.registry,
-            encoder=self.encoder,
-            router=self.router,
-            pool=lambda: self.pool,
-            emit=self.emit,
-            aggregator=self.aggregator,
-        )
         factory = load("stages", step.use, self.settings.where(f"{where}.use"))
         options = check_options(factory, step.options, lambda name: self.settings.where(f"{where}.options.{name}"))
         try:
-            stage: Stage = factory(kit, **options)
+            stage: Stage = factory(self.kit, **options)
         except ConfigError as why:
             option = (why.where or "").partition(".")[0]
             at = f"{where}.options.{why.where}" if option in step.options else f"{where}.options"

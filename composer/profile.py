@@ -22,13 +22,14 @@ from composer.registry.experts import Registry
 from composer.stages.kit import Arms
 from composer.state import lettered
 from composer.types import Delta, Draft, Request
+from routers.records import at_home
 from routers.types import Arm, Array, Outcomes, Questions
 
 if TYPE_CHECKING:
     from composer.jsonl import Labelled
     from composer.pool.pool import Pool
 
-OUTCOMES, VECTORS, MANIFEST = "outcomes.parquet", "vectors.npy", "manifest.json"
+OUTCOMES, VECTORS, MANIFEST, TRUST = "outcomes.parquet", "vectors.npy", "manifest.json", "trust"
 UNLABELLED = "unlabelled"
 _AGAIN = "measure it again with `coe profile`"
 
@@ -66,7 +67,7 @@ class Profile:
         question = np.array([place.get(name, -1) for name in _column(self.table, "question")], dtype=np.int64)
         arm = np.array([column.get(name, -1) for name in _column(self.table, "arm")], dtype=np.int64)
         rows = np.flatnonzero((question >= 0) & (arm >= 0))
-        return Outcomes(
+        found = Outcomes(
             arms=tuple(arms),
             question=question[rows],
             arm=arm[rows],
@@ -76,6 +77,7 @@ class Profile:
             length=np.asarray(_column(self.table, "length"), dtype=np.int64)[rows],
             cost=np.full(len(rows), np.nan, dtype=np.float32),
         )
+        return at_home(questions, found)
 
     def without_stale(self, arms: Mapping[str, str]) -> tuple[Profile, tuple[str, ...]]:
         """Only the arms whose fingerprint is the one in `arms`, and the names of those that were dropped."""
@@ -302,6 +304,12 @@ def answers_folder(registry: Registry) -> Path:
     """Where `coe fit answers` keeps the aggregator it fitted for this registry file."""
     profiles = user_folder(registry)
     return profiles.parent.with_name("answers") / profiles.name
+
+
+def trust_folder(registry: Registry) -> Path:
+    """Where it is kept how far answers of this registry file are to be believed."""
+    profiles = user_folder(registry)
+    return profiles.parent.with_name("trust") / profiles.name
 
 
 def find_profile(registry: Registry) -> tuple[Profile, list[str]]:

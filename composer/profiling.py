@@ -11,6 +11,7 @@ import numpy as np
 
 from composer.config import PACKAGED
 from composer.errors import ConfigError, InputError
+from composer.fit_trust import install_trust, told
 from composer.folders import lock
 from composer.jsonl import Labelled, RowError, read_questions
 from composer.marks import check_programs
@@ -18,6 +19,7 @@ from composer.pipeline import Pipeline
 from composer.profile import (
     MANIFEST,
     OUTCOMES,
+    TRUST,
     VECTORS,
     Profile,
     has_profile,
@@ -138,6 +140,12 @@ def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None, *, r
         except ConfigError as why:
             notes.append(f"the profile that was there is replaced: {why.what}")
     write_profile(new, folder, registry=pipeline.settings.config_sha)
+    declared = registry.settings.profile
+    if out is None or (declared is not None and out.resolve() == declared.resolve()):
+        try:
+            notes += told(install_trust(pipeline, out))
+        except InputError as why:
+            notes.append(f"how sure answers are is not calibrated: {why.what}")
     return Report(
         profile=new.without_stale(prints)[0],
         folder=folder,
@@ -169,7 +177,7 @@ def _check_folder(folder: Path, *, ours: bool) -> None:
     folder = folder.resolve()
     try:
         there = {path.name for path in folder.iterdir()} if folder.exists() else set()
-        foreign = sorted(there - {OUTCOMES, VECTORS, MANIFEST})
+        foreign = sorted(there - {OUTCOMES, VECTORS, MANIFEST, TRUST})
         if not ours and (foreign or (there and MANIFEST not in there)):
             raise InputError(
                 f"this folder is no profile: it holds {', '.join((foreign or sorted(there))[:3])}",

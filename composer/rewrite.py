@@ -15,7 +15,7 @@ from composer.jsonl import write_atomic
 
 _LIST = re.compile(r"(?m)^\w[^\n]*:[ ]*(?:#[^\n]*)?\n( *)- ")  # a list right below a key at the margin
 _STEPS = ("decide", "generate", "verify", "aggregate")
-_REPLACED = ("policy", "select", "k")  # options of `decide` that say who is asked
+_REPLACED = ("policy", "select", "k", "doubt")  # options of `decide` that say who is asked
 
 
 def with_plan(text: str, options: dict[str, Any], by: str) -> str:

@@ -96,7 +96,11 @@ def drafts_text(trace: Mapping[str, Any]) -> str:
         lines.append(f"draft    {draft['name']} ({cost}):")
         said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
         lines += [f"         | {line}" for line in said.strip().splitlines()]
-    if trace.get("sure") is not None and len(trace["drafts"]) > 1:
-        lines.append(f"sure     {trace['sure']:.2f}, {100 * trace['agreement']:.0f} % of the drafts agree")
+    if trace["sure"] is not None:
+        known = "calibrated on the profile" if trace["calibrated"] else "not calibrated"
+        votes = f"; {100 * trace['agreement']:.0f} % of the drafts agree" if len(trace["drafts"]) > 1 else ""
+        lines.append(f"sure     {trace['sure']:.2f} ({known}){votes}")
+    if trace["marks"]:
+        lines.append(f"marked   {', '.join(trace['marks'])}")
     lines.append(f"trace    {trace['trace_id']}")
     return printable("\n".join(lines))

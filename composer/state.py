@@ -71,8 +71,11 @@ class Answer:
     `status` is `ok`, `degraded` (answered, but an expert that was asked failed or was cut off, or no answer could be read,
     or it is a program that fails a test) or `failed`.
     `score` is the router's score of the arm whose draft was taken, `agreement` the share of drafts that say the same,
-    `sure` how much the aggregator believes the answer, in [0, 1] (P(right) where it has learnt; None: it took a text in
-    which no answer could be read). A question that was not answered on purpose is `failed`, with why in its trace.
+    `sure` is P(right) where the pipeline was rehearsed on its profile and the question lies inside it (`calibrated`), else
+    no more than how much the answer is believed, in [0, 1] (None: it took a text in which no answer could be read). `marks` say why the answer may be wrong
+    all the same: its question's flags, that the experts disagree, that the chosen one is known to be sure and wrong here,
+    that its text speaks of something else; heuristics. A question that was not answered on purpose is `failed`, with why
+    in its trace.
     """
 
     id: str
@@ -84,6 +87,8 @@ class Answer:
     chosen: str | None
     trace_id: str
     sure: float | None = None
+    calibrated: bool = False
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +134,8 @@ class State:
     def seen(self) -> list[Seen]:
         """What each row has shown, for the policy: in plan order, never in order of arrival."""
         return [
-            Seen(asked=asked, answers=_told(replies), id=query.id)
-            for asked, replies, query in zip(self.asked, self.replies, self.queries, strict=True)
+            Seen(asked=asked, answers=_told(replies), id=query.id, flags=reason.flags)
+            for asked, replies, query, reason in zip(self.asked, self.replies, self.queries, self.reasons, strict=True)
         ]
 
     def route(self, row: int) -> Route:
@@ -189,5 +194,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
         "chosen": answer.chosen,
         "agreement": answer.agreement,
         "sure": answer.sure,
+        "calibrated": answer.calibrated,
+        "marks": list(answer.marks),
         "abstained": state.abstained[row],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from composer.answers.learn import Learnt
 from composer.answers.vote import BestScored, DawidSkene, LogOdds, Majority, Weighted
 from composer.errors import InputError
 from composer.grid import Grid
+from routers.coverage import Coverage, Signals, margins
+from routers.doubting import Doubting
 from routers.family import prefer
 from routers.policy import Fixed
 from routers.rules import NullArm, TopK
@@ -45,13 +47,15 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Played:
-    """What a plan came to, per question [n]: right (0 to 1), calls, cost, how sure it was, and whom it asked [n, T]."""
+    """What a plan came to, per question [n]: right (0 to 1), calls, cost, how sure it was, whom it asked [n, T], and whose
+    draft it took (a place among the arms, -1: nobody's)."""
 
     right: Table
     calls: Table
     cost: Table
     sure: Table
     place: Indices
+    taken: Indices
 
 
 def cross_scores(make: Callable[[], Router], questions: Questions, outcomes: Outcomes) -> Array:
@@ -66,19 +70,41 @@ def cross_scores(make: Callable[[], Router], questions: Questions, outcomes: Out
     return found
 
 
+def cross_signals(questions: Questions, scores: Array) -> Signals:
+    """Where every question lies, seen from the others (its near-duplicates are not among them). `scores` [n, arm] are
+    those of `cross_scores`: the lowest fifth of their margins is flagged."""
+    parts = folds(questions.ids, questions.vectors, PARTS)
+    margin = margins(scores)
+    narrow = margin < np.quantile(margin, 0.2)
+    found = Signals(*(np.zeros(len(scores), dtype=kind) for kind in (float, float, float, float, bool, bool)))
+    for part in range(PARTS):
+        outer = np.flatnonzero(parts == part)
+        if len(outer):
+            own = (
+                Coverage()
+                .fit(questions.take(np.flatnonzero(parts != part)))
+                .signals(questions.vectors[outer], scores[outer])
+            )
+            for each in fields(Signals):
+                getattr(found, each.name)[outer] = getattr(own, each.name)
+    return replace(found, border=found.border | narrow)
+
+
 def with_skills(grid: Grid, finder: SkillFinder, vectors: Array) -> Grid:
     """The grid with the skill that is found in each question (labels are not known when questions come)."""
     weights = finder.weights(vectors)
     return replace(grid, skills=finder.skills_, skill=np.where(weights.any(axis=1), weights.argmax(axis=1), -1))
 
 
-def policies(arms: int, voted: bool = True) -> dict[str, Policy]:
+def policies(arms: int, voted: bool = True, generalist: str | None = None) -> dict[str, Policy]:
     """The policies that are worth trying with so many arms, unfitted; one call where nobody can vote."""
     if not voted:
         return {"1 at once": Fixed(TopK(1))}
     found: dict[str, Policy] = {f"{k} at once": Fixed(TopK(k)) for k in sorted({1, 2, 3, 5, arms}) if k <= arms}
     if arms < 3:
         return found
+    found["1 at once, doubting"] = Doubting(Fixed(TopK(1)), generalist)
+    found["until two agree, doubting"] = Doubting(Agreeing(2, arms), generalist)
     for price in (0.02, 0.05, 0.1):
         found[f"null arm {price}"] = Fixed(NullArm(price, arms))
     found["until two agree"] = Agreeing(2, arms)
@@ -130,7 +156,7 @@ def fit_policies(grid: Grid, scores: Array, made: dict[str, Policy]) -> dict[str
 
 def ask(policy: Policy, grid: Grid, scores: Array) -> Indices:
     """Whom the policy asks, [n, T] in plan order."""
-    return rehearse(policy, scores, grid.arms, grid.code)[0]
+    return rehearse(policy, scores, grid.arms, grid.code, flags=grid.flags)[0]
 
 
 def combine(aggregator: Aggregator, grid: Grid, scores: Array, place: Indices) -> Played:
@@ -144,6 +170,7 @@ def combine(aggregator: Aggregator, grid: Grid, scores: Array, place: Indices) -
         cost=np.where(asked, grid.cost[rows, own], 0.0).sum(axis=1),
         sure=verdicts.sure,
         place=place,
+        taken=_slot_of(place, verdicts.slot),
     )
 
 
@@ -175,6 +202,11 @@ def every_plan(
     return found
 
 
+def _slot_of(place: Indices, slot: Indices) -> Indices:
+    found: Indices = np.where(slot >= 0, place[np.arange(len(place)), slot], -1) if place.shape[1] else slot
+    return found
+
+
 def _at(values: Table, slot: Indices) -> Table:
     if not values.shape[1]:
         return np.zeros(len(slot))
@@ -182,10 +214,12 @@ def _at(values: Table, slot: Indices) -> Table:
     return found
 
 
-def rehearsed(inner: tuple[Grid, Array], outer: tuple[Grid, Array]) -> dict[tuple[str, str], tuple[Plan, Played]]:
+def rehearsed(
+    inner: tuple[Grid, Array], outer: tuple[Grid, Array], generalist: str | None = None
+) -> dict[tuple[str, str], tuple[Plan, Played]]:
     """Every plan fitted on `inner`, rehearsed on `outer`, by the names of policy and aggregator."""
     voted = inner[0].voted
-    asking = fit_policies(*inner, policies(len(inner[0].arms), voted))
+    asking = fit_policies(*inner, policies(len(inner[0].arms), voted, generalist))
     combining = fit_aggregators(*inner, aggregators()) if voted else {}
     tried = every_plan(asking, combining, *outer)
     return {(plan.asking, plan.by): (plan, played) for plan, played in tried}

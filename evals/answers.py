@@ -10,7 +10,9 @@ import numpy as np
 
 from composer.answers.ballots import Aggregator, Table
 from composer.answers.signals import Sureness, aurc, aurc_difference, caught, risk_coverage, selective
+from composer.answers.trust import dissociated
 from composer.answers.vote import BestScored, Majority
+from composer.fit_trust import alarm_lines
 from composer.grid import Grid
 from composer.recorded import Recorded
 from composer.tune import (
@@ -20,6 +22,7 @@ from composer.tune import (
     choose,
     combine,
     cross_scores,
+    cross_signals,
     fit_aggregators,
     fit_policies,
     play,
@@ -30,8 +33,9 @@ from composer.tune import (
 from evals.data import Data, covered, distinct, has_categories, splits
 from evals.metrics import Row, known_mean, paired_gap
 from routers.calibrate import calibration_error
-from routers.coverage import Coverage
+from routers.coverage import Coverage, Signals
 from routers.family import USUAL, family
+from routers.records import at_home
 from routers.select import ranked
 from routers.skills import SkillFinder
 from routers.stats import bootstrap_interval, calibration_split
@@ -122,31 +126,33 @@ def evaluate(
     make = family(labelled)[USUAL]
     say(f"{group}: scoring every profile question by a router that has not seen it")
     scores = cross_scores(make, learn.questions, learn.outcomes)
-    grid = learn.grid
+    arms = at_home(learn.questions, learn.outcomes).arms if labelled else learn.outcomes.arms
+    grid = replace(learn.grid, arms=arms, signals=cross_signals(learn.questions, scores))
+    generalist = arms[int(grid.right.mean(axis=0).argmax())].name
     if labelled:
         finder = SkillFinder(floor=-1.0).fit(learn.questions)
         grid = with_skills(grid, finder, learn.questions.vectors)
     held = calibration_split(learn.questions.ids, learn.questions.vectors)
     inner, outer = np.flatnonzero(~held), np.flatnonzero(held)
     say(f"{group}: choosing on {len(outer)} calibration questions")
-    trial = rehearsed((grid.take(inner), scores[inner]), (grid.take(outer), scores[outer]))
+    trial = rehearsed((grid.take(inner), scores[inner]), (grid.take(outer), scores[outer]), generalist)
     chosen = {budget: choose(trial, budget, len(grid.arms)) for budget in dict.fromkeys(calls)}
     whole = _Part(grid, scores)
-    asking = fit_policies(grid, scores, policies(len(grid.arms), grid.voted))
+    asking = fit_policies(grid, scores, policies(len(grid.arms), grid.voted, generalist))
     combining = fit_aggregators(grid, scores, aggregators()) if grid.voted else {}
-    coverage = Coverage().fit(learn.questions)
-    calibrated = {
-        name: _sureness(trial[name][1], coverage, learn.questions.vectors[outer]) for name in set(chosen.values())
-    }
+    coverage = Coverage().fit(learn.questions, scores)
+    calibrated = {name: _sureness(trial[name][1], grid.take(outer).signals) for name in set(chosen.values())}
     # from here on the test split is open: nothing below changes what was chosen
     say(f"{group}: testing")
     router = make().fit(learn.questions, learn.outcomes)
     there = with_skills(check.grid, finder, check.questions.vectors) if labelled else check.grid
-    tested = _Part(there, router.score(check.asked))
+    asked = router.score(check.asked)
+    around = coverage.signals(check.questions.vectors, asked)
+    tested = _Part(replace(there, arms=arms, signals=around), asked)
     results: dict[str, tuple[Plan | None, Played]] = dict(_references(whole, tested))
     for by, aggregator in combining.items():
         results[f"all at once, {by}"] = _run(Plan("all at once", asking[_every(grid)], by, aggregator), tested)
-    for name in ("until two agree", "until the vote is decided", "posterior 0.95"):
+    for name in ("1 at once, doubting", "until two agree", "until the vote is decided", "posterior 0.95"):
         if name in asking:
             results[f"{name}, learnt"] = _run(Plan(name, asking[name], "learnt", combining["learnt"]), tested)
     budgets: dict[str, str] = {}
@@ -155,7 +161,6 @@ def evaluate(
         results[system] = _run(Plan(policy, asking[policy], by, {"best": BestScored(), **combining}[by]), tested)
         budgets[system] = budget
     majority, single = (results[name][1] if name in results else None for name in (MAJORITY, SINGLE))
-    around = coverage.signals(check.questions.vectors, tested.scores)
     rows = []
     for system, (plan, played) in results.items():
         sure = calibrated.get((plan.asking, plan.by)) if plan is not None and system in budgets else None
@@ -169,17 +174,28 @@ def evaluate(
                 single,
                 budgets.get(system),
                 sure,
-                coverage,
-                check.questions.vectors,
-                around.outside,
-                around.border,
+                around,
             )
         )
     best = next(name for name in reversed(results) if name in budgets)
+    notes += _alarms(best, results[best], calibrated, tested.grid)
     curves = {name: _curve(results[name][1]) for name in (MAJORITY, *budgets) if name in results}
     return AnswerReport(
         group, tuple(rows), tuple(notes), curves, _agreement(there), _contested(record, test, there, results[best][1])
     )
+
+
+def _alarms(
+    system: str, result: tuple[Plan | None, Played], calibrated: Mapping[tuple[str, str], Sureness], grid: Grid
+) -> list[str]:
+    """The arms that the system takes answers of, and that are sure and wrong in a domain of the test split."""
+    plan, played = result
+    if plan is None or grid.skill is None:
+        return []
+    sure = calibrated[plan.asking, plan.by].probable(played.sure, grid.signals)
+    arms = [grid.arms[int(place)].name if place >= 0 else None for place in played.taken]
+    domains = [grid.skills[int(place)] if place >= 0 else None for place in grid.skill]
+    return [f"{system}: {line}" for line in alarm_lines(dissociated(arms, domains, sure, played.right))]
 
 
 def _every(grid: Grid) -> str:
@@ -199,9 +215,11 @@ def _references(learn: _Part, check: _Part) -> dict[str, tuple[Plan | None, Play
     level = np.tile(means.astype(np.float32), (n, 1))
     order = ranked(level, grid.arms)
     ones = np.ones(n)
-    drawn = Played(grid.right.mean(axis=1), ones, grid.cost.mean(axis=1), np.zeros(n), np.full((n, 1), -1))
+    drawn = Played(
+        grid.right.mean(axis=1), ones, grid.cost.mean(axis=1), np.zeros(n), np.full((n, 1), -1), np.full(n, -1)
+    )
     unknown = np.full(n, np.nan)
-    best = Played(grid.right.max(axis=1), unknown, unknown, np.zeros(n), order[:, :0])
+    best = Played(grid.right.max(axis=1), unknown, unknown, np.zeros(n), order[:, :0], np.full(n, -1))
     found: dict[str, tuple[Plan | None, Played]] = {
         "random": (None, drawn),
         SINGLE: (None, combine(BestScored(), grid, level, order[:, :1])),
@@ -211,9 +229,8 @@ def _references(learn: _Part, check: _Part) -> dict[str, tuple[Plan | None, Play
     return {**found, "oracle": (None, best)}
 
 
-def _sureness(played: Played, coverage: Coverage, vectors: Array) -> Sureness:
-    away, mixed = coverage.around(vectors)
-    return Sureness().fit(played.sure, mixed, away, played.right)
+def _sureness(played: Played, around: Signals | None) -> Sureness:
+    return Sureness().fit(played.sure, around, played.right)
 
 
 def _row(
@@ -225,18 +242,18 @@ def _row(
     single: Played | None,
     budget: str | None,
     sureness: Sureness | None,
-    coverage: Coverage,
-    vectors: Array,
-    outside: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
-    border: np.ndarray[tuple[int, ...], np.dtype[np.bool_]],
+    around: Signals,
 ) -> AnswerRow:
     low, high = bootstrap_interval(played.right)
     combined = plan is not None or system == MAJORITY
     sure = played.sure
     if sureness is not None:
-        away, mixed = coverage.around(vectors)
-        sure = sureness.probable(played.sure, mixed, away)
-    where = {"core": ~border & ~outside, "border": border & ~outside, "outside": outside}
+        sure = sureness.probable(played.sure, around)
+    where = {
+        "core": ~around.border & ~around.outside,
+        "border": around.border & ~around.outside,
+        "outside": around.outside,
+    }
     return AnswerRow(
         system=system,
         group=group,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 import numpy as np
@@ -22,14 +22,38 @@ GAP, BOUNDARY = "coverage gap", "boundary"
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """Per question: `gap` is the conformal p-value of belonging to the profile, `margin` the distance between the two
-    best scores, `entropy` how mixed the domains of its neighbours are (0 to 1); flags are bool."""
+    """Per question: `gap` is the conformal p-value of belonging to the profile, `away` the mean distance (1 - cosine) to
+    its neighbours, `margin` the distance between the two best scores, `entropy` how mixed the domains of its neighbours
+    are (0 to 1); `outside` and `border` are what crossed a threshold."""
 
     gap: Table
+    away: Table
     margin: Table
     entropy: Table
     outside: NDArray[np.bool_]
     border: NDArray[np.bool_]
+
+    @classmethod
+    def told(cls, reasons: Sequence[Reason]) -> Signals:
+        """As they stand in reasons; NaN where nobody measured them."""
+        gap, away, margin, mixed = (
+            np.array([getattr(reason, name) for reason in reasons], dtype=np.float64)
+            for name in ("gap", "away", "margin", "entropy")
+        )
+        outside, border = (np.array([flag in reason.flags for reason in reasons], bool) for flag in (GAP, BOUNDARY))
+        return cls(gap, away, margin, mixed, outside, border)
+
+    @property
+    def flags(self) -> list[tuple[str, ...]]:
+        """The names of what crossed its threshold, per question."""
+        return [
+            (*((GAP,) if outside else ()), *((BOUNDARY,) if border else ()))
+            for outside, border in zip(self.outside.tolist(), self.border.tolist(), strict=True)
+        ]
+
+    def take(self, rows: NDArray[np.int64]) -> Signals:
+        """Those of the questions at `rows`."""
+        return Signals(*(getattr(self, each.name)[rows] for each in fields(self)))
 
 
 @dataclass(slots=True)
@@ -71,7 +95,7 @@ class Coverage:
         beyond = len(self.distances_) - np.searchsorted(self.distances_, away, side="left")
         gap = (1 + beyond) / (len(self.distances_) + 1)
         margin = margins(scores)
-        return Signals(gap, margin, mixed, gap < self.alarm, (margin < self.margin_) | (mixed > self.mixed_))
+        return Signals(gap, away, margin, mixed, gap < self.alarm, (margin < self.margin_) | (mixed > self.mixed_))
 
     def around(self, vectors: Array) -> tuple[Table, Table]:
         """Mean distance to the k nearest, and the normalised entropy of their labels."""
@@ -128,7 +152,14 @@ class CoveredRouter:
         """Both, with the router asked once."""
         scores, reasons = weighed(self._known(), questions)
         found = self.coverage_.signals(questions.vectors, scores)
-        return self._led(scores, found), [self._told(reason, found, row) for row, reason in enumerate(reasons)]
+        return self._led(scores, found), [
+            self._told(reason, found, flags, row)
+            for row, (reason, flags) in enumerate(zip(reasons, found.flags, strict=True))
+        ]
+
+    def signals(self, questions: Questions) -> Signals:
+        """Where the questions lie, by the router's own scores."""
+        return self.coverage_.signals(questions.vectors, self._known().score(questions))
 
     def add_arm(self, questions: Questions, outcomes: Outcomes) -> Self:
         """The router learns the new arms."""
@@ -166,17 +197,17 @@ class CoveredRouter:
         led[found.outside] = fallback_row(overall, generalist_place(arms, self.generalist))
         return led
 
-    def _told(self, reason: Reason, found: Signals, row: int) -> Reason:
-        outside, border = bool(found.outside[row]), bool(found.border[row])
+    def _told(self, reason: Reason, found: Signals, flags: tuple[str, ...], row: int) -> Reason:
         taker = f"left to {self.generalist}" if self.generalist is not None else "arms are ranked by overall record"
         why = f"it lies outside the profile (p {found.gap[row]:.3f}): {taker}"
         return replace(
             reason,
-            fallback=why if outside else reason.fallback,
+            fallback=why if found.outside[row] else reason.fallback,
             gap=round(float(found.gap[row]), 4),
+            away=round(float(found.away[row]), 6),
             margin=round(float(found.margin[row]), 4),
             entropy=round(float(found.entropy[row]), 4),
-            flags=(*reason.flags, *((GAP,) if outside else ()), *((BOUNDARY,) if border else ())),
+            flags=(*reason.flags, *flags),
         )
 
     def _note(self, questions: Questions, outcomes: Outcomes) -> None:

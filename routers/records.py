@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -132,6 +132,24 @@ def label_matrix(questions: Questions, known: tuple[str, ...] | None = None) -> 
     for row, own in enumerate(questions.skills):
         labels[row, [column[name] for name in own if name in column]] = 1
     return names, labels
+
+
+def at_home(questions: Questions, outcomes: Outcomes) -> Outcomes:
+    """The same outcomes, whose arms know their domain: the skill on which an arm is furthest ahead of the mean of all
+    arms (shares shrunk as `Records.share` does, by ten questions). Without two skills nobody has one.
+    """
+    skills = {name for own in questions.skills for name in own}
+    if len(skills) < 2 or not len(outcomes.arm):
+        return outcomes
+    records = Records.of(questions, outcomes)
+    share = records.share(10.0)
+    ahead = (share - share.mean(axis=0)).argmax(axis=1)
+    return replace(
+        outcomes,
+        arms=tuple(
+            replace(arm, domain=records.skills[int(place)]) for arm, place in zip(outcomes.arms, ahead, strict=True)
+        ),
+    )
 
 
 def _strata(labels: Table) -> Table:

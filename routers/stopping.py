@@ -312,15 +312,21 @@ class Abstaining:
 
 
 def rehearse(
-    policy: Policy, scores: Array, arms: Sequence[Arm], code: Indices, ids: Sequence[str] = ()
+    policy: Policy,
+    scores: Array,
+    arms: Sequence[Arm],
+    code: Indices,
+    ids: Sequence[str] = (),
+    flags: Sequence[tuple[str, ...]] = (),
 ) -> tuple[Indices, Marks]:
     """The loop on recorded answers: whom `policy` asks, in plan order, [n, most] padded with -1, and which rows abstain.
 
     `code` [n, arm] is what each arm would answer (equal numbers for equal answers of a row, -1: nothing could be read);
-    `ids` are the questions', for rules that draw. The policy is asked just as the live loop asks it, so both take the same decisions on the same drafts.
+    `ids` are the questions', for rules that draw, `flags` their signals. The policy is asked just as the live loop asks it, so both take the same decisions on the same drafts.
     """
     names = {arm.name: place for place, arm in enumerate(arms)}
-    seen = [Seen(id=name) for name in ids or [""] * len(scores)]
+    n = len(scores)
+    seen = [Seen(id=name, flags=own) for name, own in zip(ids or [""] * n, flags or [()] * n, strict=True)]
     abstained = np.zeros(len(scores), dtype=bool)
     open_ = list(range(len(scores)))
     while open_:

@@ -15,10 +15,12 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Arm:
-    """What is routed: a name that only the registry understands, and a price (any unit, the same for all arms)."""
+    """What is routed: a name that only the registry understands, a price (any unit, the same for all arms), and the
+    domain it is most at home in (`routers.records.at_home`), None where nobody knows."""
 
     name: str
     price: float = 1.0
+    domain: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +121,9 @@ class Reason:
     `skills`: (name, weight) found in the question, strongest first; `nearest`: (profile question id, cosine);
     `fallback`: why nobody but the generalist is trusted, None where skills were found; `note`: what else decided.
     Signals of `routers.coverage`, None where nobody measured them: `gap` is the conformal p-value of the question being
-    inside what the arms are known to do, `margin` the distance of the two best scores, `entropy` how mixed the domains
-    of its neighbours are (0 to 1); `flags` names those that crossed their threshold.
+    inside what the arms are known to do, `away` the mean distance (1 - cosine) to its neighbours, `margin` the distance of
+    the two best scores, `entropy` how mixed the domains of its neighbours are (0 to 1); `flags` names those that crossed
+    their threshold.
     """
 
     skills: tuple[tuple[str, float], ...] = ()
@@ -128,6 +131,7 @@ class Reason:
     fallback: str | None = None
     note: str | None = None
     gap: float | None = None
+    away: float | None = None
     margin: float | None = None
     entropy: float | None = None
     flags: tuple[str, ...] = ()
@@ -207,12 +211,13 @@ def weighed(router: Router, questions: Questions) -> tuple[Array, list[Reason]]:
 class Seen:
     """What one row has shown so far: the arms asked, in plan order, and the canonical answers that landed (None: none).
 
-    `id` is the question's, for rules that draw; empty where nobody told it.
+    `id` is the question's, for rules that draw; empty where nobody told it. `flags` are those of its `Reason`.
     """
 
     asked: tuple[str, ...] = ()
     answers: tuple[tuple[str, str | None], ...] = ()
     id: str = ""
+    flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

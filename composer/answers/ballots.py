@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composer.errors import InputError
+from routers.coverage import Signals
 from routers.types import Arm, Indices
 
 Table = NDArray[np.float64]
@@ -31,7 +32,8 @@ class Ballots:
     `arm` is a place in `arms`; `code` is equal for equal answers of a question and -1 where no answer could be read;
     `score` is the router's P(right) of the arm on the question; `length` counts characters; `options` [n] is how many
     there are to choose from (0: answers are free); `skill` [n] is a place in `skills`, -1 where none was found;
-    `traits` [n, T, 4] (`TRAITS`) say what the option that was chosen looks like, zeros where there are none.
+    `traits` [n, T, 4] (`TRAITS`) say what the option that was chosen looks like, zeros where there are none; `signals`
+    say where the questions lie, None (or NaN in them) where nobody measured it.
     """
 
     arms: tuple[Arm, ...]
@@ -43,6 +45,7 @@ class Ballots:
     traits: Table
     skills: tuple[str, ...] = ()
     skill: Indices | None = None
+    signals: Signals | None = None
 
     def __len__(self) -> int:
         return len(self.arm)
@@ -58,6 +61,7 @@ class Ballots:
             options=self.options[rows],
             traits=self.traits[rows],
             skill=None if self.skill is None else self.skill[rows],
+            signals=None if self.signals is None else self.signals.take(rows),
         )
 
     def places(self, names: Sequence[str]) -> Indices:

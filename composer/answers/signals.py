@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from composer.answers.ballots import Table
+from routers.coverage import Signals
 
 _EDGE = 1e-3
 
@@ -16,37 +17,61 @@ _EDGE = 1e-3
 @dataclass(slots=True)
 class Sureness:
     """P(right) of an answer from how sure its aggregator was, and from where its question lies: logistic regression
-    (L2, scikit-learn) on logit(sure), the entropy of the neighbours' domains and the distance to them in standard
-    deviations. After the boundary-aware calibration of METHODS F.4 (ours), of answers instead of experts: the same
-    confidence is worth less near a border. Without a border and a gap it is Platt's scaling."""
+    (L2, scikit-learn) on logit(sure), whether the question lies outside the profile (there `sure` itself says nothing),
+    the entropy of the neighbours' domains, and the distance to them in standard deviations. After the boundary-aware
+    calibration of METHODS F.4 (ours), of answers instead of experts: the same confidence is worth less near a border, and
+    never more. What is unknown (NaN, or no signals) counts as usual."""
 
     weights_: Table = field(
-        default_factory=lambda: np.array([0.0, 1.0, 0.0, 0.0]), init=False, repr=False, compare=False
+        default_factory=lambda: np.array([0.0, 1.0, 0.0, 0.0, 0.0]), init=False, repr=False, compare=False
     )
-    away_: tuple[float, float] = field(default=(0.0, 1.0), init=False, repr=False, compare=False)
+    usual_: Table = field(
+        default_factory=lambda: np.array([[0.0, 0.0], [1.0, 1.0]]), init=False, repr=False, compare=False
+    )
 
-    def fit(self, sure: Table, entropy: Table, away: Table, right: Table) -> Self:
+    def fit(self, sure: Table, signals: Signals | None, right: Table) -> Self:
         """Learn from questions whose answer is known, [n] each; `right` in [0, 1]. All right or all wrong: unchanged."""
         from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - half a second
 
-        spread = float(away.std())
-        self.away_ = (float(away.mean()), spread if spread > 0 else 1.0)
+        known = [each[~np.isnan(each)] for each in ((signals.entropy, signals.away) if signals else ())]
+        if known:
+            self.usual_ = np.array(
+                [[float(each.mean()) if len(each) else 0.0 for each in known], [_spread(each) for each in known]]
+            )
         target = right >= 0.5
         if target.all() or not target.any():
             return self
-        model = LogisticRegression(C=10.0).fit(self._rows(sure, entropy, away)[:, 1:], target)
-        self.weights_ = np.concatenate([model.intercept_, model.coef_[0]])
-        return self
+        rows, kept = self._rows(sure, signals), [0, 1, 2, 3, 4]
+        while True:
+            model = LogisticRegression(C=10.0).fit(rows[:, kept[1:]], target)
+            self.weights_ = np.zeros(rows.shape[1])
+            self.weights_[kept] = [*model.intercept_, *model.coef_[0]]
+            # by chance questions far away can be easy here; beyond what was seen that would be nonsense
+            rising = [column for column in kept[3:] if self.weights_[column] > 0]
+            if not rising:
+                return self
+            kept.remove(max(rising, key=lambda column: self.weights_[column]))
 
-    def probable(self, sure: Table, entropy: Table, away: Table) -> Table:
+    def probable(self, sure: Table, signals: Signals | None) -> Table:
         """P(right), [n]."""
-        found: Table = 1 / (1 + np.exp(-(self._rows(sure, entropy, away) @ self.weights_)))
+        found: Table = 1 / (1 + np.exp(-(self._rows(sure, signals) @ self.weights_)))
         return found
 
-    def _rows(self, sure: Table, entropy: Table, away: Table) -> Table:
+    def _rows(self, sure: Table, signals: Signals | None) -> Table:
         inside = np.clip(sure, _EDGE, 1 - _EDGE)
-        mean, spread = self.away_
-        return np.column_stack([np.ones(len(sure)), np.log(inside / (1 - inside)), entropy, (away - mean) / spread])
+        logit = np.log(inside / (1 - inside))
+        rows = np.column_stack([np.ones(len(sure)), logit, np.zeros((len(sure), 3))])
+        if signals is not None:
+            rows[signals.outside, 1] = 0.0
+            rows[:, 2] = signals.outside
+            for column, each, mean, spread in zip((3, 4), (signals.entropy, signals.away), *self.usual_, strict=True):
+                rows[:, column] = np.nan_to_num((each - mean) / spread, nan=0.0)
+        return rows
+
+
+def _spread(values: Table) -> float:
+    spread = float(values.std()) if len(values) else 0.0
+    return spread if spread > 0 else 1.0
 
 
 def selective(sure: ArrayLike, right: ArrayLike, share: float = 0.5) -> float:

@@ -9,12 +9,15 @@ import numpy as np
 
 from composer.answers.ballots import Ballots, traits
 from composer.answers.extract import codes, conclusion
+from composer.answers.trust import DISSOCIATION, OFF_DOMAIN, Trust
 from composer.answers.vote import agreement
 from composer.plugins import load
 from composer.stages.kit import Kit, Stage, kind_of
 from composer.state import Answer, Reply, State, Status, Update
 from composer.trace import Answered
 from composer.types import Kind
+from routers.coverage import GAP, Signals
+from routers.doubting import DISAGREEMENT, disagreement
 from routers.types import Arm
 
 
@@ -34,26 +37,60 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
         ballots = ballots_of(state, good)
         verdicts = combiner.combine(ballots)
         shares = agreement(ballots, verdicts.slot)
+        trust = kit.trust()
+        sure = trust.sureness.probable(verdicts.sure, ballots.signals) if trust else verdicts.sure
+        taken = [
+            None
+            if state.abstained[row] is not None
+            else _taken(ballots, row, int(verdicts.slot[row]), good[row]) or _cut_off(state.replies[row], kinds[row])
+            for row in range(len(kinds))
+        ]
+        marks = await _marks(kit, trust, state, taken)
         answers: list[Answer] = []
-        for row, (query, kind) in enumerate(zip(state.queries, kinds, strict=True)):
-            slot, withheld = int(verdicts.slot[row]), state.abstained[row] is not None
-            taken = None if withheld else _taken(ballots, row, slot, good[row]) or _cut_off(state.replies[row], kind)
+        for row, (query, kind, reply) in enumerate(zip(state.queries, kinds, taken, strict=True)):
             answer = Answer(
                 id=query.id,
-                text=_shown(taken, kind) if taken else "",
-                status=_status(taken, len(good[row]) == len(state.replies[row])),
+                text=_shown(reply, kind) if reply else "",
+                status=_status(reply, len(good[row]) == len(state.replies[row])),
                 experts=state.asked[row],
-                score=_score(state, row, taken.arm) if taken else None,
+                score=_score(state, row, reply.arm) if reply else None,
                 agreement=float(shares[row]),
-                chosen=taken.arm if taken else None,
+                chosen=reply.arm if reply else None,
                 trace_id=hashlib.sha256(f"{state.run}\0{query.id}".encode()).hexdigest()[:16],
-                sure=round(float(verdicts.sure[row]), 4) if taken and slot >= 0 else None,
+                sure=round(float(sure[row]), 4) if reply and verdicts.slot[row] >= 0 else None,
+                calibrated=trust is not None and GAP not in state.reasons[row].flags,
+                marks=marks[row],
             )
             kit.emit(Answered(answer.id, answer.text, answer.status, answer.trace_id))
             answers.append(answer)
         return {"answers": tuple(answers), "open": (False,) * len(answers)}
 
     return stage
+
+
+async def _marks(kit: Kit, trust: Trust | None, state: State, taken: Sequence[Reply | None]) -> list[tuple[str, ...]]:
+    """Why each row's answer may be wrong although it is sure; what a trust tells of is marked only where there is one."""
+    domains = [reason.skills[0][0] if reason.skills else None for reason in state.reasons]
+    off = [False] * len(taken)
+    speaking = [row for row, reply in enumerate(taken) if trust and reply and trust.content.speaks(reply.draft.text)]
+    if trust and speaking:
+        import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
+
+        texts = [reply.draft.text for row in speaking if (reply := taken[row]) is not None]
+        vectors = await asyncio.to_thread(kit.encoder().encode, texts)
+        for row, strays in zip(speaking, trust.content.off(vectors, [domains[row] for row in speaking]), strict=True):
+            off[row] = strays
+    found = []
+    for row, (reply, seen, domain) in enumerate(zip(taken, state.seen, domains, strict=True)):
+        told = list(state.reasons[row].flags)
+        if disagreement(seen) > 0.5:
+            told.append(DISAGREEMENT)
+        if trust and reply and trust.loose(reply.arm, domain):
+            told.append(DISSOCIATION)
+        if off[row]:
+            told.append(OFF_DOMAIN)
+        found.append(tuple(told))
+    return found
 
 
 def ballots_of(state: State, drafts: Sequence[Sequence[Reply]]) -> Ballots:
@@ -74,7 +111,8 @@ def ballots_of(state: State, drafts: Sequence[Sequence[Reply]]) -> Ballots:
     strongest = [reason.skills[0][0] if reason.skills else None for reason in state.reasons]
     skills = tuple(sorted({name for name in strongest if name is not None}))
     skill = np.array([-1 if name is None else skills.index(name) for name in strongest], dtype=np.int64)
-    return Ballots(tuple(map(Arm, state.arms)), arm, code, score, length, options, looks, skills, skill)
+    signals = Signals.told(state.reasons)
+    return Ballots(tuple(map(Arm, state.arms)), arm, code, score, length, options, looks, skills, skill, signals)
 
 
 def _codes(own: Sequence[Reply]) -> list[int]:

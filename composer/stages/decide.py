@@ -32,6 +32,7 @@ def decide(
     router: str = "auto",
     policy: str | dict[str, Any] = FIXED,
     abstain_below: Annotated[float, Ge(0), Le(1)] = 0.0,
+    doubt: bool = False,
     select: str | dict[str, Any] = USUAL,
     k: Annotated[int, Ge(1)] | None = None,
 ) -> Stage:
@@ -39,16 +40,14 @@ def decide(
 
     `fixed` asks whom the rule `select` chooses, once; the others (`agreeing`, `posterior`, `cascade`, `worth`) ask one arm
     after the other and look at the answers. `policy` and `select` are names, or `{use: NAME}` with options; `k` is short
-    for `select: {use: top-k, k: …}`. A row whose answers are believed less than `abstain_below` is not answered. A
-    ConfigError about an option has the option's name as its `where`: who reads the file knows the line.
+    for `select: {use: top-k, k: …}`. With `doubt` a question that is flagged (outside the profile, or on a border) is also
+    put to an arm of another domain, and where they disagree to the generalist. A row whose answers are believed less than
+    `abstain_below` is not answered. A ConfigError about an option has the option's name as its `where`: who reads the
+    file knows the line.
     """
     load("routers", router, "router")  # fitted on the first question, but a misspelt name is told before
     name, rule = _rule(kit, select, k)
-    chooser = _policy(policy, rule, "k" if k is not None else "select" if select != USUAL else None)
-    if abstain_below:
-        from routers.stopping import Abstaining  # noqa: PLC0415 - only who abstains needs it
-
-        chooser = Abstaining(chooser, abstain_below)
+    chooser = policy_of(kit, policy=policy, abstain_below=abstain_below, doubt=doubt, select=select, k=k)
 
     async def stage(state: State) -> Update:
         judge = kit.router(router)
@@ -87,6 +86,30 @@ def decide(
         }
 
     return stage
+
+
+def policy_of(
+    kit: Kit,
+    *,
+    policy: str | dict[str, Any] = FIXED,
+    abstain_below: float = 0.0,
+    doubt: bool = False,
+    select: str | dict[str, Any] = USUAL,
+    k: int | None = None,
+    **_others: Any,
+) -> Policy:
+    """The policy that `decide` would use with these options. Raises ConfigError as it does."""
+    _, rule = _rule(kit, select, k)
+    chooser = _policy(policy, rule, "k" if k is not None else "select" if select != USUAL else None)
+    if doubt:
+        from routers.doubting import Doubting  # noqa: PLC0415 - only who doubts needs it
+
+        chooser = Doubting(chooser, kit.registry.generalist)
+    if abstain_below:
+        from routers.stopping import Abstaining  # noqa: PLC0415 - only who abstains needs it
+
+        chooser = Abstaining(chooser, abstain_below)
+    return chooser
 
 
 def _policy(policy: str | dict[str, Any], rule: Rule, chosen: str | None) -> Policy:

@@ -14,6 +14,7 @@ from routers.types import Arm, Array, Router
 
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
+    from composer.answers.trust import Trust
     from composer.pool.pool import Pool
 
 Stage = Callable[[State], Awaitable[Update]]
@@ -68,8 +69,8 @@ def unfitted(name: str) -> Aggregator:
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """The collaborators of a pipeline. `router`, `encoder` and `aggregator` load on first use; `emit` reports events as
-    they happen."""
+    """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
+    believed was never measured) load on first use; `emit` reports events as they happen."""
 
     registry: Arms
     encoder: Callable[[], Encoder]
@@ -77,6 +78,7 @@ class Kit:
     pool: Callable[[], Pool]
     emit: Callable[[Event], None]
     aggregator: Callable[[str], Aggregator] = unfitted
+    trust: Callable[[], Trust | None] = lambda: None
 
 
 def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from composer.errors import InputError
-from composer.graded import from_runs
+from composer.graded import audit, from_runs
 from composer.jsonl import Labelled, Question
 from composer.store import DraftStore
 
@@ -78,3 +78,22 @@ def test_equal_formulas_of_runs_are_one_answer() -> None:
 
     a, b, c = record.outcomes.answer
     assert a == b != c
+
+
+def test_an_expert_that_was_sure_and_wrong_in_runs_raises_an_alarm() -> None:
+    def answered(n: int, answer: str) -> dict[str, Any]:
+        item = f"{n} + 1?"
+        own = trace(n, item, draft("a", answer))
+        reason = {"skills": [["sums", 1.0]]}
+        return {**own, "answer": answer, "chosen": "a", "sure": 0.9, "route": {"reason": reason}}
+
+    labelled = [Labelled(Question(str(n), f"{n} + 1?", (), "number", n), str(n + 1), "sums", None) for n in range(60)]
+    wrong = [answered(n, "0" if n % 2 else str(n + 1)) for n in range(60)]
+    right = [answered(n, str(n + 1)) for n in range(60)]
+
+    [alarm] = audit(wrong, labelled)
+
+    assert (alarm.arm, alarm.domain, alarm.questions) == ("a", "sums", 60)
+    assert alarm.excess == pytest.approx(0.4)
+    assert audit(right, labelled) == ()
+    assert audit([{**each, "sure": None} for each in wrong], labelled) == ()

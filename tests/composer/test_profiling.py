@@ -189,7 +189,7 @@ def test_a_damaged_or_foreign_profile_is_replaced_and_the_report_says_so(
 
     report = profile_file(pipeline, source, out)
 
-    [note] = report.notes
+    note = report.notes[0]
     assert note.startswith("the profile that was there is replaced: ") and told in note
     assert note in list(report.lines())
     assert read_profile(folder, encoder=ENCODER).known == ARMS

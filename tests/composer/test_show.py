@@ -106,7 +106,7 @@ def draft(**changes: Any) -> dict[str, Any]:
 def test_drafts_are_shown_with_their_price_and_without_control_characters() -> None:
     failed = draft(name="law", draft="", error={"message": "too slow"})
 
-    text = drafts_text({"drafts": [draft(), draft(cached=True), failed], "trace_id": "abc"})
+    text = drafts_text({"drafts": [draft(), draft(cached=True), failed], "trace_id": "abc", "sure": None, "marks": []})
 
     assert text.splitlines() == [
         "draft    sums (3 tokens, 0.50 s):",

@@ -39,7 +39,7 @@ def test_what_is_chosen_beats_the_vote_where_specialists_are_outnumbered(report:
 
     assert row.to_majority is not None and row.to_majority[1] > 0
     assert row.aurc is not None and row.ece is not None and row.ece < 0.15
-    assert row.selective_50 is not None and row.selective_50 >= row.accuracy
+    assert row.aurc_to_vote_share is not None and row.aurc_to_vote_share[2] < 0
 
 
 def test_the_page_opens_without_an_error_and_shows_what_is_contested(report: AnswerReport, tmp_path: Path) -> None:

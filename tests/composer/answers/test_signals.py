@@ -6,9 +6,26 @@ import doctest
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from composer.answers import signals
+from composer.answers.ballots import Table
 from composer.answers.signals import Sureness, aurc, aurc_difference, caught, risk_coverage, selective
+from routers.coverage import Signals
+
+
+def lying(mixed: Table | None = None, away: Table | None = None, outside: NDArray[np.bool_] | None = None) -> Signals:
+    """Signals of which nothing else is known."""
+    [n] = {len(each) for each in (mixed, away, outside) if each is not None}
+    nothing, no = np.full(n, np.nan), np.zeros(n, dtype=bool)
+    return Signals(
+        nothing,
+        nothing if away is None else away,
+        nothing,
+        nothing if mixed is None else mixed,
+        no if outside is None else outside,
+        no,
+    )
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
@@ -20,11 +37,10 @@ def test_a_border_makes_the_same_confidence_worth_less() -> None:
     sure = rng.uniform(0.3, 0.95, 4000)
     border = rng.random(4000)
     right = (rng.random(4000) < np.clip(sure - 0.4 * border, 0, 1)).astype(float)
-    nowhere = np.zeros(4000)
 
-    found = Sureness().fit(sure, border, nowhere, right)
+    found = Sureness().fit(sure, lying(mixed=border), right)
 
-    core, edge = found.probable(np.array([0.8, 0.8]), np.array([0.0, 1.0]), np.zeros(2))
+    core, edge = found.probable(np.array([0.8, 0.8]), lying(mixed=np.array([0.0, 1.0])))
     assert core == pytest.approx(0.8, abs=0.08)
     assert edge == pytest.approx(0.4, abs=0.08)
 
@@ -32,9 +48,36 @@ def test_a_border_makes_the_same_confidence_worth_less() -> None:
 def test_without_mistakes_confidence_stays_as_it_is() -> None:
     sure = np.array([0.2, 0.9])
 
-    found = Sureness().fit(sure, np.zeros(2), np.zeros(2), np.ones(2))
+    found = Sureness().fit(sure, None, np.ones(2))
 
-    assert found.probable(sure, np.zeros(2), np.zeros(2)) == pytest.approx(sure)
+    assert found.probable(sure, None) == pytest.approx(sure)
+
+
+def test_confidence_says_nothing_outside_and_distance_never_speaks_for_an_answer() -> None:
+    rng = np.random.default_rng(0)
+    sure, away = rng.uniform(0.1, 0.95, 4000), rng.random(4000)
+    outside = rng.random(4000) < 0.2
+    right = (rng.random(4000) < np.where(outside, 0.3, np.clip(sure + 0.1 * (away - 0.5), 0, 1))).astype(float)
+
+    found = Sureness().fit(sure, lying(away=away, outside=outside), right)
+
+    inside, unsure, certain = found.probable(np.array([0.8, 0.2, 0.9]), lying(outside=np.array([False, True, True])))
+    assert inside == pytest.approx(0.8, abs=0.08)
+    assert unsure == certain == pytest.approx(0.3, abs=0.08)
+    near, far = found.probable(np.array([0.8, 0.8]), lying(away=np.array([0.0, 5.0])))
+    assert near >= far
+
+
+def test_signals_nobody_measured_count_as_usual() -> None:
+    rng = np.random.default_rng(0)
+    sure, border = rng.uniform(0.3, 0.95, 2000), rng.random(2000)
+    right = (rng.random(2000) < np.clip(sure - 0.4 * border, 0, 1)).astype(float)
+    found = Sureness().fit(sure, lying(mixed=border), right)
+
+    unknown, usual = found.probable(np.array([0.7, 0.7]), lying(mixed=np.array([np.nan, border.mean()])))
+
+    assert unknown == pytest.approx(usual)
+    assert found.probable(np.array([0.7]), None)[0] == pytest.approx(usual)
 
 
 def test_knowing_more_has_a_smaller_area_under_risk_and_coverage() -> None:

@@ -21,10 +21,12 @@ from composer.stages.kit import Kit
 from composer.stages.verify import verify
 from composer.state import trace_of
 from composer.types import Draft, Request
+from routers.coverage import BOUNDARY
+from routers.doubting import Doubting
 from routers.policy import Fixed
 from routers.rules import TopK
 from routers.stopping import Abstaining, Agreeing, Cascade, Posterior, Worth, rehearse
-from routers.types import Policy
+from routers.types import Policy, Questions, Reason
 
 CALM = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 WEIGHTS = [[0.1, -0.4, 0.0, 0.0, 0.0, 0.3, 0.0, 0.0]] * 2
@@ -38,11 +40,21 @@ POLICIES: dict[str, tuple[dict[str, Any], Callable[[], Policy]]] = {
     ),
     "cascade": ({"policy": {"use": "cascade", "thresholds": [0.7, 0.7]}}, lambda: Cascade(thresholds=(0.7, 0.7))),
     "worth": ({"policy": {"use": "worth", "weights": WEIGHTS}}, lambda: Worth(weights=tuple(map(tuple, WEIGHTS)))),
+    "doubting": ({"k": 1, "doubt": True}, lambda: Doubting(Fixed(TopK(1)), "base")),
+    "doubting and abstaining": (
+        {"policy": "agreeing", "doubt": True, "abstain_below": 0.5},
+        lambda: Abstaining(Doubting(Agreeing(), "base"), 0.5),
+    ),
     "abstaining": (
         {"policy": "agreeing", "abstain_below": 0.5},
         lambda: Abstaining(Agreeing(), 0.5),
     ),
 }
+
+
+def flagged(questions: Questions) -> list[Reason]:
+    """Every other question lies on a border."""
+    return [Reason(flags=(BOUNDARY,) if int(name) % 2 else ()) for name in questions.ids]
 
 
 @pytest.mark.parametrize(("options", "make"), POLICIES.values(), ids=POLICIES.keys())
@@ -64,6 +76,7 @@ def test_the_live_loop_decides_as_the_recorded_one(
         return done("I do not know." if own is None else f"The answer is {own}.")
 
     bench = Bench(answer)
+    bench.judge.explain = flagged  # type: ignore[method-assign]
     stages = [
         ("decide", decide(bench.kit, **options)),
         ("generate", generate(bench.kit)),
@@ -74,7 +87,8 @@ def test_the_live_loop_decides_as_the_recorded_one(
 
     code = np.array([[-1 if own is None else own for own in row] for row in said])
     scores = bench.judge.score(batch(*map(str, range(len(said)))).queries)  # type: ignore[arg-type]
-    place, abstained = rehearse(make(), scores, ARMS, code)
+    flags = [reason.flags for reason in state.reasons]
+    place, abstained = rehearse(make(), scores, ARMS, code, flags=flags)
     assert state.asked == tuple(tuple(names[i] for i in row if i >= 0) for row in place)
     assert [why is not None for why in state.abstained] == abstained.tolist()
 

@@ -1,0 +1,161 @@
+"""How far this pipeline's answers are to be believed: the pipeline rehearsed on its own profile, kept beside it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from composer.answers.ballots import Aggregator, Learning
+from composer.answers.signals import Sureness
+from composer.answers.trust import Alarm, Content, Trust, dissociated
+from composer.config import Settings
+from composer.errors import InputError
+from composer.fit_answers import record_of
+from composer.folders import mend, replacing
+from composer.grid import Grid
+from composer.profile import TRUST, find_profile, trust_folder
+from composer.registry.experts import Registry
+from composer.stages.decide import policy_of
+from composer.stages.kit import unfitted
+from composer.tune import PARTS, cross_scores, cross_signals, with_skills
+from routers.errors import RouterError
+from routers.select import ranked
+from routers.skills import SkillFinder
+from routers.stats import folds
+from routers.stopping import rehearse
+from routers.store import FILE, read, write
+from routers.types import Policy, Questions, Router
+
+if TYPE_CHECKING:
+    from composer.pipeline import Pipeline
+    from composer.recorded import Recorded
+
+_HOMES = ("composer.answers.signals", "composer.answers.trust")
+_UNKNOWN = Trust(Sureness(), (), Content(), 0)
+_LEAST = 30  # answers, from fewer of which nothing is learnt
+
+
+def fit_trust(pipeline: Pipeline) -> Trust | None:
+    """Rehearse the pipeline as its registry says on its profile, every question by a router and an aggregator that have not
+    seen it, and learn what its answers' confidence is worth.
+
+    None where there is nothing to choose, or there are too few answers to learn from (30, in four parts). Raises
+    InputError where the aggregator cannot learn from the profile.
+    """
+    registry = pipeline.registry
+    profile, _ = find_profile(registry)
+    if len(profile.known) < 2:
+        return None
+    record, vectors = record_of(profile, registry.arms(), registry.generalist)
+    questions = record.questions(vectors)
+    labelled = len({name for own in questions.skills for name in own}) > 1
+    if not record.voted or not labelled or len(questions) < _LEAST:
+        return None
+    decide, aggregate = (options_of(pipeline.settings, stage) for stage in ("decide", "aggregate"))
+    router = pipeline.router(decide.pop("router", "auto"))
+    return rehearsed_trust(
+        router, policy_of(pipeline.kit, **decide), unfitted(aggregate.get("by", "best")), record, questions
+    )
+
+
+def rehearsed_trust(
+    router: Router, policy: Policy, aggregator: Aggregator, record: Recorded, questions: Questions
+) -> Trust | None:
+    """What is to be believed of these collaborators together on recorded answers; they are fitted again, part by part."""
+    scores = cross_scores(lambda: copy.deepcopy(router), questions, record.outcomes)
+    grid = replace(
+        with_skills(Grid.of(record), SkillFinder(floor=-1.0).fit(questions), questions.vectors),
+        signals=cross_signals(questions, scores),
+    )
+    place, _ = rehearse(policy, scores, grid.arms, grid.code, questions.ids, grid.flags)
+    ballots, order = grid.ballots(place, scores), ranked(scores, grid.arms)
+    every = grid.ballots(order, scores)
+    worth = np.take_along_axis(grid.right, order, axis=1)
+    slot, sure = np.full(len(questions), -1), np.zeros(len(questions))
+    parts = folds(questions.ids, questions.vectors, PARTS)
+    for part in range(PARTS):
+        inner, outer = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
+        if isinstance(aggregator, Learning):
+            aggregator = copy.deepcopy(aggregator).fit(every.take(inner), worth[inner])
+        found = aggregator.combine(ballots.take(outer))
+        slot[outer], sure[outer] = found.slot, found.sure
+    rows = np.flatnonzero(slot >= 0)
+    if len(rows) < _LEAST:
+        return None
+    chosen = place[rows, slot[rows]]
+    right = grid.right[rows, chosen]
+    own = ballots.take(rows)
+    sureness = Sureness().fit(sure[rows], own.signals, right)
+    assert grid.skill is not None
+    alarms = dissociated(
+        [grid.arms[int(arm)].name for arm in chosen],
+        [grid.skills[int(skill)] if skill >= 0 else None for skill in grid.skill[rows]],
+        sureness.probable(sure[rows], own.signals),
+        right,
+    )
+    return Trust(sureness, alarms, Content().fit(questions), len(rows))
+
+
+def install_trust(pipeline: Pipeline, folder: Path | None = None) -> Trust | None:
+    """Fit it, and put it where the pipeline finds it (`folder`: beside the profile that is there). What was there is of
+    another pipeline, and goes."""
+    trust = fit_trust(pipeline)
+    place = folder / TRUST if folder is not None else trust_folder(pipeline.registry)
+    try:
+        with replacing(place) as fresh:
+            write(trust or _UNKNOWN, fresh, keys=_keys(pipeline.registry), homes=_HOMES)
+    except OSError as why:
+        raise InputError(
+            f"nothing can be written here: {why.strerror or why}", where=str(place), remedy="check the folder"
+        ) from why
+    return trust
+
+
+def told(trust: Trust | None) -> list[str]:
+    """For people."""
+    if trust is None:
+        return ["how sure answers are is not calibrated: too few of the profile's questions have answers"]
+    return [
+        f"how sure answers are is calibrated on {trust.questions} rehearsed answers",
+        *(f"{line}; such answers are marked" for line in alarm_lines(trust.alarms)),
+    ]
+
+
+def alarm_lines(alarms: Sequence[Alarm]) -> list[str]:
+    """For people."""
+    return [
+        f"{alarm.arm} is sure and wrong on {alarm.domain}: P(right) less the share right is {alarm.excess:+.2f}, at least "
+        f"{alarm.low:+.2f} ({alarm.questions} answers)"
+        for alarm in alarms
+    ]
+
+
+def installed_trust(registry: Registry) -> Trust | None:
+    """What was measured for this registry as it stands; None where nothing was, or it was for another one."""
+    declared = registry.settings.profile
+    for place in (trust_folder(registry), *([declared / TRUST] if declared is not None else [])):
+        mend(place)
+        if (place / FILE).exists():
+            try:
+                found: Trust = read(place, keys=_keys(registry), homes=_HOMES)
+            except RouterError:  # of another registry, or damaged: the trace says that nothing is calibrated
+                continue
+            return found if found.questions else None
+    return None
+
+
+def options_of(settings: Settings, stage: str) -> dict[str, Any]:
+    """The options that the registry gives to this stage of its pipeline."""
+    return next((dict(step.options) for step in settings.pipeline if step.use == stage), {})
+
+
+def _keys(registry: Registry) -> dict[str, str]:
+    arms = hashlib.sha256(json.dumps(registry.prints(), sort_keys=True).encode()).hexdigest()
+    return {"registry": registry.settings.config_sha, "arms": arms, "encoder": registry.encoder_sha}
