@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from routers.coverage import BOUNDARY, GAP
 from routers.select import ranked
+from routers.stopping import later_of
 from routers.types import Arm, Array, Ask, Decision, Policy, Seen, Stop
 
 DISAGREEMENT = "disagreement"
@@ -47,6 +48,16 @@ class Doubting:
             if missing:
                 decisions[row] = Ask(tuple(missing))
         return decisions
+
+    def later(self, scores: Array, arms: Sequence[Arm], seen: Sequence[Seen]) -> list[tuple[str, ...]]:
+        """Those of the policy; of a flagged question also the panel and the generalist."""
+        found = later_of(self.policy, scores, arms, seen)
+        for row, (own, places) in enumerate(zip(seen, ranked(scores, arms), strict=True)):
+            if not _FLAGS.isdisjoint(own.flags):
+                more = [*found[row], *_panel([arms[int(i)] for i in places])]
+                more += [arm.name for arm in arms if arm.name == self.generalist]
+                found[row] = tuple(dict.fromkeys(name for name in more if name not in own.asked))
+        return found
 
 
 def disagreement(seen: Seen) -> float:

@@ -13,7 +13,7 @@ from routers.errors import NotFittedError, RouterError
 from routers.evidence import Evidence, evidence
 from routers.perarm import Table
 from routers.select import ranked
-from routers.types import Abstain, Arm, Array, Ask, Decision, Indices, Policy, Seen, Stop
+from routers.types import Abstain, Arm, Array, Ask, Decision, Foreseeing, Indices, Policy, Seen, Stop
 
 Marks = NDArray[np.bool_]
 _NEVER = 1.1  # a threshold that no probability reaches
@@ -97,6 +97,16 @@ def _in_turn(
     return decisions
 
 
+def _left(scores: Array, arms: Sequence[Arm], seen: Sequence[Seen], most: int) -> list[tuple[str, ...]]:
+    """The arms that `_in_turn` may still ask of each row, in the order of the scores."""
+    found = []
+    for own, order in zip(seen, ranked(scores, arms), strict=True):
+        names = [arms[int(place)].name for place in order]
+        left = max(0, min(most, len(arms)) - len(own.asked))
+        found.append(tuple(name for name in names if name not in own.asked)[:left])
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Agreeing:
     """Asks until `votes` arms have given the same answer, or the most common one can no longer be caught up with, at most
@@ -119,6 +129,10 @@ class Agreeing:
             return marks
 
         return _in_turn(scores, arms, seen, min(self.votes, most), most, enough)
+
+    def later(self, scores: Array, arms: Sequence[Arm], seen: Sequence[Seen]) -> list[tuple[str, ...]]:
+        """The best of the others, as many as may still be asked."""
+        return _left(scores, arms, seen, self.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +170,10 @@ class Posterior:
             return surely_ahead(ordered[:, 0], ordered[:, 1]) > self.confidence
 
         return _in_turn(scores, arms, seen, self.first, self.most, enough)
+
+    def later(self, scores: Array, arms: Sequence[Arm], seen: Sequence[Seen]) -> list[tuple[str, ...]]:
+        """The best of the others, as many as may still be asked."""
+        return _left(scores, arms, seen, self.most)
 
 
 def surely_ahead(top: Table | Indices, second: Table | Indices) -> Table:
@@ -223,6 +241,10 @@ class Cascade:
 
         return _in_turn(scores, arms, seen, 1, min(self.most, len(edges)), enough)
 
+    def later(self, scores: Array, arms: Sequence[Arm], seen: Sequence[Seen]) -> list[tuple[str, ...]]:
+        """The best of the others, as many as may still be asked."""
+        return _left(scores, arms, seen, min(self.most, len(self.thresholds or ()) + 1))
+
 
 @dataclass(frozen=True, slots=True)
 class Worth:
@@ -265,6 +287,10 @@ class Worth:
             return marks
 
         return _in_turn(scores, arms, seen, 1, min(self.most, len(stages)), enough)
+
+    def later(self, scores: Array, arms: Sequence[Arm], seen: Sequence[Seen]) -> list[tuple[str, ...]]:
+        """The best of the others, as many as may still be asked."""
+        return _left(scores, arms, seen, min(self.most, len(self.weights or ()) + 1))
 
 
 def _signs(asked: Asked, scores: Array, arms: Sequence[Arm]) -> Table:
@@ -309,6 +335,15 @@ class Abstaining:
             else decision
             for decision, sure in zip(self.policy.next(scores, arms, seen), believed, strict=True)
         ]
+
+    def later(self, scores: Array, arms: Sequence[Arm], seen: Sequence[Seen]) -> list[tuple[str, ...]]:
+        """Those of the policy."""
+        return later_of(self.policy, scores, arms, seen)
+
+
+def later_of(policy: Policy, scores: Array, arms: Sequence[Arm], seen: Sequence[Seen]) -> list[tuple[str, ...]]:
+    """Whom `policy` may still ask; nobody, where it cannot tell."""
+    return policy.later(scores, arms, seen) if isinstance(policy, Foreseeing) else [()] * len(seen)
 
 
 def rehearse(

@@ -248,3 +248,13 @@ class Policy(Protocol):
     def next(self, scores: Array, arms: Sequence[Arm], seen: Sequence[Seen]) -> list[Decision]:
         """One decision per row of `scores` (shape (n, arms)); `seen[i]` belongs to row i."""
         ...
+
+
+@runtime_checkable
+class Foreseeing(Protocol):
+    """A policy that can tell whom it may ask later, so that all of it can be done while a host is open."""
+
+    def later(self, scores: Array, arms: Sequence[Arm], seen: Sequence[Seen]) -> list[tuple[str, ...]]:
+        """Per row the arms that may still be asked beyond those of `seen`, in the order they would be; whatever `next`
+        asks later is among them."""
+        ...

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from routers.coverage import BOUNDARY
+from routers.doubting import Doubting
 from routers.errors import NotFittedError, RouterError
 from routers.evidence import evidence
-from routers.stopping import Abstaining, Agreeing, Cascade, Posterior, Worth, surely_ahead
+from routers.policy import Fixed
+from routers.select import TopK
+from routers.stopping import Abstaining, Agreeing, Cascade, Posterior, Worth, later_of, surely_ahead
 from routers.types import Abstain, Arm, Array, Ask, Policy, Seen, Stop
 
 ARMS = tuple(Arm(name) for name in "abcde")
@@ -163,3 +168,38 @@ def test_a_row_alone_and_in_a_batch_takes_the_same_decision(policy: Policy) -> N
     together = policy.next(scores, ARMS, rows)
 
     assert together == [policy.next(SCORES, ARMS, [row])[0] for row in rows]
+
+
+FORESEEN: list[Policy] = [
+    Agreeing(2),
+    Agreeing(3, most=4),
+    Posterior(0.8),
+    Posterior(0.7, weighted=True, most=3),
+    Cascade(thresholds=(0.7, 0.6)),
+    Worth(weights=((0.5, 0, 0, 0, 0, 0, 0, 0), (0.1, -0.2, 0, 0, 0, 0, 0, 0))),
+    Fixed(TopK(2)),
+    Abstaining(Agreeing(2), 0.4),
+    Doubting(Fixed(TopK(1)), "e"),
+    Abstaining(Doubting(Agreeing(2, most=3), "e"), 0.3),
+]
+
+
+@pytest.mark.parametrize("policy", FORESEEN, ids=str)
+@CALM
+@given(
+    answers=st.lists(st.none() | st.sampled_from("123"), min_size=5, max_size=5),
+    scores=st.lists(st.sampled_from([0.1, 0.3, 0.5, 0.7, 0.9]), min_size=5, max_size=5),
+    flagged=st.booleans(),
+)
+def test_whom_a_policy_asks_it_has_foretold(
+    policy: Policy, answers: list[str | None], scores: list[float], flagged: bool
+) -> None:
+    said, table = dict(zip("abcde", answers, strict=True)), np.array([scores], dtype=np.float32)
+    arms = [Arm(name, domain="x" if name in "ab" else "y") for name in "abcde"]
+    seen, foretold = Seen(flags=(BOUNDARY,) if flagged else ()), None
+    while isinstance(decision := policy.next(table, arms, [seen])[0], Ask):
+        assert foretold is None or set(decision.arms) <= set(foretold)
+        asked = (*seen.asked, *decision.arms)
+        seen = replace(seen, asked=asked, answers=tuple((arm, said[arm]) for arm in asked))
+        [foretold] = later_of(policy, table, arms, [seen])
+        assert not set(foretold) & set(asked)
