@@ -21,12 +21,22 @@ def group() -> None:
     """Measure systems on benchmarks; every command can write its rows as JSON in one common form."""
 
 
+Data = Annotated[Path, typer.Option("--data", help="Folder of NAME_questions.parquet and NAME_outcomes.parquet.")]
+Benchmark = Annotated[str | None, typer.Option(help="Only this benchmark (several: parted by commas).")]
+Pool = Annotated[str | None, typer.Option(help="Only the models of this pool of the folder's pools.json.")]
+TestSplit = Annotated[str, typer.Option("--test-split", help="The split that is opened last.")]
+HtmlFile = Annotated[Path | None, typer.Option("--html", help="Write a page with the figures here.")]
+JsonFile = Annotated[Path | None, typer.Option("--json", help="Write the rows here.")]
+Offline = Annotated[bool, typer.Option("--offline", envvar="COE_OFFLINE", help="Fetch nothing.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Fail on profile questions that copy test questions.")]
+
+
 @app.command()
 def skills(
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
+    json_file: JsonFile = None,
     n: Annotated[int, typer.Option("--n", min=1, help="Questions per skill from held-out templates.")] = 40,
     memory: Annotated[str | None, typer.Option(help="Most memory for resident models, such as 1GiB.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", envvar="COE_OFFLINE", help="Fetch nothing.")] = False,
+    offline: Offline = False,
 ) -> None:
     """The packaged experts, unlabelled and mixed: does routing among them beat every simpler way to use them?"""
     from composer.config import load_settings, packaged_registry, parse_size
@@ -61,20 +71,18 @@ def skills(
 
 @app.command()
 def routers(
-    data: Annotated[Path, typer.Option("--data", help="Folder of NAME_questions.parquet and NAME_outcomes.parquet.")],
-    benchmark: Annotated[str | None, typer.Option(help="Only this benchmark (several: parted by commas).")] = None,
-    pool: Annotated[str | None, typer.Option(help="Only the models of this pool of the folder's pools.json.")] = None,
+    data: Data,
+    benchmark: Benchmark = None,
+    pool: Pool = None,
     calls: Annotated[str, typer.Option(help="Budgets of mean calls per question.")] = "1,3,all",
-    test_split: Annotated[str, typer.Option("--test-split", help="The split that is opened last.")] = "dev",
+    test_split: TestSplit = "dev",
     leave_out_model: Annotated[
         bool, typer.Option("--leave-out-model", help="Also add each model later, with 200 profile questions.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail on profile questions that copy test questions.")
-    ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the figures here.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", envvar="COE_OFFLINE", help="Fetch nothing.")] = False,
+    strict: Strict = False,
+    json_file: JsonFile = None,
+    html: HtmlFile = None,
+    offline: Offline = False,
 ) -> None:
     """Which router is worth using? Every one of them, on recorded answers, without running a model."""
     from dataclasses import asdict
@@ -130,22 +138,20 @@ def routers(
 
 @app.command()
 def answers(
-    data: Annotated[Path, typer.Option("--data", help="Folder of NAME_questions.parquet and NAME_outcomes.parquet.")],
-    benchmark: Annotated[str | None, typer.Option(help="Only this benchmark (several: parted by commas).")] = None,
-    pool: Annotated[str | None, typer.Option(help="Only the models of this pool of the folder's pools.json.")] = None,
+    data: Data,
+    benchmark: Benchmark = None,
+    pool: Pool = None,
     calls: Annotated[
         str, typer.Option(help="Budgets of mean calls per question: numbers, shares of all arms (75%), all.")
     ] = "1,3,50%,75%,all",
-    test_split: Annotated[str, typer.Option("--test-split", help="The split that is opened last.")] = "dev",
+    test_split: TestSplit = "dev",
     leave_one_out: Annotated[
         bool, typer.Option("--leave-one-out", help="Also say what each model is worth to the others.")
     ] = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Fail on profile questions that copy test questions.")
-    ] = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the rows here.")] = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Write a page with the figures here.")] = None,
-    offline: Annotated[bool, typer.Option("--offline", envvar="COE_OFFLINE", help="Fetch nothing.")] = False,
+    strict: Strict = False,
+    json_file: JsonFile = None,
+    html: HtmlFile = None,
+    offline: Offline = False,
 ) -> None:
     """Is asking several worth it? Every way to ask, to stop and to combine, on recorded answers."""
     from composer.config import load_settings, packaged_registry
