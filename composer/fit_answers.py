@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from composer.answers.ballots import Aggregator, Table
+from composer.answers.ballots import TRAITS, Aggregator, Table
 from composer.answers.vote import BestScored
 from composer.errors import InputError
 from composer.folders import mend, replacing
@@ -237,12 +237,17 @@ def install_answers(fitted: FittedAnswers, registry: Registry, questions: Questi
         with replacing(router_folder(registry)) as fresh:
             save(fitted.router, fresh, keys=keys)
         with replacing(folder) as fresh:
-            write(fitted.aggregator, fresh, keys={"encoder": registry.encoder_sha}, homes=_HOMES)
+            write(fitted.aggregator, fresh, keys=_keys(registry), homes=_HOMES)
     except OSError as why:
         raise InputError(
             f"nothing can be written here: {why.strerror or why}", where=str(folder), remedy="check the folder"
         ) from why
     return folder
+
+
+def _keys(registry: Registry) -> dict[str, str]:
+    """What a stored aggregator was fitted with: its trees know the traits by their places."""
+    return {"encoder": registry.encoder_sha, "traits": "; ".join(TRAITS)}
 
 
 def installed_aggregator(registry: Registry) -> Aggregator:
@@ -252,7 +257,7 @@ def installed_aggregator(registry: Registry) -> Aggregator:
     if not (folder / FILE).exists():
         raise InputError("no learnt aggregator is installed for this registry", remedy="coe fit answers")
     try:
-        found: Aggregator = read(folder, keys={"encoder": registry.encoder_sha}, homes=_HOMES)
+        found: Aggregator = read(folder, keys=_keys(registry), homes=_HOMES)
     except RouterError as why:
         raise InputError(str(why).partition("\n")[0], remedy="coe fit answers") from why
     return found

@@ -18,7 +18,7 @@ class Grid:
     """Recorded answers, [question, arm] each: `right` (0 where the arm was not run), `code` (equal answers of a question
     have equal numbers; -1 where none could be extracted; one of its own for each arm where no answers were recorded), `cost` (USD where the record has prices, else characters; the
     arm's mean where the arm was not run or no length was recorded, NaN where nothing is known of it),
-    `length` in characters, `looks` [question, arm, 4] of the option chosen (`TRAITS`); `options` [question]; `voted`:
+    `length` in characters, `looks` [question, arm, 7] of the answer (`TRAITS`); `options` [question]; `voted`:
     answers are known. `skill` [question] is a place in `skills`, -1 unknown; None: nobody looked. `signals` say where the questions
     lie, None where nobody measured it."""
 
@@ -58,8 +58,8 @@ class Grid:
         for cell in np.flatnonzero(first):
             said[int(outcomes.question[cell])][int(outcomes.arm[cell])] = outcomes.answer[cell]
         looks = np.zeros((*shape, len(TRAITS)))
-        for row in np.flatnonzero(record.options > 1):
-            looks[row] = traits(record.text[int(row)], said[int(row)])
+        for row, (text, own) in enumerate(zip(record.text, said, strict=True)):
+            looks[row] = traits(text, own)
         return cls(outcomes.arms, right, code, cost, length, looks, record.options, record.voted)
 
     def take(self, rows: Indices) -> Grid:

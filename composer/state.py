@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from composer.answers.program import Verdict
 from composer.types import Draft, Kind
-from routers.types import Array, Reason, Route, Seen
+from routers.types import Arm, Array, Policy, Reason, Route, Seen
 
 Status = Literal["ok", "degraded", "failed"]
 Update = Mapping[str, Any]
@@ -92,11 +92,19 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Course:
+    """How rows are decided: the policy, and the arms whose scores it is given."""
+
+    policy: Policy
+    arms: tuple[Arm, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Columns over one batch, a row per query. Stages never change it: they return an `Update`.
 
     `scores` is [row, arm] in the order of `arms`; `asked` holds the arms each row has asked, in plan order, `wanted`
-    those of the current round; `open` marks rows that still want something; `round` counts decisions.
+    those of the current round; `course` is how they were chosen; `open` marks rows that still want something; `round` counts decisions.
     """
 
     queries: tuple[Query, ...]
@@ -112,6 +120,7 @@ class State:
     answers: tuple[Answer, ...] = ()
     open: tuple[bool, ...] = ()
     round: int = 0
+    course: Course | None = None
 
     @classmethod
     def of(cls, queries: tuple[Query, ...], run: str = "") -> State:
@@ -133,10 +142,11 @@ class State:
     @property
     def seen(self) -> list[Seen]:
         """What each row has shown, for the policy: in plan order, never in order of arrival."""
-        return [
-            Seen(asked=asked, answers=_told(replies), id=query.id, flags=reason.flags)
-            for asked, replies, query, reason in zip(self.asked, self.replies, self.queries, self.reasons, strict=True)
-        ]
+        return [self.seen_of(row) for row in range(len(self.queries))]
+
+    def seen_of(self, row: int) -> Seen:
+        """What the query at `row` has shown."""
+        return Seen(self.asked[row], told(self.replies[row]), self.queries[row].id, self.reasons[row].flags)
 
     def route(self, row: int) -> Route:
         """Who was asked for the query at `row`, and why."""
@@ -152,7 +162,7 @@ class State:
         return replace(self, **update)
 
 
-def _told(replies: Sequence[Reply]) -> tuple[tuple[str, str | None], ...]:
+def told(replies: Sequence[Reply]) -> tuple[tuple[str, str | None], ...]:
     """(arm, answer) of each reply, where equal answers are told in the same words: those of the first."""
     words: dict[int, str | None] = {-1: None}
     return tuple((reply.arm, words.setdefault(reply.code, reply.answer)) for reply in replies)

@@ -9,6 +9,7 @@ from itertools import combinations
 import numpy as np
 
 from composer.answers.ballots import Aggregator, Table
+from composer.answers.learn import Learnt
 from composer.answers.signals import Sureness, aurc, aurc_difference, caught, risk_coverage, selective
 from composer.answers.trust import dissociated
 from composer.answers.vote import BestScored, Majority
@@ -42,6 +43,7 @@ from routers.stats import bootstrap_interval, calibration_split
 from routers.types import Array
 
 MAJORITY, SINGLE = "majority of all", "best-single"
+BLIND = "learnt, blind to looks"
 _CONTESTED = 12
 
 
@@ -152,6 +154,9 @@ def evaluate(
     results: dict[str, tuple[Plan | None, Played]] = dict(_references(whole, tested))
     for by, aggregator in combining.items():
         results[f"all at once, {by}"] = _run(Plan("all at once", asking[_every(grid)], by, aggregator), tested)
+    if combining:
+        blind = fit_aggregators(grid, scores, {BLIND: Learnt(looks=False)})[BLIND]
+        results[f"all at once, {BLIND}"] = _run(Plan("all at once", asking[_every(grid)], BLIND, blind), tested)
     for name in ("1 at once, doubting", "until two agree", "until the vote is decided", "posterior 0.95"):
         if name in asking:
             results[f"{name}, learnt"] = _run(Plan(name, asking[name], "learnt", combining["learnt"]), tested)

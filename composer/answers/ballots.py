@@ -20,9 +20,17 @@ TRAITS = (
     "its length (log, less the mean)",
     "share of longer options",
     "none or all of the above",
+    "share of smaller options, where they are numbers",
+    "its distance from their middle",
+    "kind of a free answer: number, quoted, bracketed, True or False or None",
 )
 _OPTION = re.compile(r"(?m)^[A-Z]\) (.*)$")
 _SWEEPING = re.compile(r"\b(none|all|both) of\b|\bof the above\b", re.IGNORECASE)
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d{1,2})?")
+_KIND = re.compile(
+    r"\s*(?:([-+]?\d[\d,]*(?:\.\d*)?)|('.*'|\".*\")|(\[.*\]|\(.*\)|\{.*\})|(True|False|None))\s*", re.DOTALL
+)
+_MOSTLY = 0.7  # of the options hold a number: they are numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +40,7 @@ class Ballots:
     `arm` is a place in `arms`; `code` is equal for equal answers of a question and -1 where no answer could be read;
     `score` is the router's P(right) of the arm on the question; `length` counts characters; `options` [n] is how many
     there are to choose from (0: answers are free); `skill` [n] is a place in `skills`, -1 where none was found;
-    `traits` [n, T, 4] (`TRAITS`) say what the option that was chosen looks like, zeros where there are none; `signals`
+    `traits` [n, T, 7] (`TRAITS`) say what the answer looks like; `signals`
     say where the questions lie, None (or NaN in them) where nobody measured it.
     """
 
@@ -108,21 +116,45 @@ class Learning(Protocol):
 
 
 def traits(prompt: str, answers: Sequence[str | None]) -> Table:
-    """What the options look like that `answers` (letters) name, [len(answers), 4]; zeros where the prompt has no
-    lettered options or the answer is none of them.
+    """What `answers` look like (`TRAITS`), [len(answers), 7]: letters as the options of the prompt that they name, and
+    where it has none, what kind of thing the answer is. Zeros where there is no answer, or a letter names no option.
+
+    Source: ours, after the cues by which multiple-choice questions are solved without knowing (test-wiseness, Millman
+    et al. 1965): what they are worth is learnt from the test at hand, and holds for tests made like it.
 
     >>> traits("Which?\\nA) a cat\\nB) none of these", ["B", None]).round(2).tolist()
-    [[1.0, 0.43, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0]]
+    [[1.0, 0.42, 0.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]]
     """
     found = np.zeros((len(answers), len(TRAITS)))
     options = _OPTION.findall(prompt)
     if len(options) < 2:
+        found[:, -1] = [_kind(answer) for answer in answers]
         return found
     length = np.log1p([len(option) for option in options])
+    numbers = _numbers(options)
     for row, answer in enumerate(answers):
         place = ord(answer) - ord("A") if answer is not None and len(answer) == 1 else -1
         if 0 <= place < len(options):
             sweeping = bool(_SWEEPING.search(options[place]))
             longer = float((length > length[place]).mean())
-            found[row] = place, length[place] - length.mean(), longer, sweeping
+            found[row, :-1] = place, length[place] - length.mean(), longer, sweeping, *numbers[place]
+    return found
+
+
+def _kind(answer: str | None) -> int:
+    """1 to 4, 0 for anything else."""
+    told = _KIND.fullmatch(answer) if answer is not None else None
+    return told.lastindex or 0 if told else 0
+
+
+def _numbers(options: Sequence[str]) -> Table:
+    """How each option's first number stands among those of the others, [option, 2]; zeros where most have none."""
+    told = [_NUMBER.search(option) for option in options]
+    value = np.array([float(each.group().replace(",", "")) if each else np.nan for each in told])
+    known = ~np.isnan(value)
+    found = np.zeros((len(options), 2))
+    if known.mean() < _MOSTLY or known.sum() < 2:
+        return found
+    rank = (value[known][:, None] > value[known]).mean(axis=1)
+    found[known] = np.column_stack([rank, np.abs(rank - rank.mean())])
     return found

@@ -44,16 +44,17 @@ class Learnt:
     """Logistic regression, corrected by gradient-boosted trees (scikit-learn), over one row per distinct answer of a
     question. The regression sees how many say it and the posteriors of independent arms, by the router's scores and by
     the arms' records on the skill (`LogOdds`); the trees also see who says it and who says otherwise, the scores of
-    these, how long their drafts are for them, and what the option looks like. With few questions there is little for the
+    these, how long their drafts are for them, and what the answer looks like (`TRAITS`). With few questions there is little for the
     trees to correct.
 
     Source: ours; stacking over answers in the sense of LLM-Blender's rankers, with features that need no text. `fit` is
     given drafts in plan order and also learns from their beginnings (one draft, two drafts …), so that it may be asked
     after any number of drafts. `sure` is P(right), a probability as far as the calibration data allow. The trees are kept
-    as arrays; no pickle.
+    as arrays; no pickle. Without `looks` it does not see what an answer looks like: those cues are of how a test is made.
     """
 
     seed: int = 0
+    looks: bool = True
     base_: LogOdds = field(default_factory=LogOdds, init=False, repr=False, compare=False)
     start_: Table = field(default_factory=lambda: np.zeros(_PLAIN + 1), init=False, repr=False, compare=False)
     trees_: tuple[_Tree, ...] = field(default=(), init=False, repr=False, compare=False)
@@ -159,7 +160,7 @@ class Learnt:
             (says * length).sum(axis=1) / np.maximum(votes, 1),
             (against * length).sum(axis=1) / np.maximum(against.sum(axis=1), 1),
             ballots.options[question],
-            *ballots.traits[question, slot].T,
+            *(ballots.traits[question, slot].T if self.looks else ()),
         ]
         voices = np.zeros((len(question), len(self.arms_)))
         silent = np.zeros_like(voices)

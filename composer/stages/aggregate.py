@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from composer.answers.ballots import Ballots, traits
+from composer.answers.ballots import TRAITS, Ballots, traits
 from composer.answers.extract import codes, conclusion
 from composer.answers.trust import DISSOCIATION, OFF_DOMAIN, Trust
 from composer.answers.vote import agreement
@@ -98,7 +98,7 @@ def ballots_of(state: State, drafts: Sequence[Sequence[Reply]]) -> Ballots:
     place = {name: i for i, name in enumerate(state.arms)}
     shape = (len(drafts), max(map(len, drafts), default=0))
     arm, code = np.full(shape, -1), np.full(shape, -1)
-    score, length, looks = np.zeros(shape), np.zeros(shape, dtype=np.int64), np.zeros((*shape, 4))
+    score, length, looks = np.zeros(shape), np.zeros(shape, dtype=np.int64), np.zeros((*shape, len(TRAITS)))
     for row, own in enumerate(drafts):
         here = slice(0, len(own))
         said = [reply.answer for reply in own]

@@ -15,7 +15,7 @@ from annotated_types import Ge, Le
 from composer.errors import ConfigError
 from composer.plugins import check_options, load, names
 from composer.stages.kit import Kit, Stage
-from composer.state import State, Update
+from composer.state import Course, State, Update
 from composer.trace import Routed
 from routers.baselines import Unprofiled
 from routers.select import Levelling, Rule
@@ -83,6 +83,7 @@ def decide(
             "open": tuple(still),
             "abstained": tuple(abstained),
             "round": state.round + 1,
+            "course": Course(chooser, tuple(judge.arms)),
         }
 
     return stage

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from composer.answers.extract import codes, extract
 from composer.stages.kit import Kit, Stage, kind_of
+from composer.stages.reading import compared, read
 from composer.state import Query, Reply, State, Update
 from composer.types import Kind
 
@@ -27,35 +27,21 @@ def verify(kit: Kit, *, run_code: bool = False) -> Stage:
         rows: list[tuple[Reply, ...]] = []
         for query, asked, replies in zip(state.queries, state.asked, state.replies, strict=True):
             kind = kind_of(kit, query, asked)
-            read = [_read(reply, query, kind) for reply in replies]
+            own = [read(reply, query, kind) for reply in replies]
             if run_code and kind == "code" and query.tests:
-                read = [await _tried(reply, query) for reply in read]
-            rows.append(await _compared(read, kind))
+                own = [await _tried(reply, query) for reply in own]
+            rows.append(await _compared(own, kind))
         return {"replies": tuple(rows)}
 
     return stage
 
 
-def _read(reply: Reply, query: Query, kind: Kind) -> Reply:
-    if not reply.draft.ok or reply.answer is not None:
-        return reply
-    return replace(reply, answer=extract(reply.draft.text, kind, query.choices))
-
-
 async def _compared(replies: Sequence[Reply], kind: Kind) -> tuple[Reply, ...]:
-    """With their codes. A program that fails a test is no answer: what comes after it cannot change that."""
-    failing = [reply.passed not in (None, len(reply.verdicts)) for reply in replies]
-    answers = [None if fails else reply.answer for reply, fails in zip(replies, failing, strict=True)]
-    verdicts = [reply.verdicts for reply in replies]
-    if kind == "math" and len(replies) > 1:  # another process compares formulas, and may take two seconds for a pair
+    if kind == "math" and len(replies) > 1:  # another process compares formulas: others go on meanwhile
         import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
 
-        found = await asyncio.to_thread(codes, answers, kind, verdicts)
-    else:
-        found = codes(answers, kind, verdicts)
-    return tuple(
-        reply if reply.code == code else replace(reply, code=code) for reply, code in zip(replies, found, strict=True)
-    )
+        return await asyncio.to_thread(compared, replies, kind)
+    return compared(replies, kind)
 
 
 async def _tried(reply: Reply, query: Query) -> Reply:

@@ -19,7 +19,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np
 
-from composer.answers.ballots import Aggregator, Ballots, Learning
+from composer.answers.ballots import TRAITS, Aggregator, Ballots, Learning
 from composer.answers.learn import Learnt
 from composer.answers.vote import BestScored, DawidSkene, LogOdds, Majority, SelfConsistent, Weighted
 from routers.types import Arm
@@ -49,7 +49,7 @@ def ballots(n: int, seed: int) -> tuple[Ballots, np.ndarray[tuple[int, ...], np.
         score=np.tile(np.linspace(0.4, 0.7, DRAFTS), (n, 1)),
         length=rng.integers(10, 2000, (n, DRAFTS)),
         options=np.full(n, 10),
-        traits=rng.random((n, DRAFTS, 4)),
+        traits=rng.random((n, DRAFTS, len(TRAITS))),
     )
     return made, right.astype(np.float64)
 

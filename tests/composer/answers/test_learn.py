@@ -133,4 +133,12 @@ def test_an_option_is_told_by_its_place_its_length_and_what_it_sweeps_up() -> No
     assert found[0, 0] == 1 and found[0, 3] == 1
     assert found[1, 1] < 0 < found[0, 1]
     assert (found[2:] == 0).all()
-    assert (traits("What is 2 + 2?", ["4"]) == 0).all()
+    assert traits("What is 2 + 2?", ["4", "'four'", "[4]", "None", "four", None])[:, -1].tolist() == [1, 2, 3, 4, 0, 0]
+
+
+def test_numbers_are_told_by_their_rank_and_words_are_not() -> None:
+    found = traits("How much?\nA) 1,000 J\nB) 20 J\nC) -3e2 J\nD) nothing", list("ABCD"))
+
+    assert found[:, 4].round(2).tolist() == [0.67, 0.33, 0.0, 0.0]
+    assert found[:, 5].round(2).tolist() == [0.33, 0.0, 0.33, 0.0]
+    assert (traits("Who?\nA) Ann\nB) Bob\nC) 3 others", list("ABC"))[:, 4:] == 0).all()

@@ -1,0 +1,82 @@
+"""Drafts that a policy may want later, asked for while their host is open: so stopping early never adds a load.
+
+A policy asks one arm after the other. Where not all hosts fit into memory at once, each of its rounds would open them
+again. So all that it may still ask goes to the pool with what it asks now, and when the turn of such a draft comes, the
+policy is rehearsed on what has landed before it in the plan: if it would have stopped by then, the draft is withdrawn.
+If that cannot be told yet it is drawn, and found in the store should it be wanted: a call too many costs less than a
+load. Decisions stay those of the plan's order (LAYOUT idea 4).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from composer.stages.kit import Kit, kind_of
+from composer.stages.reading import compared, read
+from composer.state import Course, Reply, State, told
+from composer.types import Draft
+from routers.types import Ask, Seen
+
+
+class Foresight:
+    """What has landed of each row of `state` in this round, and whether its policy still wants an arm.
+
+    Answers that take long to compare (formulas), or to try (programs), are not rehearsed on: then everything that may be
+    wanted is.
+    """
+
+    def __init__(self, kit: Kit, state: State, course: Course, samples: int) -> None:
+        self._course = course
+        self._state = state
+        self._samples = samples
+        self._kinds = [kind_of(kit, query, asked) for query, asked in zip(state.queries, state.asked, strict=True)]
+        self._landed: list[dict[str, list[Reply]]] = [{} for _ in state.queries]
+        for row, replies in enumerate(state.replies):
+            for reply in replies:
+                self._landed[row].setdefault(reply.arm, []).append(reply)
+
+    def land(self, row: int, arm: str, sample: int, draft: Draft) -> None:
+        """A draft has come."""
+        reply = read(Reply(arm, draft, sample), self._state.queries[row], self._kinds[row])
+        self._landed[row].setdefault(arm, []).append(reply)
+
+    def wants(self, row: int, arm: str) -> bool:
+        """Whether the policy wants this arm for the row, or may still come to want it."""
+        if self._kinds[row] in ("math", "code") or self._state.scores is None:
+            return True
+        course, scores = self._course, self._state.scores[[row]]
+        asked = self._state.asked[row]  # what it has asked, this round's too
+        while arm not in asked:
+            seen = self._seen(row, asked)
+            if seen is None:
+                return True  # nobody can tell yet
+            [decision] = course.policy.next(scores, course.arms, [seen])
+            if not isinstance(decision, Ask):
+                return False
+            asked = (*asked, *decision.arms)
+        return True
+
+    def _seen(self, row: int, asked: tuple[str, ...]) -> Seen | None:
+        """What the row has shown once all of `asked` have landed; None before."""
+        landed = self._landed[row]
+        if any(len(landed.get(arm, ())) < self._samples for arm in asked):
+            return None
+        replies = [reply for arm in asked for reply in sorted(landed[arm], key=lambda reply: reply.sample)]
+        now = replace(self._state.seen_of(row), asked=asked)
+        return replace(now, answers=told(compared(replies, self._kinds[row])))
+
+
+def later(state: State, course: Course, stays: Callable[[set[str]], bool]) -> list[tuple[str, ...]]:
+    """Per row the arms that are worth foreseeing: none where everything that may be asked `stays` open at once."""
+    from routers.stopping import later_of  # noqa: PLC0415 - only policies that stop foresee anything
+
+    rows = [row for row, wanted in enumerate(state.wanted) if wanted]
+    found: list[tuple[str, ...]] = [()] * len(state.queries)
+    if state.scores is None or not rows:
+        return found
+    seen = [replace(state.seen_of(row), asked=state.asked[row]) for row in rows]
+    for row, arms in zip(rows, later_of(course.policy, state.scores[rows], course.arms, seen), strict=True):
+        found[row] = arms
+    every = {arm for arms in (*state.wanted, *found) for arm in arms}
+    return [()] * len(state.queries) if not any(found) or stays(every) else found
