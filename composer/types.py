@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -251,8 +251,8 @@ def draft_key(request: Request, fingerprints: dict[str, Fingerprint]) -> str:
     """
     streams = [
         {
-            "model": asdict(fingerprints[stream.expert]),
-            "prompt": stream.prompt if isinstance(stream.prompt, str) else [asdict(turn) for turn in stream.prompt],
+            "model": _fields(fingerprints[stream.expert]),
+            "prompt": stream.prompt if isinstance(stream.prompt, str) else [_fields(turn) for turn in stream.prompt],
             "adapter": stream.adapter is not None,
             "weight": stream.weight,
         }
@@ -260,9 +260,16 @@ def draft_key(request: Request, fingerprints: dict[str, Fingerprint]) -> str:
     ]
     material = {
         "streams": streams,
-        "sampling": asdict(request.sampling),
-        "mix": asdict(request.mix) if request.mix else None,
+        "sampling": _fields(request.sampling),
+        "mix": _fields(request.mix) if request.mix else None,
         "sample": request.sample,
     }
-    text = json.dumps(material, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_KEYS.encode(material).encode()).hexdigest()
+
+
+_KEYS = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+
+
+def _fields(value: Fingerprint | Message | Mix | Sampling) -> dict[str, object]:
+    """As `asdict`, which copies what it is given and takes three times as long; every request passes here."""
+    return {name: getattr(value, name) for name in value.__slots__}

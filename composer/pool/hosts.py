@@ -54,10 +54,10 @@ class Hosts:
     def refuse(self, name: str, needs: Collection[frozenset[str]]) -> None:
         """Raise MemoryBudgetError if the host would not fit even alone with one of `needs`, sets of adapters. What is
         open has its room."""
-        if not self._has_room(name, wide := frozenset[str]().union(*needs), self._estimate(name, sorted(wide))):
+        if not self._has_room(name, wide := frozenset[str]().union(*needs), self.estimate(name, sorted(wide))):
             for adapters in needs:
                 if not self.is_open(name, adapters):
-                    self._refuse(name, self._estimate(name, sorted(adapters)))
+                    self._refuse(name, self.estimate(name, sorted(adapters)))
 
     async def prepare(self, name: str, needs: Collection[frozenset[str]]) -> None:
         """Fetch and check the host's file and adapters. Raises SourceError or ConfigError; MemoryBudgetError, as
@@ -69,7 +69,7 @@ class Hosts:
                     self._refuse(name, (await self._host(name, adapters)).memory)
 
     def _has_room(self, name: str, adapters: Collection[str], size: int) -> bool:
-        limit = self._limit()
+        limit = self.limit()
         return self.is_open(name, adapters) or limit is None or size <= limit
 
     def is_open(self, name: str, adapters: Collection[str] = ()) -> bool:
@@ -88,7 +88,7 @@ class Hosts:
         model = model_of(name)
         if model not in self._seconds:
             fixed, per_byte = _GUESS
-            self._seconds[model] = fixed + per_byte * self._estimate(model, ())
+            self._seconds[model] = fixed + per_byte * self.estimate(model, ())
         return self._seconds[model]
 
     @property
@@ -104,8 +104,8 @@ class Hosts:
     def fits_beside(self, name: str, working: Collection[str]) -> bool:
         """Whether the host could be open together with those that are `working`."""
         held = {other: host for other, host in self._held().items() if other in working}
-        needed = self._estimate(model_of(name), ())
-        return name in self._open or to_evict(held, needed, self._limit(), pinned=held) is not None
+        needed = self.estimate(model_of(name), ())
+        return name in self._open or to_evict(held, needed, self.limit(), pinned=held) is not None
 
     # Opening and closing
 
@@ -205,7 +205,7 @@ class Hosts:
     async def _fitting(self, name: str, needed: Collection[str], wished: Collection[str]) -> Host:
         """With all the wished adapters, or if that is too large with what is needed alone."""
         wide = await self._host(name, {*needed, *wished})
-        limit = self._limit()
+        limit = self.limit()
         return wide if limit is None or wide.memory <= limit else await self._host(name, needed)
 
     async def _widen(self, name: str, running: Running, needed: Collection[str]) -> Running | None:
@@ -241,14 +241,15 @@ class Hosts:
     ) -> Running:
         """Open the host in the room that was made for it."""
         model = model_of(name)
-        engine = self._resolver.engine(model)
-        host = replace(host, adapters=_first(host.adapters, needed, engine.caps.adapter_slots))
-        kill_point("pool.before_open")
         try:
-            measured = await engine.open(host)
-        except BaseException:
-            await engine.close()
-            raise
+            engine = self._resolver.engine(model)
+            host = replace(host, adapters=_first(host.adapters, needed, engine.caps.adapter_slots))
+            kill_point("pool.before_open")
+            try:
+                measured = await engine.open(host)
+            except BaseException:
+                await engine.close()
+                raise
         finally:
             self._promised.pop(name, None)
         self._ledger.loads += 1
@@ -296,15 +297,17 @@ class Hosts:
     def _to_evict(self, needed: int, upcoming: Sequence[str], busy: Collection[str]) -> list[str] | None:
         held = self._held()
         pinned = {*busy, *(name for name in held if name not in self._open)}
-        return to_evict(held, needed, self._limit(), upcoming=upcoming, pinned=pinned)
+        return to_evict(held, needed, self.limit(), upcoming=upcoming, pinned=pinned)
 
     def _taken(self, names: Collection[str]) -> int:
         return sum(running.held.memory for name, running in self._open.items() if name in names)
 
-    def _limit(self) -> int | None:
+    def limit(self) -> int | None:
+        """Bytes that may be resident; None where nobody knows."""
         return limit_of(self.memory, self._taken(self._open))
 
-    def _estimate(self, name: str, adapters: Sequence[str]) -> int:
+    def estimate(self, name: str, adapters: Sequence[str]) -> int:
+        """Bytes of the host with these adapters: as measured where it was larger than estimated."""
         prepared = self._prepared.get((name, tuple(adapters)))
         size = prepared.memory if prepared else self._resolver.estimate(name, adapters)
         return size + self._grown.get(name, 0)

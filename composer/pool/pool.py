@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 
 from composer.faults import kill_point
 from composer.pool.hosts import Hosts
 from composer.pool.ledger import Ledger
-from composer.pool.plan import Plan, make_plan
-from composer.pool.queues import Job
-from composer.pool.resolver import Drafts, Resolver
+from composer.pool.plan import Forecast, Machine, Plan, forecast, make_plan
+from composer.pool.queues import Job, adapters_of
+from composer.pool.resolver import Drafts, Resolver, model_of
 from composer.pool.scheduler import Scheduler
+from composer.pool.speeds import Speeds
+from composer.pool.status import HostStatus, Status
 from composer.pool.submission import Item, Submission
 from composer.types import Delta, Draft, Request, draft_key
 
@@ -49,7 +52,53 @@ class Pool:
 
     def plan(self, requests: Sequence[Request]) -> Plan:
         """The order in which `requests` would be served if none were in the store."""
-        return make_plan(requests, self._resolver.host_of, self._hosts.resident)
+        return make_plan(requests, self._resolver.host_of, self._hosts.resident, self._hosts.load_seconds)
+
+    async def preview(self, requests: Sequence[Request], speeds: Speeds | None = None) -> Forecast:
+        """What `requests` would cost now: nothing is opened, fetched or asked. Raises MemoryBudgetError for a host that
+        cannot fit, StoreError."""
+        keyed: dict[str, Request] = {}
+        for request in requests:
+            keyed.setdefault(self._key(request), request)
+        stored = await self._store.get(list(keyed))
+        plan = self.plan([request for key, request in keyed.items() if key not in stored])
+        for batch in plan.batches:
+            self._hosts.refuse(batch.host, {frozenset(adapters_of(request)) for request in batch.requests})
+        lengths: dict[str, list[int]] = {}
+        for key, draft in stored.items():
+            lengths.setdefault(keyed[key].arm, []).append(draft.usage.tokens_out)
+        return forecast(
+            plan,
+            Machine(self._hosts.estimate, self._resolver.weights, self._hosts.resident, self._hosts.limit()),
+            stored=Counter(keyed[key].arm for key in stored),
+            typical={arm: sum(found) / len(found) for arm, found in lengths.items()},
+            speeds=speeds,
+        )
+
+    def status(self) -> Status:
+        """How things stand. Cheap: ask it as often as you like."""
+        resident, loads = self._hosts.resident, self._hosts.loads
+        hosts = {}
+        for name, queue in self._scheduler.queues.items():
+            copies = [copy for copy in {*resident, *loads} if model_of(copy) == name]
+            hosts[name] = HostStatus(
+                queued=queue.queued,
+                running=self._scheduler.running(name),
+                done=queue.done,
+                tokens_per_second=queue.tokens / queue.busy if queue.busy else 0.0,
+                resident=sum(resident.get(copy, 0) for copy in copies),
+                loads=sum(loads.get(copy, 0) for copy in copies),
+            )
+        ledger = self.ledger
+        return Status(
+            hosts=hosts,
+            loads=ledger.loads,
+            floor=len(ledger.weights | {self._resolver.weights(name) for name, host in hosts.items() if host.queued}),
+            ahead=ledger.ahead,
+            wasted=ledger.wasted,
+            resident=sum(resident.values()),
+            memory=self._hosts.memory,
+        )
 
     async def submit(
         self, requests: Sequence[Request], still_wanted: Callable[[Request], bool] = lambda _: True
@@ -97,8 +146,7 @@ class Pool:
 
     def _enter(self, submission: Submission, request: Request) -> None:
         """Join the flight of the request's draft, or begin one."""
-        prints = {stream.expert: self._resolver.fingerprint(stream.expert) for stream in request.streams}
-        key = draft_key(request, prints)
+        key = self._key(request)
         job = self._flights.get(key)
         if job is None:
             job = self._flights[key] = Job(key, self._resolver.host_of(request.streams[0].expert), request)
@@ -107,6 +155,11 @@ class Pool:
             self._scheduler.hurry(job, request)
         job.wants.append((submission, request))
         submission.jobs.add(job)
+
+    def _key(self, request: Request) -> str:
+        return draft_key(
+            request, {stream.expert: self._resolver.fingerprint(stream.expert) for stream in request.streams}
+        )
 
     async def _find(self, submission: Submission) -> None:
         """Look the fresh jobs up, make their hosts ready, queue them: every file is there before a token is spent."""
@@ -188,8 +241,8 @@ class Pool:
 
     def land(self, job: Job, draft: Draft) -> None:
         """Price the draft, store it if it is complete, and only then tell whoever wants it."""
-        usage = replace(draft.usage, cost=self._resolver.cost(job.request, draft.usage))
-        draft = replace(draft, key=job.key, usage=usage)
+        usage, cost = draft.usage, self._resolver.cost(job.request, draft.usage)
+        draft = replace(draft, key=job.key, usage=usage if usage.cost == cost else replace(usage, cost=cost))
         job.landing = True
         kill_point("pool.before_journal")
         if draft.ok:
@@ -224,10 +277,10 @@ class Pool:
         if self._flights.get(job.key) is job:
             del self._flights[job.key]
         wants, job.wants = job.wants, []
-        for submission, request in wants:
-            self._tell(submission, request, job, draft)
-            if draft.error is None:
+        for place, (submission, request) in enumerate(wants):
+            if place == 1 and draft.error is None:
                 draft = replace(draft, cached=True)  # the same work wanted twice is paid once
+            self._tell(submission, request, job, draft)
 
     def _tell(self, submission: Submission, request: Request, job: Job, draft: Draft) -> None:
         self.ledger.charge(draft)

@@ -43,8 +43,8 @@ class Job:
 
     @property
     def adapters(self) -> Iterator[str]:
-        """Those that have to be there, one per stream that names one."""
-        return (stream.adapter for stream in self.request.streams if stream.adapter is not None)
+        """Those that have to be there."""
+        return adapters_of(self.request)
 
     def sent(self) -> Request:
         """What the engine is asked: the first one's request, by the latest deadline of all who wait."""
@@ -55,7 +55,7 @@ class Job:
         return replace(self.request, deadline=latest)
 
 
-_Rank = tuple[int, float, tuple[str, ...], int, Job]
+_Rank = tuple[int, int, float, tuple[str, ...], int, Job]
 
 
 class Lane:
@@ -73,9 +73,9 @@ class Lane:
     def push(self, job: Job, request: Request) -> None:
         """Queue `job`, with the urgency of `request`: again, where a later caller is in more of a hurry."""
         deadline = math.inf if request.deadline is None else request.deadline
-        heapq.heappush(
-            self._ranked, (-request.priority, deadline, _texts(request.streams[0].prompt), next(self._count), job)
-        )
+        texts = _texts(request.streams[0].prompt)
+        # What a host died of goes last: if it kills the next one too, the others have been answered by then.
+        heapq.heappush(self._ranked, (job.deaths, -request.priority, deadline, texts, next(self._count), job))
         if not job.queued:
             job.queued = True
             self._aged.append(job)
@@ -99,25 +99,25 @@ class Lane:
             self._ranked.clear()
             self._aged.clear()
         elif len(self._ranked) > 2 * self.queued + 64:
-            self._ranked = [entry for entry in self._ranked if entry[-1].queued]
+            self._ranked = [entry for entry in self._ranked if _valid(entry)]
             heapq.heapify(self._ranked)
             self._aged = deque(job for job in self._aged if job.queued)
 
     def waiting(self) -> Waiting:
         """How the lane stands (not empty)."""
         self.first()
-        priority, deadline = self._ranked[0][:2]
+        _, priority, deadline, *_ = self._ranked[0]
         return Waiting(self.adapter, self.queued, self._oldest().arrived, -priority, deadline)
 
     def jobs(self) -> list[Job]:
         """All of them, by rank."""
-        return [job for job in dict.fromkeys(entry[-1] for entry in sorted(self._ranked)) if job.queued]
+        return list(dict.fromkeys(entry[-1] for entry in sorted(self._ranked) if _valid(entry)))
 
     def first(self) -> Job:
         """The first by rank (there must be one)."""
-        while not (job := self._ranked[0][-1]).queued:
+        while not _valid(entry := self._ranked[0]):
             heapq.heappop(self._ranked)
-        return job
+        return entry[-1]
 
     def _oldest(self) -> Job:
         while not (job := self._aged[0]).queued:
@@ -215,6 +215,16 @@ class HostQueue:
             return lane is not None
         others = [other.waiting() for other in self._lanes.values() if other is not lane]
         return self._turns.keeps(lane.waiting(), others, now)
+
+
+def adapters_of(request: Request) -> Iterator[str]:
+    """The adapters of a request's streams."""
+    return (stream.adapter for stream in request.streams if stream.adapter is not None)
+
+
+def _valid(entry: _Rank) -> bool:
+    """Whether the job still waits, and not for another try than the entry was made for."""
+    return entry[-1].queued and entry[-1].deaths == entry[0]
 
 
 def _texts(prompt: Prompt) -> tuple[str, ...]:

@@ -52,7 +52,8 @@ class Scheduler:
         self._queue(job.host).push(job, request)
 
     def again(self, job: Job) -> None:
-        """A job whose host died under it goes back into its queue, as old as it is."""
+        """A job whose host died under it goes back into its queue, to the end."""
+        job.arrived = time.monotonic()
         self._queue(job.host).push(job, job.request)
 
     def withdraw(self, job: Job) -> None:

@@ -80,11 +80,11 @@ class Turn:
                 except ComposerError as why:
                     self._fail_rest(Draft("", "", "error", served_by=self.name, error=Failure("host_failed", str(why))))
                     return
-                self._idle.clear()
                 self._mark = time.monotonic()
                 self._look_again = self._mark + _LOOK  # it was opened for something, so it does something
                 self.fill()
-                if self._jobs:
+                while self._jobs:  # again where work came in the moment between the last one and now
+                    self._idle.clear()
                     await self._idle.wait()
                 if self._death is not None:
                     await self._bury(self._death)
