@@ -16,7 +16,7 @@ from composer.pool.resolver import Resolver, model_of
 from composer.registry.memory import limit_of, refuse_what_cannot_fit
 from composer.types import AdapterFile, Host
 
-_GUESS = 0.5, 1e-9  # seconds to start and per byte to load, of a host that was never opened here
+_PER_BYTE = 1e-9  # seconds to load, before any host was opened
 
 
 @dataclass(slots=True)
@@ -44,7 +44,8 @@ class Hosts:
         self._ahead: dict[str, asyncio.Task[None]] = {}
         self._prepared: dict[tuple[str, tuple[str, ...]], Host] = {}
         self._grown: dict[str, int] = {}  # bytes that a host was measured above its estimate
-        self._seconds: dict[str, float] = {}  # to open, as measured, or guessed from the size
+        self._seconds: dict[str, float] = {}  # to open, as measured last
+        self._sizes: dict[str, int] = {}  # bytes, as estimated
         self._local: set[str] = set()  # models that take memory here
         self._gdsf = Gdsf()
         self._room = asyncio.Lock()
@@ -82,14 +83,16 @@ class Hosts:
         return model_of(name) in self._local
 
     def load_seconds(self, name: str) -> float:
-        """What opening the host costs: 0 if it is open, else as measured last, else guessed from its size."""
+        """What opening the host costs: 0 if it is open, else as measured last, else by its size as others took."""
         if name in self._open:
             return 0.0
         model = model_of(name)
-        if model not in self._seconds:
-            fixed, per_byte = _GUESS
-            self._seconds[model] = fixed + per_byte * self.estimate(model, ())
-        return self._seconds[model]
+        if model in self._seconds:
+            return self._seconds[model]
+        if model not in self._sizes:
+            self._sizes[model] = self.estimate(model, ())
+        known = sum(self._sizes.get(other, 0) for other in self._seconds)
+        return self._sizes[model] * (sum(self._seconds.values()) / known if known else _PER_BYTE)
 
     @property
     def resident(self) -> dict[str, int]:
@@ -151,15 +154,17 @@ class Hosts:
         *,
         upcoming: Sequence[str],
         busy: Collection[str],
+        evict: bool,
     ) -> None:
-        """Begin to open a host before its turn, if there is room without closing anything that is needed."""
+        """Begin to open a host before its turn, if there is room without closing anything that is needed; without
+        `evict`, without closing anything: what is open may be needed again, and nobody knows how soon."""
 
         async def opening() -> None:
             try:
                 host = await self._fitting(name, needed, wished)
                 async with self._room:
                     gone = self._to_evict(host.memory, upcoming, busy)
-                    if gone is None or not set(gone).isdisjoint(upcoming):
+                    if gone is None or not set(gone).isdisjoint(upcoming) or (gone and not evict):
                         return
                     for other in gone:
                         await self._evict(other)
@@ -257,6 +262,7 @@ class Hosts:
         self._ledger.weights.add(self._resolver.weights(model))
         self.loads[name] = self.loads.get(name, 0) + 1
         self._seconds[model] = measured.seconds
+        self._sizes[model] = host.memory
         # The estimate stays where it is larger: the cache of a host that has answered nothing may not be touched yet.
         memory = max(host.memory, measured.memory)
         self._grown[model] = self._grown.get(model, 0) + memory - host.memory

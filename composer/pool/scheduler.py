@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -15,6 +17,8 @@ from composer.pool.turn import Desk, Turn
 from composer.types import Request
 
 LEAD = 5.0  # seconds before its deadline that a request jumps the queue
+RECENT = 3  # turns in which something must have come for a stream to count as one
+LINGER = 0.05  # of the next load's seconds
 
 
 class Scheduler:
@@ -30,13 +34,15 @@ class Scheduler:
         self._patience, self._at_once = patience, at_once
         self._turns = Turns(patience=patience, lead=LEAD)
         self._working: dict[str, tuple[Turn, asyncio.Task[None]]] = {}
+        self._arrived = 0.0  # when something was queued last
+        self._begun = deque([-math.inf] * RECENT, maxlen=RECENT)  # when the last turns began
         self._closed = False
 
     # Work in and out
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Queue jobs, all of one moment. Call `wake` afterwards."""
-        now = time.monotonic()
+        now = self._arrived = time.monotonic()
         for job in jobs:
             job.arrived = now
             self._queue(job.host).push(job, job.request)
@@ -109,8 +115,25 @@ class Scheduler:
             return
         order = [other for other in self._order(now) if other != guess.name]
         self.hosts.open_ahead(
-            guess.name, queue.next_adapters(now), queue.adapters, upcoming=order, busy=list(self._working)
+            guess.name,
+            queue.next_adapters(now),
+            queue.adapters,
+            upcoming=order,
+            busy=list(self._working),
+            evict=not self._live(),
         )
+
+    def linger(self, turn: Turn) -> float:
+        """Seconds that a turn without work waits for more before another host has to be opened: while requests keep
+        coming, the next may well be for this one."""
+        waiting = self._unserved()
+        if not waiting or not self._live() or not self.hosts.is_local(turn.name):
+            return 0.0
+        return LINGER * min(self.hosts.load_seconds(queue.host) for queue in waiting)
+
+    def _live(self) -> bool:
+        """Whether anything was queued since the last few turns began: if not, what waits is all that is to be done."""
+        return self._arrived > self._begun[0]
 
     # Turns
 
@@ -130,6 +153,7 @@ class Scheduler:
                 return
 
     def _start(self, name: str, queue: HostQueue) -> None:
+        self._begun.append(time.monotonic())
         turn = Turn(name, queue, self, self._desk)
         task = asyncio.create_task(turn.run())
         self._working[name] = turn, task

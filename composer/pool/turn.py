@@ -15,7 +15,7 @@ from composer.types import Delta, Draft, Failure
 if TYPE_CHECKING:
     from composer.pool.scheduler import Scheduler
 
-_LOOK = 0.005  # seconds between two looks at who else waits: with many hosts a look costs more than a request
+_LOOK = 0.02  # seconds between two looks at who else waits: with many hosts a look costs more than a request
 
 
 class Desk(Protocol):
@@ -55,7 +55,7 @@ class Turn:
         self._scheduler, self._desk = scheduler, desk
         self._running: Running | None = None
         self._jobs: dict[asyncio.Task[None], Job | None] = {}  # what every slot that is in use works on
-        self._idle = asyncio.Event()
+        self._idle, self._came = asyncio.Event(), asyncio.Event()
         self._over = False
         self._death: Draft | None = None
         self._barren = 0  # deaths since the last answer
@@ -83,14 +83,23 @@ class Turn:
                 self._mark = time.monotonic()
                 self._look_again = self._mark + _LOOK  # it was opened for something, so it does something
                 self.fill()
-                while self._jobs:  # again where work came in the moment between the last one and now
-                    self._idle.clear()
-                    await self._idle.wait()
+                await self._drain()
                 if self._death is not None:
                     await self._bury(self._death)
         finally:
             self._over, self._running = True, None
             await self._stop()
+
+    async def _drain(self) -> None:
+        """Wait until nothing is in flight, and for a moment whether something comes after all."""
+        while self._jobs:
+            self._idle.clear()
+            await self._idle.wait()
+            if not (self._jobs or self._over or self._death or self.queue.queued):
+                self._came.clear()
+                if seconds := self._scheduler.linger(self):
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(self._came.wait(), seconds)
 
     def fill(self) -> None:
         """Put work into the free slots. To be called whenever there may be some."""
@@ -99,6 +108,7 @@ class Turn:
             self._jobs[task] = job
             job.task = task
             task.add_done_callback(self._ended)
+            self._came.set()
 
     def _take(self, *, leaving: int = 0) -> Job | None:
         """The next job; None if there is none, or not now. `leaving` is 1 where the slot that asks counts as in use."""

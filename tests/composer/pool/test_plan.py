@@ -140,7 +140,7 @@ async def test_a_preview_opens_nothing_and_counts_what_the_store_has() -> None:
 
 
 async def test_a_preview_foretells_the_order_and_the_loads() -> None:
-    registry = Registry(sizes={"large": 1000})
+    registry = Registry(sizes={"large": 1000}, opening=0.002)
     pool = Pool(registry, Memory(), memory=1000)
     requests = [*wants("large", 2), *wants("b", 2), *wants("c", 9)]
 
