@@ -242,7 +242,9 @@ class Pool:
     def land(self, job: Job, draft: Draft) -> None:
         """Price the draft, store it if it is complete, and only then tell whoever wants it."""
         usage, cost = draft.usage, self._resolver.cost(job.request, draft.usage)
-        draft = replace(draft, key=job.key, usage=usage if usage.cost == cost else replace(usage, cost=cost))
+        if usage.cost != cost:
+            usage = replace(usage, cost=cost)
+        draft = replace(draft, key=job.key, usage=usage)
         job.landing = True
         kill_point("pool.before_journal")
         if draft.ok:

@@ -78,6 +78,7 @@ class Scripted:
 
     def __init__(self, delay: float = 0.0, opening: float = 0.0) -> None:
         self._delay, self._opening = delay, opening
+        self._prints: dict[str, Fingerprint] = {}
 
     def host_of(self, expert: str) -> str:
         """Every expert has its own."""
@@ -101,7 +102,9 @@ class Scripted:
 
     def fingerprint(self, expert: str) -> Fingerprint:
         """As long as a real one."""
-        return Fingerprint(f"{expert:64}", None, "t" * 64, "p" * 64, "scripted", 2048)
+        if expert not in self._prints:
+            self._prints[expert] = Fingerprint(f"{expert:64}", None, "t" * 64, "p" * 64, "scripted", 2048)
+        return self._prints[expert]
 
     def engine(self, name: str) -> Engine:
         """A new one."""
