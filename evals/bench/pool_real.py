@@ -127,7 +127,6 @@ class Bench:
             finally:
                 await pool.close()
             self.loads += pool.ledger.loads
-            assert pool.ledger.failed <= pool.ledger.drafts // 2, "most calls failed"
         for name in ("drafts.sqlite", "drafts.sqlite-wal", "drafts.sqlite-shm"):
             with suppress(FileNotFoundError):
                 (self.folder / name).unlink()

@@ -122,8 +122,7 @@ async def from_file(
     landed = [0] * len(rows)
     requests = [request for place, experts in enumerate(rows) for request in requests_of(place, experts, sampling)]
     async for name, piece in pool.submit(requests, lambda request: landed[int(request.parent or 0)] < enough):
-        if isinstance(piece, Draft) and piece.error is None and piece.stop != "cancelled":
-            landed[int(name.partition(":")[0])] += 1
+        landed[int(name.partition(":")[0])] += _answers(piece)
 
 
 async def streaming(
@@ -136,9 +135,14 @@ async def streaming(
         landed = [0]
         async with free:
             async for _, piece in pool.submit(requests_of(place, rows[place], sampling), lambda _: landed[0] < enough):
-                landed[0] += isinstance(piece, Draft) and piece.stop != "cancelled"
+                landed[0] += _answers(piece)
 
     await asyncio.gather(*(one(place) for place in range(len(rows))))
+
+
+def _answers(piece: Delta | Draft) -> bool:
+    assert not isinstance(piece, Draft) or piece.error is None, piece
+    return isinstance(piece, Draft) and piece.stop != "cancelled"
 
 
 def loads_of(work: Callable[[Pool], Awaitable[None]], *, call: float = 0.0266, load: float = 0.006) -> Ledger:
