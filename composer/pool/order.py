@@ -37,8 +37,9 @@ def eligible(
     """Those among whom `first_of` may choose.
 
     With `urgent` a deadline less than `lead` seconds away comes before everything, the earliest first, then higher
-    priority before lower. Of the rest nobody is overtaken by a queue whose oldest request arrived more than `patience`
-    seconds after his own: what a queue has to wait for is only what came until then, and that is bounded.
+    priority before lower, then who has waited longer than `patience` seconds behind a heap that is older still. Of the
+    rest nobody is overtaken by a queue whose oldest request arrived more than `patience` seconds after his own: what a
+    queue has to wait for is only what came until then.
     """
     found = list(waiting)
     if urgent:
@@ -49,6 +50,9 @@ def eligible(
         top = max(queue.priority for queue in found)
         found = [queue for queue in found if queue.priority == top]
     limit = min(queue.oldest for queue in found) + patience
+    late = [queue for queue in found if queue.oldest > limit and now - queue.oldest > patience]
+    if urgent and late:
+        return [min(late, key=lambda queue: queue.oldest)]
     return [queue for queue in found if queue.oldest <= limit]
 
 

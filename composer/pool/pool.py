@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
@@ -17,7 +18,7 @@ from composer.pool.scheduler import Scheduler
 from composer.pool.speeds import Speeds
 from composer.pool.status import HostStatus, Status
 from composer.pool.submission import Item, Submission
-from composer.types import Delta, Draft, Request, draft_key
+from composer.types import Delta, Draft, Failure, Request, draft_key
 
 PATIENCE = 30.0  # seconds: nothing is overtaken by what came so much later
 LANDING = 256  # drafts on their way into the store; the slots wait for it when there are more
@@ -221,15 +222,20 @@ class Pool:
     # What turns tell us (the Desk)
 
     def wanted(self, job: Job) -> bool:
-        """Ask every caller of the job; those who say no get a `cancelled` draft."""
+        """Ask every caller of the job; those who say no get a `cancelled` draft, those whose deadline has passed a failed
+        one: no host is opened for either."""
         for submission, request in list(job.wants):
+            draft = Draft(job.key, "", "cancelled")
             try:
-                if submission.still_wanted(request):
+                if request.deadline is not None and request.deadline <= time.monotonic():
+                    late = Failure("timeout", "its deadline passed before its turn came")
+                    draft = Draft(job.key, "", "error", error=late)
+                elif submission.still_wanted(request):
                     continue
             except Exception as why:
                 submission.fail(why)
             job.wants.remove((submission, request))
-            self._tell(submission, request, job, Draft(job.key, "", "cancelled"))
+            self._tell(submission, request, job, draft)
         if not job.wants:
             self._abandon(job)
         return bool(job.wants)

@@ -106,7 +106,10 @@ class Scheduler:
 
     def look_ahead(self, turn: Turn, now: float) -> None:
         """Begin to open the host whose turn comes next, when the present one will be done by then."""
-        if self.hosts.fetching or not (waiting := [self._waiting(queue) for queue in self._unserved()]):
+        if self.hosts.fetching or not self.hosts.is_local(turn.name):
+            return
+        waiting = [self._waiting(queue) for queue in self._unserved()]
+        if not waiting:
             return
         guess = first_of(eligible(waiting, now, patience=self._patience, lead=LEAD))
         queue, left = self.queues[guess.name], turn.queue.queued

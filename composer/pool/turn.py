@@ -138,7 +138,8 @@ class Turn:
                 await self._one(job)
                 await self._desk.room()
             finally:
-                job.task = None
+                if job.task is task:  # not if it was queued again and another took it
+                    job.task = None
             self._jobs[task] = None
             job = self._take(leaving=1)
 

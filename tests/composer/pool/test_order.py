@@ -96,6 +96,13 @@ def test_in_an_ordinary_turn_nobody_is_overtaken_by_more_than_the_patience(queue
     assert chosen.oldest <= min(queue.oldest for queue in queues) + 30
 
 
+def test_who_has_waited_long_behind_an_older_heap_gets_a_turn_before_it_is_done() -> None:
+    heap, late = Waiting("heap", 99_999), Waiting("late", 1, oldest=3600, load=9)
+
+    assert order(heap, late, now=3620)[0] == "heap"
+    assert order(heap, late, now=3631)[0] == "late"
+
+
 def test_no_queue_starves_while_hotter_ones_are_refilled_for_ever() -> None:
     turns = Turns(patience=30, lead=5)
     arrived = {"a": 0.0, "b": 0.0, "cold": 0.0}

@@ -205,6 +205,32 @@ async def test_no_request_starves_while_another_host_is_kept_busy() -> None:
     assert len(machine.loads) >= 2
 
 
+async def test_a_single_question_waits_for_the_patience_and_not_for_a_whole_file() -> None:
+    machine = Machine(delay=0.005)
+    pool = pool_of(machine, memory=100, patience=0.1)
+    file = asyncio.create_task(collect(pool, wants("a", 400)))
+    await asyncio.sleep(0.15)
+
+    began = time.monotonic()
+    await collect(pool, [want("single", "b")])
+
+    assert time.monotonic() - began < 0.5 and not file.done()
+    file.cancel()
+    await asyncio.gather(file, return_exceptions=True)
+    await pool.close()
+
+
+async def test_no_host_is_opened_for_what_comes_too_late() -> None:
+    machine = Machine()
+    pool = pool_of(machine)
+
+    found = await collect(pool, [want("late", "a", deadline=time.monotonic() - 1)])
+    await pool.close()
+
+    assert found["late"].error is not None and found["late"].error.kind == "timeout"
+    assert machine.loads == []
+
+
 async def test_a_near_deadline_cuts_another_hosts_turn() -> None:
     machine = Machine(delay=0.01)
     pool = pool_of(machine, memory=100)
