@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -244,25 +244,41 @@ class Measured:
 
 
 def draft_key(request: Request, fingerprints: dict[str, Fingerprint]) -> str:
-    """The sha256 (hex) of all that determines a draft: streams with their fingerprints, sampling, mix, sample index.
+    """The sha256 (hex) of all that determines a draft, as JSON with sorted keys: streams with their fingerprints,
+    sampling, mix, sample index.
 
     `fingerprints` maps each stream's expert name to its fingerprint. Who asked, for which arm, by when and how urgently
     is left out, so equal work is done once.
     """
-    streams = [
-        {
-            "model": asdict(fingerprints[stream.expert]),
-            "prompt": stream.prompt if isinstance(stream.prompt, str) else [asdict(turn) for turn in stream.prompt],
-            "adapter": stream.adapter is not None,
-            "weight": stream.weight,
-        }
+    streams = ",".join(
+        f'{{"adapter":{"false" if stream.adapter is None else "true"},"model":{_shared(fingerprints[stream.expert])},'
+        f'"prompt":{_prompt(stream.prompt)},"weight":{stream.weight!r}}}'
         for stream in request.streams
-    ]
-    material = {
-        "streams": streams,
-        "sampling": asdict(request.sampling),
-        "mix": asdict(request.mix) if request.mix else None,
-        "sample": request.sample,
-    }
-    text = json.dumps(material, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    )
+    mix = _shared(request.mix) if request.mix else "null"
+    rest = f'"sample":{request.sample!r},"sampling":{_shared(request.sampling)}'
+    return hashlib.sha256(f'{{"mix":{mix},{rest},"streams":[{streams}]}}'.encode()).hexdigest()
+
+
+# Every request passes here, 100,000 of a file one after the other: what they share is turned into JSON once. It is known
+# by identity, not by equality: 1 and 1.0 are equal, and are not written alike.
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+_written: dict[int, tuple[object, str]] = {}
+
+
+def _shared(value: Fingerprint | Mix | Sampling) -> str:
+    known = _written.get(id(value))
+    if known is not None and known[0] is value:
+        return known[1]
+    if len(_written) >= 1000:
+        _written.clear()
+    text = _JSON.encode({name: getattr(value, name) for name in value.__slots__})
+    _written[id(value)] = value, text
+    return text
+
+
+def _prompt(prompt: Prompt) -> str:
+    if isinstance(prompt, str):
+        return _JSON.encode(prompt)
+    turns = (f'{{"content":{_JSON.encode(turn.content)},"role":{_JSON.encode(turn.role)}}}' for turn in prompt)
+    return f"[{','.join(turns)}]"

@@ -32,7 +32,8 @@ class Engine(Protocol):
         """Yield (request id, piece) in any order, and exactly one Draft per request, as it lands.
 
         The draft's `key` is left empty: the pool knows it. A failure is a draft with an `error`, so one bad prompt never
-        costs its batch. Closing the iterator early cancels what is still running.
+        costs its batch. Closing the iterator early cancels what is still running. It may be called again while earlier
+        calls run: the pool asks for one request at a time, in up to `caps.slots` calls at once.
         """
         ...
 

@@ -23,7 +23,7 @@ async def check_engine(make: Callable[[], Engine], host: Host, prompts: Sequence
 
     `host` is what they are opened with, each prompt (two at least, all different) is answered by the expert called
     `host.name`. Checked: one sound draft per request, in any order, deltas before it and equal to it together; an empty
-    batch; what cannot be served fails alone, its batch does not; an iterator closed early leaves nothing running and
+    batch; several calls at once; what cannot be served fails alone, its batch does not; an iterator closed early leaves nothing running and
     an engine that still answers; `fixed` adapters are refused; caps are constant but for the slots; nothing is answered
     before `open` or after `close`, and `close` may be called at any time, twice.
     """
@@ -41,6 +41,7 @@ async def check_engine(make: Callable[[], Engine], host: Host, prompts: Sequence
         assert opened.memory >= 0, f"it holds {opened.memory} bytes"
         _caps_are_sound(engine.caps, caps)
         await _answers_all(engine, requests)
+        await asyncio.gather(*(_answers_all(engine, [request]) for request in requests))
         await _fails_alone(engine, requests)
         await _stops_when_closed(engine, requests, tasks)
         await _refuses_adapters(engine)

@@ -11,8 +11,9 @@ from composer.types import Draft
 class Ledger:
     """Counts since the pool was made. A cached draft counts as a draft and charges nothing else.
 
-    `loads` counts weights opened, `weights` the distinct weight files used by opened hosts (their sha256), `cost` is
-    money in the registry's currency: None as soon as one charged call has no known price.
+    `loads` counts weights opened, `ahead` those of them opened before their turn and `wasted` those closed again unused;
+    `weights` are the distinct weight files of opened hosts (their sha256), `cost` is money in the registry's currency:
+    None as soon as one charged call has no known price.
     """
 
     drafts: int = 0
@@ -20,6 +21,8 @@ class Ledger:
     failed: int = 0
     cancelled: int = 0
     loads: int = 0
+    ahead: int = 0
+    wasted: int = 0
     tokens_in: int = 0
     tokens_out: int = 0
     passes: int = 0

@@ -1,100 +1,105 @@
-"""The pool: every request becomes a draft, from the store if it is there, else from its expert's host, each opened once."""
+"""The pool: every request becomes a draft, from the store if it is there, else from its expert's host."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from dataclasses import replace
 
-from composer.engines.base import Engine
-from composer.errors import EngineError
 from composer.faults import kill_point
+from composer.pool.hosts import Hosts
 from composer.pool.ledger import Ledger
-from composer.pool.plan import Batch, Plan, make_plan
-from composer.pool.residency import to_evict
-from composer.registry.memory import refuse_what_cannot_fit
-from composer.types import Delta, Draft, Failure, Fingerprint, Host, Request, Usage, draft_key
+from composer.pool.plan import Forecast, Machine, Plan, forecast, make_plan
+from composer.pool.queues import Job, adapters_of
+from composer.pool.resolver import Drafts, Resolver, model_of
+from composer.pool.scheduler import Scheduler
+from composer.pool.speeds import Speeds
+from composer.pool.status import HostStatus, Status
+from composer.pool.submission import Item, Submission
+from composer.types import Delta, Draft, Failure, Request, draft_key
 
-Item = tuple[str, Delta | Draft]
-
-
-class Resolver(Protocol):
-    """What the pool asks of the registry."""
-
-    def host_of(self, expert: str) -> str:
-        """The host (model) that serves an expert."""
-        ...
-
-    def host(self, name: str, adapters: Sequence[str]) -> Host:
-        """Everything needed to open `name` with these adapters; fetches and checks files, so it may take long."""
-        ...
-
-    def estimate(self, name: str, adapters: Sequence[str]) -> int:
-        """Bytes it will keep resident, known without any file."""
-        ...
-
-    def weights(self, name: str) -> str:
-        """What identifies the host's weight file."""
-        ...
-
-    def where(self, name: str) -> str:
-        """Where the host is declared, for messages."""
-        ...
-
-    def fingerprint(self, expert: str) -> Fingerprint:
-        """What determines the expert's text."""
-        ...
-
-    def engine(self, name: str) -> Engine:
-        """A new engine for the host."""
-        ...
-
-    def cost(self, request: Request, usage: Usage) -> float | None:
-        """Money for one call; None where no price is known."""
-        ...
-
-
-class Drafts(Protocol):
-    """What the pool asks of the store."""
-
-    async def get(self, keys: Sequence[str]) -> dict[str, Draft]:
-        """The complete drafts among `keys`."""
-        ...
-
-    async def put(self, draft: Draft, request: Request) -> None:
-        """Keep a draft; returns once it would survive a power cut."""
-        ...
-
-
-@dataclass(slots=True)
-class _Open:
-    """A running host: what it was opened with, and the bytes it holds."""
-
-    engine: Engine
-    host: Host
-    memory: int
+PATIENCE = 30.0  # seconds: nothing is overtaken by what came so much later
+LANDING = 256  # drafts on their way into the store; the slots wait for it when there are more
+_BREATH = 512  # requests read or queued before others may run
 
 
 class Pool:
-    """Serves requests of any number of callers. `memory` bounds what is resident, in bytes (None: what the machine has).
+    """Serves the requests of any number of callers, who meet in its queues.
 
-    Hosts stay open between submissions until something else needs their room, or `close`.
+    `memory` bounds what is resident, in bytes (None: what the machine has); `at_once` local hosts compute at a time, one
+    per accelerator; `patience` is in seconds. Hosts stay open until something else needs their room, or `close`.
+    Belongs to the event loop it is first used in.
     """
 
-    def __init__(self, resolver: Resolver, store: Drafts, *, memory: int | None = None) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        store: Drafts,
+        *,
+        memory: int | None = None,
+        at_once: int = 1,
+        patience: float = PATIENCE,
+    ) -> None:
         self.ledger = Ledger()
         self._resolver = resolver
         self._store = store
-        self._memory = memory
-        self._open: dict[str, _Open] = {}  # in order of last use
-        self._flying: dict[str, asyncio.Future[Draft]] = {}
-        self._turn = asyncio.Lock()  # one host works at a time: more would share the same cores
+        self._hosts = Hosts(resolver, self.ledger, memory=memory)
+        self._scheduler = Scheduler(self._hosts, resolver, self, patience=patience, at_once=at_once)
+        self._flights: dict[str, Job] = {}
+        self._tasks: set[asyncio.Task[None]] = set()  # looking up, landing
+        self._landing = asyncio.Semaphore(LANDING)
 
     def plan(self, requests: Sequence[Request]) -> Plan:
         """The order in which `requests` would be served if none were in the store."""
-        return make_plan(requests, self._resolver.host_of, self._open)
+        return make_plan(requests, self._resolver.host_of, self._hosts.resident, self._hosts.load_seconds)
+
+    async def preview(self, requests: Sequence[Request], speeds: Speeds | None = None) -> Forecast:
+        """What `requests` would cost now: nothing is opened, fetched or asked. Raises MemoryBudgetError for a host that
+        cannot fit, StoreError."""
+        keyed: dict[str, Request] = {}
+        for request in requests:
+            keyed.setdefault(self._key(request), request)
+        stored = await self._store.get(list(keyed))
+        plan = self.plan([request for key, request in keyed.items() if key not in stored])
+        for batch in plan.batches:
+            self._hosts.refuse(batch.host, {frozenset(adapters_of(request)) for request in batch.requests})
+        lengths: dict[str, list[int]] = {}
+        for key, draft in stored.items():
+            lengths.setdefault(keyed[key].arm, []).append(draft.usage.tokens_out)
+        return forecast(
+            plan,
+            Machine(self._hosts.estimate, self._resolver.weights, self._hosts.resident, self._hosts.limit()),
+            stored=Counter(keyed[key].arm for key in stored),
+            typical={arm: sum(found) / len(found) for arm, found in lengths.items()},
+            speeds=speeds,
+        )
+
+    def status(self) -> Status:
+        """How things stand. Cheap: ask it as often as you like."""
+        resident, loads = self._hosts.resident, self._hosts.loads
+        hosts = {}
+        for name, queue in self._scheduler.queues.items():
+            copies = [copy for copy in {*resident, *loads} if model_of(copy) == name]
+            hosts[name] = HostStatus(
+                queued=queue.queued,
+                running=self._scheduler.running(name),
+                done=queue.done,
+                tokens_per_second=queue.tokens / queue.busy if queue.busy else 0.0,
+                resident=sum(resident.get(copy, 0) for copy in copies),
+                loads=sum(loads.get(copy, 0) for copy in copies),
+            )
+        ledger = self.ledger
+        return Status(
+            hosts=hosts,
+            loads=ledger.loads,
+            floor=len(ledger.weights | {self._resolver.weights(name) for name, host in hosts.items() if host.queued}),
+            ahead=ledger.ahead,
+            wasted=ledger.wasted,
+            resident=sum(resident.values()),
+            memory=self._hosts.memory,
+        )
 
     async def submit(
         self, requests: Sequence[Request], still_wanted: Callable[[Request], bool] = lambda _: True
@@ -102,195 +107,196 @@ class Pool:
         """Yield (request id, delta or draft) as they land; exactly one draft per request, keyed, in any order.
 
         The store is looked into first; a key is asked once however many want it; a draft is in the store before it is
-        yielded. `still_wanted` is asked when a request's turn comes: if it says no, its draft is `cancelled`.
-        Raises SourceError, MemoryBudgetError or ConfigError before the first call if a host cannot be prepared; a host
-        that does not start, or dies twice, gives failed drafts. Closing the iterator cancels what is under way.
+        yielded. `still_wanted` is asked when a request's turn comes, and before its host is opened: if it says no, its
+        draft is `cancelled`. Raises SourceError, MemoryBudgetError or ConfigError before the first call if a host cannot
+        be prepared; a host that does not start, or dies again and again, gives failed drafts. Closing the iterator
+        withdraws what waits and cancels what is under way, unless another caller wants the same.
         """
-        out: asyncio.Queue[Item | None] = asyncio.Queue()
-        work = asyncio.create_task(self._serve(requests, still_wanted, out))
-        work.add_done_callback(lambda _: out.put_nowait(None))
+        submission = Submission(len(requests), still_wanted)
+        bringing = self._spawn(self._bring(submission, requests))
         try:
-            while (item := await out.get()) is not None:
+            while (item := await submission.next()) is not None:
                 yield item
-            await work
         finally:
-            work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await work
+            bringing.cancel()
+            self._leave(submission)
+            await asyncio.wait([bringing, *submission.ending])
 
     async def close(self) -> None:
-        """End every host."""
-        async with self._turn:
-            for name in list(self._open):
-                await self._close(name)
+        """End every host. Whoever still waits gets `cancelled` drafts."""
+        await self._scheduler.close()
+        while self._tasks:
+            await asyncio.wait(self._tasks)  # a draft that was paid for is kept
+        for job in list(self._flights.values()):
+            self._deliver(job, Draft(job.key, "", "cancelled"))
+        await self._hosts.aclose()
 
-    async def _serve(
-        self, requests: Sequence[Request], still_wanted: Callable[[Request], bool], out: asyncio.Queue[Item | None]
-    ) -> None:
-        keyed: dict[str, list[Request]] = {}
-        for request in requests:
-            prints = {stream.expert: self._resolver.fingerprint(stream.expert) for stream in request.streams}
-            keyed.setdefault(draft_key(request, prints), []).append(request)
-        stored = await self._store.get(list(keyed))
+    # From requests to queued jobs
 
-        def land(draft: Draft) -> None:
-            for request in keyed[draft.key]:
-                self.ledger.charge(draft)
-                out.put_nowait((request.id, draft))
-                draft = replace(draft, cached=draft.ok)  # the same work wanted twice is paid once
-
-        for draft in stored.values():
-            land(draft)
-        missing = [key for key in keyed if key not in stored]
-        others = {key: self._flying[key] for key in missing if key in self._flying}
-        mine = {keyed[key][0].id: key for key in missing if key not in others}
-        for key in mine.values():
-            self._flying[key] = asyncio.get_running_loop().create_future()
+    async def _bring(self, submission: Submission, requests: Sequence[Request]) -> None:
+        """Queue what is neither in the store nor under way. What goes wrong is the caller's to hear."""
         try:
-            leaders = [keyed[key][0] for key in mine.values()]
-            await self._work(leaders, mine, still_wanted, land, out)
-        finally:
-            for key in mine.values():
-                flight = self._flying.pop(key)
-                if not flight.done():
-                    flight.cancel()
-        for key, flight in others.items():
+            for place, request in enumerate(requests):
+                self._enter(submission, request)
+                if place % _BREATH == _BREATH - 1:
+                    await asyncio.sleep(0)
+            await self._find(submission)
+        except Exception as why:
+            submission.fail(why)
+            self._leave(submission)
+
+    def _enter(self, submission: Submission, request: Request) -> None:
+        """Join the flight of the request's draft, or begin one."""
+        key = self._key(request)
+        job = self._flights.get(key)
+        if job is None:
+            job = self._flights[key] = Job(key, self._resolver.host_of(request.streams[0].expert), request)
+            submission.fresh.append(job)
+        elif job.queued:
+            self._scheduler.hurry(job, request)
+        job.wants.append((submission, request))
+        submission.jobs.add(job)
+
+    def _key(self, request: Request) -> str:
+        return draft_key(
+            request, {stream.expert: self._resolver.fingerprint(stream.expert) for stream in request.streams}
+        )
+
+    async def _find(self, submission: Submission) -> None:
+        """Look the fresh jobs up, make their hosts ready, queue them: every file is there before a token is spent."""
+        stored = await self._store.get([job.key for job in submission.fresh])
+        for place, job in enumerate(submission.fresh):
+            if (draft := stored.get(job.key)) is not None:
+                self._deliver(job, draft)
+                if place % _BREATH == 0:
+                    await asyncio.sleep(0)
+        submission.fresh = [job for job in submission.fresh if job.key not in stored]
+        needs: dict[str, set[frozenset[str]]] = {}
+        for job in submission.fresh:
+            needs.setdefault(job.host, set()).add(frozenset(job.adapters))
+        for host, adapters in needs.items():
+            self._hosts.refuse(host, adapters)
+        for host, adapters in needs.items():
+            await self._hosts.prepare(host, adapters)
+        fresh, submission.fresh = submission.fresh, []
+        for start in range(0, len(fresh), _BREATH):
+            self._scheduler.add(job for job in fresh[start : start + _BREATH] if job.wants)
+            if start:
+                await asyncio.sleep(0)
+        self._scheduler.wake()
+
+    def _leave(self, submission: Submission) -> None:
+        """The caller has gone: what only it wanted is withdrawn; what others want too is brought on for them."""
+        for job in submission.jobs:
+            job.wants = [want for want in job.wants if want[0] is not submission]
+            if not job.wants:
+                self._abandon(job, submission)
+        submission.jobs.clear()
+        fresh, submission.fresh = submission.fresh, []
+        for job in fresh:
+            if job.wants and self._flights.get(job.key) is job:
+                heir = job.wants[0][0]
+                heir.fresh.append(job)
+                if len(heir.fresh) == 1:
+                    self._spawn(self._adopt(heir))
+
+    async def _adopt(self, submission: Submission) -> None:
+        try:
+            await self._find(submission)
+        except Exception as why:
+            submission.fail(why)
+            self._leave(submission)
+
+    def _abandon(self, job: Job, submission: Submission | None = None) -> None:
+        """Nobody wants the job. A draft that is landing already is kept: it was paid for."""
+        if job.landing:
+            return
+        self._flights.pop(job.key, None)
+        if job.queued:
+            self._scheduler.withdraw(job)
+        elif job.task is not None:
+            job.task.cancel()
+            if submission is not None:
+                submission.ending.append(job.task)
+
+    # What turns tell us (the Desk)
+
+    def wanted(self, job: Job) -> bool:
+        """Ask every caller of the job; those who say no get a `cancelled` draft, those whose deadline has passed a failed
+        one: no host is opened for either."""
+        for submission, request in list(job.wants):
+            draft = Draft(job.key, "", "cancelled")
             try:
-                land(replace(await asyncio.shield(flight), cached=True))
-            except asyncio.CancelledError:
-                if not flight.cancelled():
-                    raise
-                # Whoever was asking gave up; nothing is stored yet, so it is our turn.
-                await self._serve(keyed[key], still_wanted, out)
+                if request.deadline is not None and request.deadline <= time.monotonic():
+                    late = Failure("timeout", "its deadline passed before its turn came")
+                    draft = Draft(job.key, "", "error", error=late)
+                elif submission.still_wanted(request):
+                    continue
+            except Exception as why:
+                submission.fail(why)
+            job.wants.remove((submission, request))
+            self._tell(submission, request, job, draft)
+        if not job.wants:
+            self._abandon(job)
+        return bool(job.wants)
 
-    async def _work(
-        self,
-        leaders: list[Request],
-        keys: dict[str, str],
-        still_wanted: Callable[[Request], bool],
-        land: Callable[[Draft], None],
-        out: asyncio.Queue[Item | None],
-    ) -> None:
-        """Serve the requests that nobody has yet, host by host."""
-        plan = self.plan(leaders)
-        for batch in plan.batches:
-            self._refuse_what_cannot_fit(batch, self._resolver.estimate(batch.host, batch.adapters))
-        # Every file is there and checked before the first token is spent.
-        hosts = {
-            batch.host: await asyncio.to_thread(self._resolver.host, batch.host, batch.adapters)
-            for batch in plan.batches
-        }
-        for batch in plan.batches:  # of what had to be fetched the size was not known before
-            self._refuse_what_cannot_fit(batch, hosts[batch.host].memory)
+    def hear(self, job: Job, delta: Delta) -> None:
+        """Pass a piece on."""
+        for submission, request in job.wants:
+            submission.hear(request, delta)
 
-        async def journal(request: Request, draft: Draft) -> None:
-            usage = replace(draft.usage, cost=self._resolver.cost(request, draft.usage))
-            draft = replace(draft, key=keys[request.id], usage=usage)
-            kill_point("pool.before_journal")
-            if draft.ok:
-                await self._store.put(draft, request)
-            flight = self._flying.get(draft.key)
-            if flight is not None and not flight.done():
-                flight.set_result(draft)
-            land(draft)
+    def land(self, job: Job, draft: Draft) -> None:
+        """Price the draft, store it if it is complete, and only then tell whoever wants it."""
+        usage, cost = draft.usage, self._resolver.cost(job.request, draft.usage)
+        if usage.cost != cost:
+            usage = replace(usage, cost=cost)
+        draft = replace(draft, key=job.key, usage=usage)
+        job.landing = True
+        kill_point("pool.before_journal")
+        if draft.ok:
+            self._spawn(self._journal(job, draft))
+        else:
+            self._deliver(job, draft)
 
-        for batch in plan.batches:
+    def fail(self, job: Job, why: Exception) -> None:
+        """Whoever wants the job hears why there is no draft."""
+        self._flights.pop(job.key, None)
+        for submission, _ in job.wants:
+            submission.jobs.discard(job)
+            submission.fail(why)
+        job.wants = []
+
+    async def room(self) -> None:
+        """Wait while too many drafts are on their way into the store."""
+        if self._landing.locked():
+            async with self._landing:
+                pass
+
+    async def _journal(self, job: Job, draft: Draft) -> None:
+        async with self._landing:
             try:
-                async with self._turn, asyncio.TaskGroup() as landing:
-                    wanted: list[Request] = []
-                    for request in batch.requests:
-                        if still_wanted(request):
-                            wanted.append(request)
-                        else:
-                            landing.create_task(journal(request, Draft("", "", "cancelled")))
-                    async for request, piece in self._ask(batch, hosts[batch.host], wanted):
-                        if isinstance(piece, Delta):
-                            out.put_nowait((request.id, piece))
-                        else:
-                            landing.create_task(journal(request, piece))
-            except BaseExceptionGroup as group:
-                raise _first(group) from None  # what went wrong, not that it did so among others
-
-    async def _ask(
-        self, batch: Batch, host: Host, requests: list[Request]
-    ) -> AsyncIterator[tuple[Request, Delta | Draft]]:
-        """Put `requests` to their host. A host that dies is opened once more for what it left unanswered."""
-        waiting = {request.id: request for request in requests}
-        for attempt in (1, 2):
-            if not waiting:
+                await self._store.put(draft, job.request)
+            except Exception as why:
+                self.fail(job, why)
                 return
-            died: dict[str, Draft] = {}
-            try:
-                engine = await self._opened(batch, host)
-            except EngineError as why:
-                for request in waiting.values():
-                    yield request, _failed(Failure("host_failed", str(why), attempt), host)
-                return
-            async with contextlib.aclosing(engine.generate(list(waiting.values()))) as pieces:  # type: ignore[type-var]
-                async for name, piece in pieces:
-                    if isinstance(piece, Delta):
-                        yield waiting[name], piece
-                    elif piece.error is not None and piece.error.kind == "host_died":
-                        died[name] = piece
-                    else:
-                        yield waiting.pop(name), piece
-            if died:
-                await self._close(batch.host)
-        for name, request in waiting.items():
-            yield request, died[name]
+        self._deliver(job, draft)
 
-    def _refuse_what_cannot_fit(self, batch: Batch, needed: int) -> None:
-        """Raise MemoryBudgetError if the batch's host would not fit even alone. One that is open has its room."""
-        if self._serving(batch) is None:
-            held = sum(running.memory for running in self._open.values())
-            where = self._resolver.where(batch.host)
-            refuse_what_cannot_fit(batch.host, needed, self._memory, where, held=held)
+    def _deliver(self, job: Job, draft: Draft) -> None:
+        if self._flights.get(job.key) is job:
+            del self._flights[job.key]
+        wants, job.wants = job.wants, []
+        for place, (submission, request) in enumerate(wants):
+            if place == 1 and draft.error is None:
+                draft = replace(draft, cached=True)  # the same work wanted twice is paid once
+            self._tell(submission, request, job, draft)
 
-    def _serving(self, batch: Batch) -> Engine | None:
-        """The engine of the batch's host, if it is open with every adapter of the batch."""
-        have = self._open.get(batch.host)
-        names = {adapter.name for adapter in have.host.adapters} if have else set()
-        return have.engine if have and names.issuperset(batch.adapters) else None
+    def _tell(self, submission: Submission, request: Request, job: Job, draft: Draft) -> None:
+        self.ledger.charge(draft)
+        submission.jobs.discard(job)
+        submission.hear(request, draft)
 
-    async def _opened(self, batch: Batch, host: Host) -> Engine:
-        """The host's engine with every adapter of the batch, opened now if need be, after making room for it."""
-        serving = self._serving(batch)
-        if serving is not None:
-            self._open[batch.host] = self._open.pop(batch.host)
-            return serving
-        have = self._open.get(batch.host)
-        if have is not None:
-            # llama.cpp names its adapters when it starts: reopen with those it had and those it needs now, if they fit.
-            names = sorted({adapter.name for adapter in have.host.adapters} | set(batch.adapters))
-            await self._close(batch.host)
-            wider = await asyncio.to_thread(self._resolver.host, batch.host, names)
-            if self._memory is None or wider.memory <= self._memory:
-                host = wider
-        await self._make_room(batch.host, host.memory)
-        engine = self._resolver.engine(batch.host)
-        kill_point("pool.before_open")
-        measured = await engine.open(host)
-        self.ledger.loads += 1
-        self.ledger.weights.add(self._resolver.weights(batch.host))
-        self._open[batch.host] = _Open(engine, host, max(host.memory, measured.memory))
-        if self._memory is not None:  # it may be larger than was thought
-            await self._make_room(batch.host, measured.memory)
-        return engine
-
-    async def _make_room(self, host: str, needed: int) -> None:
-        """Close other hosts until `host` fits beside those that stay."""
-        resident = {name: running.memory for name, running in self._open.items() if name != host}
-        for name in to_evict(resident, needed, self._memory):
-            await self._close(name)
-
-    async def _close(self, name: str) -> None:
-        await self._open.pop(name).engine.close()
-
-
-def _failed(failure: Failure, host: Host) -> Draft:
-    return Draft("", "", "error", served_by=host.name, error=failure)
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    why = group.exceptions[0]
-    return _first(why) if isinstance(why, BaseExceptionGroup) else why
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task

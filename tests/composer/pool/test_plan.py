@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from composer.pool.plan import make_plan
-from composer.types import Request, Stream
+import pytest
+from scripted_hosts import Machine as Registry
+from scripted_hosts import Memory, collect, want, wants
+
+from composer.errors import MemoryBudgetError
+from composer.pool.plan import Machine, forecast, make_plan
+from composer.pool.pool import Pool
+from composer.pool.speeds import HostSpeed, Speeds
+from composer.types import Request, Sampling, Stream
 
 HOSTS = {"base": "small", "sums": "small", "sorts": "small", "law": "large"}
 
@@ -24,7 +31,7 @@ def test_requests_are_grouped_by_host_and_adapter() -> None:
     plan = make_plan(requests, HOSTS.__getitem__)
 
     assert [batch.host for batch in plan.batches] == ["small", "large"]
-    assert [[r.id for r in lane.requests] for lane in plan.batches[0].lanes] == [["3"], ["1", "4"]]
+    assert [[r.id for r in lane.requests] for lane in plan.batches[0].lanes] == [["1", "4"], ["3"]]
     assert plan.batches[0].adapters == ("sums",)
 
 
@@ -56,3 +63,113 @@ def test_equal_input_gives_an_equal_plan() -> None:
     requests = [request(str(i), ("base", "sums", "law")[i % 3], str(i)) for i in range(30)]
 
     assert make_plan(requests, HOSTS.__getitem__) == make_plan(list(requests), HOSTS.__getitem__)
+
+
+def test_the_hottest_of_equal_hosts_goes_first() -> None:
+    requests = [request("1", "law", "x"), request("2", "base", "x"), request("3", "base", "y")]
+
+    assert [batch.host for batch in make_plan(requests, HOSTS.__getitem__).batches] == ["small", "large"]
+
+
+# Forecasts
+
+FAST = HostSpeed(prefill=100, decode_one=10, decode=40, slots=4, load=2.0, memory=100)
+
+
+def machine(limit: int | None, **resident: int) -> Machine:
+    return Machine(lambda host, _: 100, lambda host: host, resident, limit)
+
+
+def some(host: str, n: int) -> list[Request]:
+    return [
+        Request(f"{host}{i}", (Stream(host, "x" * 40),), Sampling(max_tokens=20), arm=f"{host} arm") for i in range(n)
+    ]
+
+
+def test_writing_together_is_between_alone_and_all_slots() -> None:
+    assert [FAST.decode_rate(calls) for calls in (1, 2, 4, 9)] == [10, 20, 40, 40]
+
+
+def test_a_forecast_counts_calls_loads_memory_and_tokens() -> None:
+    plan = make_plan([*some("a", 4), *some("b", 2)], str)
+
+    found = forecast(plan, machine(250), stored={"a arm": 3})
+
+    assert (found.calls, found.stored) == ({"a arm": 4, "b arm": 2}, {"a arm": 3})
+    assert (found.loads, found.floor, found.peak) == (2, 2, 200)
+    assert (found.tokens_in, found.tokens_out, found.bound) == (60, 120, True)
+    assert found.seconds is None, "nobody has measured"
+
+
+def test_a_load_beside_a_computing_host_costs_only_what_is_longer() -> None:
+    plan = make_plan([*some("a", 4), *some("b", 4)], str)
+    speeds = Speeds(1.0, 1.0, {"a": FAST, "b": FAST})
+    work = 40 / 100 + 80 / 40
+
+    beside = forecast(plan, machine(200), speeds=speeds)
+    in_turn = forecast(plan, machine(150), speeds=speeds)
+
+    assert beside.seconds == pytest.approx(2.0 + work + max(0.0, 2.0 - work) + work)
+    assert in_turn.seconds == pytest.approx(2 * (2.0 + work))
+    assert (beside.peak, in_turn.peak) == (200, 100)
+
+
+def test_what_is_open_costs_no_load() -> None:
+    found = forecast(make_plan(some("a", 4), str, ["a"]), machine(200, a=100), speeds=Speeds(1.0, 1.0, {"a": FAST}))
+
+    assert (found.loads, found.floor, found.steps[0].load_seconds) == (0, 0, 0.0)
+
+
+def test_answers_are_as_long_as_they_were() -> None:
+    found = forecast(make_plan(some("a", 4), str), machine(None), typical={"a arm": 5.0})
+
+    assert (found.tokens_out, found.bound) == (20, False)
+
+
+async def test_a_preview_opens_nothing_and_counts_what_the_store_has() -> None:
+    registry = Registry()
+    pool = Pool(registry, Memory(), memory=150)
+    await collect(pool, wants("a", 3))
+
+    found = await pool.preview([*wants("a", 5), *wants("b", 2)])
+
+    assert (found.stored, found.calls) == ({"a": 3}, {"a": 2, "b": 2})
+    assert [(step.host, step.opened) for step in found.steps] == [("a", False), ("b", True)]
+    assert (found.loads, found.floor, found.peak, registry.loads) == (1, 1, 100, ["a"])
+    await pool.close()
+
+
+async def test_a_preview_foretells_the_order_and_the_loads() -> None:
+    registry = Registry(sizes={"large": 1000}, opening=0.002)
+    pool = Pool(registry, Memory(), memory=1000)
+    requests = [*wants("large", 2), *wants("b", 2), *wants("c", 9)]
+
+    found = await pool.preview(requests)
+    await collect(pool, requests)
+
+    assert registry.loads == [step.host for step in found.steps] and len(registry.loads) == found.loads
+    assert registry.most == found.peak
+    await pool.close()
+
+
+async def test_a_preview_refuses_what_cannot_fit() -> None:
+    pool = Pool(Registry(sizes={"a": 300}), Memory(), memory=250)
+
+    with pytest.raises(MemoryBudgetError, match="'a' needs about"):
+        await pool.preview([want("1", "a")])
+
+
+async def test_the_status_tells_what_waits_runs_and_is_done() -> None:
+    pool = Pool(Registry(delay=0.01), Memory(), memory=100)
+    stream = pool.submit([*wants("a", 6), *wants("b", 3)])
+    await anext(stream)
+
+    status = pool.status()
+
+    a, b = status.hosts["a"], status.hosts["b"]
+    assert (a.running, a.resident, a.loads, a.done + a.running + a.queued) == (2, 100, 1, 6)
+    assert (b.queued, b.running, b.resident) == (3, 0, 0)
+    assert (status.loads, status.floor, status.resident, status.memory) == (1, 2, 100, 100)
+    assert a.tokens_per_second > 0
+    await stream.aclose()  # type: ignore[attr-defined]
+    await pool.close()

@@ -3,76 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scripted_hosts import MIB, Resolver, Sized, ask, collect
 
 from composer.engines.base import Engine
-from composer.engines.scripted import ScriptedEngine
 from composer.errors import EngineError, MemoryBudgetError
 from composer.pool.pool import Pool
 from composer.registry.memory import available_memory
 from composer.store import DraftStore
-from composer.types import AdapterFile, Delta, Draft, Failure, Fingerprint, Host, Measured, Request, Stream, Usage
-
-MIB = 2**20
-HOSTS = {"base": "small", "sums": "small", "sorts": "small", "law": "large", "tax": "third"}
-
-
-class Resolver:
-    """A registry of three models, 100 MiB each, one engine instance per opening."""
-
-    def __init__(
-        self, answer: Callable[[Request], str | Draft | Failure] = lambda r: f"{r.streams[0].prompt}!"
-    ) -> None:
-        self.answer = answer
-        self.engines: list[ScriptedEngine] = []
-        self.opened: list[tuple[str, tuple[str, ...]]] = []
-
-    def host_of(self, expert: str) -> str:
-        return HOSTS[expert]
-
-    def host(self, name: str, adapters: Sequence[str]) -> Host:
-        files = tuple(AdapterFile(adapter, Path(adapter), "0" * 64) for adapter in adapters)
-        self.opened.append((name, tuple(adapters)))
-        return Host(name, "scripted", adapters=files, memory=100 * MIB)
-
-    def estimate(self, name: str, adapters: Sequence[str]) -> int:
-        return 100 * MIB
-
-    def weights(self, name: str) -> str:
-        return name
-
-    def where(self, name: str) -> str:
-        return f"experts.yaml:1 (models.{name})"
-
-    def fingerprint(self, expert: str) -> Fingerprint:
-        return Fingerprint(HOSTS[expert], expert, None, None, "scripted", 2048)
-
-    def engine(self, name: str) -> Engine:
-        self.engines.append(ScriptedEngine(self.answer))
-        return self.engines[-1]
-
-    def cost(self, request: Request, usage: Usage) -> float | None:
-        return None
-
-    def batches(self) -> list[tuple[str, ...]]:
-        return [batch for engine in self.engines for batch in engine.batches]
-
-
-def ask(name: str, expert: str, prompt: str) -> Request:
-    return Request(name, (Stream(expert, prompt, expert if expert in ("sums", "sorts") else None),), arm=expert)
-
-
-async def collect(pool: Pool, requests: Sequence[Request], **options: Callable[[Request], bool]) -> dict[str, Draft]:
-    found: dict[str, Draft] = {}
-    async for name, piece in pool.submit(requests, **options):
-        if not isinstance(piece, Delta):
-            assert name not in found
-            found[name] = piece
-    return found
+from composer.types import Failure, Host, Request
 
 
 @pytest.fixture
@@ -165,33 +106,6 @@ async def test_what_can_never_fit_is_refused_before_anything_opens(store: DraftS
             await collect(pool, [ask("1", "law", "a")])
 
     assert resolver.opened == []
-
-
-class Sized(Resolver):
-    """Hosts of the `sizes`, which show only when they are fetched if they are not `here`, and of which the `measured`
-    ones run larger; in MiB."""
-
-    def __init__(self, sizes: dict[str, int], measured: dict[str, int] | None = None, *, here: bool = True) -> None:
-        super().__init__()
-        self.sizes, self.measured, self.here = sizes, measured or {}, here
-
-    def estimate(self, name: str, adapters: Sequence[str]) -> int:
-        return (self.sizes[name] + 10 * len(adapters)) * MIB if self.here else 0
-
-    def host(self, name: str, adapters: Sequence[str]) -> Host:
-        size = self.sizes[name] + 10 * len(adapters)
-        return replace(super().host(name, adapters), memory=size * MIB)
-
-    def engine(self, name: str) -> Engine:
-        engine = ScriptedEngine(self.answer)
-        self.engines.append(engine)
-        opening = engine.open
-
-        async def measure(host: Host) -> Measured:
-            return replace(await opening(host), memory=self.measured.get(name, self.sizes[name]) * MIB)
-
-        engine.open = measure  # type: ignore[method-assign]
-        return engine
 
 
 async def test_what_proves_too_large_once_it_is_here_is_refused_before_anything_opens(store: DraftStore) -> None:

@@ -1,0 +1,73 @@
+"""What the pool asks of others: the registry that resolves names, and the store that keeps drafts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from composer.engines.base import Engine
+from composer.types import Draft, Fingerprint, Host, Request, Usage
+
+
+class Resolver(Protocol):
+    """What the pool asks of the registry. One that also has `replicas(name) -> int` lets a host be opened that often."""
+
+    def host_of(self, expert: str) -> str:
+        """The host (model) that serves an expert."""
+        ...
+
+    def host(self, name: str, adapters: Sequence[str]) -> Host:
+        """Everything needed to open `name` with these adapters; fetches and checks files, so it may take long."""
+        ...
+
+    def estimate(self, name: str, adapters: Sequence[str]) -> int:
+        """Bytes it will keep resident, known without any file."""
+        ...
+
+    def weights(self, name: str) -> str:
+        """What identifies the host's weight file."""
+        ...
+
+    def where(self, name: str) -> str:
+        """Where the host is declared, for messages."""
+        ...
+
+    def fingerprint(self, expert: str) -> Fingerprint:
+        """What determines the expert's text."""
+        ...
+
+    def engine(self, name: str) -> Engine:
+        """A new engine for the host."""
+        ...
+
+    def cost(self, request: Request, usage: Usage) -> float | None:
+        """Money for one call; None where no price is known."""
+        ...
+
+
+class Drafts(Protocol):
+    """What the pool asks of the store."""
+
+    async def get(self, keys: Sequence[str]) -> dict[str, Draft]:
+        """The complete drafts among `keys`."""
+        ...
+
+    async def put(self, draft: Draft, request: Request) -> None:
+        """Keep a draft; returns once it would survive a power cut."""
+        ...
+
+
+def replicas_of(resolver: Resolver, name: str) -> int:
+    """How often a host may be open at once; 1 where the registry does not say."""
+    ask = getattr(resolver, "replicas", None)
+    return max(1, int(ask(name))) if ask is not None else 1
+
+
+def replica(name: str, place: int) -> str:
+    """The name of a host's n-th process: `qwen`, `qwen#2`, … (no model's name holds a `#`)."""
+    return name if place == 1 else f"{name}#{place}"
+
+
+def model_of(name: str) -> str:
+    """The host that a replica is one of."""
+    return name.partition("#")[0]

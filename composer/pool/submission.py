@@ -1,0 +1,55 @@
+"""One caller of the pool: what it waits for, and what it has not read yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from composer.types import Delta, Draft, Request
+
+if TYPE_CHECKING:
+    from composer.pool.queues import Job
+
+Item = tuple[str, Delta | Draft]
+
+
+class Submission:
+    """`jobs` are those it waits for, `fresh` those of them that nobody has looked up or queued yet, `ending` what is
+    still being cancelled after it has gone."""
+
+    def __init__(self, requests: int, still_wanted: Callable[[Request], bool]) -> None:
+        self.still_wanted = still_wanted
+        self.jobs: set[Job] = set()
+        self.fresh: list[Job] = []
+        self.ending: list[asyncio.Task[None]] = []
+        self._left = requests
+        self._items: deque[Item | BaseException] = deque()  # an asyncio.Queue takes three times as long per piece
+        self._waiter: asyncio.Future[None] | None = None
+
+    def hear(self, request: Request, piece: Delta | Draft) -> None:
+        """A piece for one of its requests."""
+        self._put((request.id, piece))
+
+    def fail(self, why: BaseException) -> None:
+        """Nothing more will come, because of `why`."""
+        self._put(why)
+
+    async def next(self) -> Item | None:
+        """The next piece; None after the last draft. Raises what `fail` was told."""
+        if not self._left:
+            return None
+        while not self._items:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        item = self._items.popleft()
+        if isinstance(item, BaseException):
+            raise item
+        self._left -= isinstance(item[1], Draft)
+        return item
+
+    def _put(self, item: Item | BaseException) -> None:
+        self._items.append(item)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
