@@ -59,7 +59,7 @@ def ask(
 
     began = time.monotonic()
     with _pipeline(config, memory, offline) as pipeline:
-        answer, trace, route = ask_once(pipeline, _text(question))
+        answer, trace, route, _ = ask_once(pipeline, _text(question))
     if as_json:
         drafts = [
             {
@@ -126,7 +126,8 @@ def run(
     offline: Offline = False,
 ) -> None:
     """Answer a file of questions, each expert loaded once. Killed and started again it goes on where it was."""
-    from composer.batch import errors_file, run_file
+    from composer.batch import run_file
+    from composer.outputs import errors_file
     from composer.progress import watch
 
     pipeline = _pipeline(config, memory, offline)

@@ -17,8 +17,7 @@ class RunLock:
 
     def __init__(self, store: Path, run_id: str) -> None:
         """Take the lock at once. Raises StoreLockedError naming the holder, StoreError if no file can be made."""
-        name = hashlib.sha256(run_id.encode()).hexdigest()[:24]
-        self._path = store.parent / "locks" / f"{store.name}-{name}.lock"
+        self._path = _place(store, run_id)
         self._file: int | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +62,45 @@ class RunLock:
         except FileNotFoundError:
             return False
         return os.path.samestat(there, os.fstat(file))
+
+
+def is_held(store: Path, run_id: str) -> bool:
+    """Whether a process works on the run just now."""
+    try:
+        file = os.open(_place(store, run_id), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def sweep(store: Path) -> int:
+    """Remove the lock files that killed processes left behind; how many those were."""
+    removed = 0
+    for path in (store.parent / "locks").glob(f"{store.name}-*.lock"):
+        try:
+            file = os.open(path, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+            removed += 1
+        except OSError:
+            pass  # held, or not ours to remove
+        finally:
+            os.close(file)
+    return removed
+
+
+def _place(store: Path, run_id: str) -> Path:
+    name = hashlib.sha256(run_id.encode()).hexdigest()[:24]
+    return store.parent / "locks" / f"{store.name}-{name}.lock"
 
 
 def _holder(note: bytes) -> str:
