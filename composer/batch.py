@@ -8,8 +8,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,6 +79,7 @@ def run_file(
     budget: Budget | None = None,
     accept_change: bool = False,
     form: Form = "rows",
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Summary:
     """Answer every question of `source` into `out`, one row per id in input order; unusable lines go to
     `NAME.errors.jsonl` beside it, and the summary, as one JSON object, to `summary`.
@@ -88,6 +89,7 @@ def run_file(
     pipeline. Raises InputError (an output that cannot be written, or is an input) and DuplicateIds before anything
     runs, StoreLockedError while another process works on the same run, and ChangedError if the same work was begun
     with another registry or program and not finished, unless `accept_change` says that it is to begin anew.
+    `guard` surrounds what may take long, inside its task (see `Stopper.guarding`).
     """
     began, cpu = time.monotonic(), _cpu_seconds()
     budget = budget or Budget()
@@ -108,9 +110,10 @@ def run_file(
         with run:
             sweep_drafts_of(out, partial)  # nobody else is here
             try:
-                state = pipeline.complete(_answered(pipeline, run, queries, budget))
+                state = pipeline.complete(_answered(pipeline, run, queries, budget, guard))
                 unfinished = any(state.withheld)
-                write_rows(partial if unfinished else out, _rows(state, form, shown))
+                if not all(state.withheld) or not state.withheld:
+                    write_rows(partial if unfinished else out, _rows(state, form, shown))
                 if not unfinished:
                     partial.unlink(missing_ok=True)
                 pipeline.complete(pipeline.pool.close())  # what its hosts have used is known when they have ended
@@ -120,7 +123,7 @@ def run_file(
                     cpu_seconds=round(_cpu_seconds() - cpu, 3),
                     bad_rows=len(read.errors),
                     run_id=run_id,
-                    partial=str(partial) if unfinished else None,
+                    partial=str(partial) if unfinished and partial.exists() else None,
                 )
                 pipeline.complete(run.end(_ending(done.stopped if unfinished else None), asdict(done)))
             except BaseException as why:
@@ -206,7 +209,7 @@ def ask_once(
         run = await pipeline.store.begin(run_id, settings.config_sha, code_version(), inputs, origin)
         with run:
             try:
-                state = await _answered(pipeline, run, [query], budget or Budget())
+                state = await _answered(pipeline, run, [query], budget or Budget(), nullcontext)
             except BaseException as why:
                 with suppress(StoreError):
                     await run.end(_ending(None, why), {})
@@ -218,14 +221,24 @@ def ask_once(
     return state.answers[0], trace_of(state, 0), state.route(0), state.withheld[0]
 
 
-async def _answered(pipeline: Pipeline, run: RunHandle, queries: list[Query], budget: Budget) -> State:
+async def _answered(
+    pipeline: Pipeline,
+    run: RunHandle,
+    queries: list[Query],
+    budget: Budget,
+    guard: Callable[[], AbstractContextManager[None]],
+) -> State:
     """Everything the budget allows, each draft charged, each finished question recorded."""
 
     def hear(event: Event) -> None:
         if isinstance(event, Drafted):
             run.charge(Charge.of(event.id, event.arm, "draft", event.sample, event.draft))
 
-    state = await pipeline.astate(queries, run=run.run_id, budget=budget, hear=hear)
+    with guard():
+        state = await pipeline.astate(queries, run=run.run_id, budget=budget, hear=hear)
+    left = budget.left()
+    if left is not None and left <= 0:
+        pipeline.registry.stopped = True  # else a download would have to end before we can
     await asyncio.gather(*(_finish(run, state, row) for row in range(len(queries))))
     return state
 

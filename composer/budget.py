@@ -48,7 +48,7 @@ class Budget:
         self.limits = limits or Limits()
         self.calls = 0
         self.tokens = 0
-        self.why: Why | None = None  # the reason of the last refusal
+        self._refused: Why | None = None  # the reason of the last refusal
         self.flying: dict[str, Request] = {}  # admitted and not landed, by id
         self._reserved = 0
         self._clock = clock
@@ -62,7 +62,7 @@ class Budget:
             return True
         refused = self._refusal(request)
         if refused is not None:
-            self.why = refused
+            self._refused = refused
             return False
         self.calls += 1
         self._reserved += most_tokens(request)
@@ -82,10 +82,10 @@ class Budget:
             self.tokens += draft.usage.tokens_in + draft.usage.tokens_out
 
     def stop(self, why: Why, grace: float = GRACE) -> None:
-        """Send nothing more, and cut what is in flight after `grace` seconds. Safe in a signal handler; the first reason
-        stays."""
-        if self._stopped is None:
-            self._stopped = why, self._clock() + grace
+        """Send nothing more, and cut what is in flight after `grace` seconds. Safe in a signal handler. The first reason
+        stays, and the earliest end."""
+        first, end = self._stopped or (why, float("inf"))
+        self._stopped = first, min(end, self._clock() + grace)
         for wake in list(self._wakes):
             wake()
 
@@ -93,6 +93,11 @@ class Budget:
     def stopped(self) -> Why | None:
         """Why somebody wants an end, if somebody does."""
         return self._stopped[0] if self._stopped else None
+
+    @property
+    def why(self) -> Why | None:
+        """Why something was not sent, or was cut, if anything was."""
+        return self._ended() or self._refused
 
     def left(self) -> float | None:
         """Seconds until what is in flight is cut (None: never); 0 or less: now."""
@@ -121,7 +126,8 @@ class Budget:
         finally:
             self._wakes.discard(wake)
 
-    def _refusal(self, request: Request) -> Why | None:
+    def _ended(self) -> Why | None:
+        """Why nothing at all may be sent any more."""
         limits, spent = self.limits, self._clock() - self._began
         if self._stopped is not None:
             return self._stopped[0]
@@ -129,6 +135,12 @@ class Budget:
             return "deadline"
         if limits.seconds is not None and spent >= limits.seconds:
             return "max-seconds"
+        return None
+
+    def _refusal(self, request: Request) -> Why | None:
+        limits, ended = self.limits, self._ended()
+        if ended is not None:
+            return ended
         if limits.calls is not None and self.calls >= limits.calls:
             return "max-calls"
         if limits.tokens is not None and self.tokens + self._reserved + most_tokens(request) > limits.tokens:

@@ -6,8 +6,9 @@ import json
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from composer.errors import InputError, suggest
 from composer.jsonl import write_atomic
 from composer.state import Answer
 
@@ -15,6 +16,15 @@ Form = Literal["rows", "openai-batch"]
 """`rows` are ours; `openai-batch` are the lines of an OpenAI batch's output file, ours beside them as `x_coe`."""
 
 FAILED = "not_answered"  # the error code of a row without an answer, in the OpenAI form
+
+
+def form_of(name: str) -> Form:
+    """The form that a user names. Raises InputError for any other."""
+    forms: tuple[Form, ...] = get_args(Form)
+    for form in forms:
+        if name == form:
+            return form
+    raise InputError(f"{name!r} is no form of answers", where="--form", remedy=suggest(name, forms))
 
 
 def errors_file(out: Path) -> Path:
