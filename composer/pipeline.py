@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from composer.answers.ballots import Aggregator
     from composer.pool.ledger import Ledger
-    from composer.pool.pool import Pool
+    from composer.pool.pool import Drafts, Pool
     from composer.store import DraftStore
 
 # What `coe route` never needs (the event loop, the pool, the store, LangGraph) is imported where it is used.
@@ -71,6 +71,7 @@ class Pipeline:
         self._say = say
         self._store_path = store
         self.memory = memory if memory is not None else settings.memory
+        self.drafts: Drafts | None = None  # where drafts are looked up and kept, where that is not the store
         self._store: DraftStore | None = None
         self._pool: Pool | None = None
         self._encoder: Encoder | None = None
@@ -215,7 +216,7 @@ class Pipeline:
         if self._pool is None:
             from composer.pool.pool import Pool  # noqa: PLC0415
 
-            self._pool = Pool(self.registry, self.store, memory=self.memory)
+            self._pool = Pool(self.registry, self.drafts or self.store, memory=self.memory)
         return self._pool
 
     def encoder(self) -> Encoder:

@@ -180,8 +180,9 @@ def test_signals_at_random_times_cost_nothing_but_time(tmp_path: Path, whole: li
         worst = max(worst, time.monotonic() - began)
 
         finished = process.returncode == 0 and "drafts" in said
-        expected = -signal.SIGKILL if kind == (signal.SIGKILL,) else CODES.get(kind[0])
-        assert finished or process.returncode == expected, (kind, process.returncode, said)
+        # of two that come while native code runs, Python may take either first
+        expected = {-signal.SIGKILL} if kind == (signal.SIGKILL,) else {CODES[each] for each in kind}
+        assert finished or process.returncode in expected, (kind, process.returncode, said)
         assert "Traceback" not in said, said
         nothing_is_left(folder, killed=kind == (signal.SIGKILL,))
         prepared(folder)

@@ -28,7 +28,7 @@ from composer.store.history import (
 from composer.store.lock import RunLock
 from composer.store.reader import Reader
 from composer.store.rows import Row, clean, draft_cells, insert, read_draft
-from composer.store.runs import Question, RunHandle, all_traces, enter_run, find_trace
+from composer.store.runs import Question, RunHandle, all_traces, enter_run, find_results, find_trace, run_of_trace
 from composer.store.schema import CALL, connect
 from composer.store.writer import Writer
 from composer.types import Draft, Request
@@ -148,6 +148,14 @@ class DraftStore:
     async def questions(self, run_id: str) -> dict[str, tuple[int, str]]:
         """The line, and the sha256 of the input, of each question of a run."""
         return await asyncio.to_thread(questions_of, self._reader, clean(run_id))
+
+    async def finished(self, name: str) -> list[tuple[str, dict[str, Any]]]:
+        """(run, payload) of the result with this trace id, else of all questions with this id, the last run's last."""
+        run_id = await asyncio.to_thread(run_of_trace, self._reader, name)
+        if run_id is None:
+            return await asyncio.to_thread(find_results, self._reader, name)
+        payload = await self.trace(name)
+        return [(run_id, payload)] if payload is not None else []
 
     def close(self) -> None:
         """Commit what is under way, free the runs, close the file. Safe to call twice."""

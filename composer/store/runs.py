@@ -169,6 +169,18 @@ def find_trace(trace_id: str, reader: Reader) -> dict[str, Any] | None:
     return _read_result(rows[0]).payload if rows else None
 
 
+def find_results(reader: Reader, custom_id: str) -> list[tuple[str, dict[str, Any]]]:
+    """(run, payload) of the results of every question with this id, in the order of the runs' beginnings. Blocks."""
+    rows = reader.rows(RESULT, f"{_JOINED} WHERE result.custom_id = ? ORDER BY started", (clean(custom_id),), _BOUND)
+    return [(text(row[0]), _read_result(row).payload) for row in rows]
+
+
+def run_of_trace(reader: Reader, trace_id: str) -> str | None:
+    """The run that the result with this trace id belongs to. Blocks."""
+    rows = reader.rows(RESULT, f"{_JOINED} WHERE trace_id = ?", (clean(trace_id),), _BOUND)
+    return text(rows[0][0]) if rows else None
+
+
 def all_traces(run_id: str | None, reader: Reader) -> list[dict[str, Any]]:
     """The payloads of the results of one run (None: of all), by run and id. Blocks."""
     which = "" if run_id is None else " WHERE result.run_id = ?"
