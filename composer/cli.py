@@ -16,7 +16,7 @@ from composer import cli_runs
 from composer.cli_kit import AsJson, Config, Memory, Offline, complain, end_quietly, print_json, say
 from composer.cli_kit import make_pipeline as _pipeline
 from composer.errors import ComposerError, InputError
-from composer.exits import INCOMPLETE, TERMINATED, UNAVAILABLE
+from composer.exits import EXHAUSTED, INCOMPLETE, TERMINATED, UNAVAILABLE
 from routers.errors import RouterError
 
 app = typer.Typer(
@@ -43,6 +43,9 @@ def ask(
     config: Config = None,
     as_json: AsJson = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show route and drafts below the answer.")] = False,
+    max_calls: cli_runs.MaxCalls = None,
+    max_tokens: cli_runs.MaxTokens = None,
+    max_seconds: cli_runs.MaxSeconds = None,
     memory: Memory = None,
     offline: Offline = False,
 ) -> None:
@@ -52,9 +55,9 @@ def ask(
     from composer.batch import ask_once
     from composer.show import drafts_text, printable, route_data, route_text
 
-    began = time.monotonic()
+    began, budget = time.monotonic(), cli_runs.make_budget(max_calls, max_tokens, max_seconds)
     with _pipeline(config, memory, offline) as pipeline:
-        answer, trace, route, _ = ask_once(pipeline, _text(question))
+        answer, trace, route, stopped = ask_once(pipeline, _text(question), budget)
     if as_json:
         drafts = [
             {
@@ -72,6 +75,7 @@ def ask(
                 "sure": answer.sure,
                 "experts": drafts,
                 "route": route_data(trace["question"], route),
+                "stopped": budget.why if stopped else None,
                 "seconds": round(time.monotonic() - began, 3),
                 "tokens": sum(draft["tokens"] for draft in drafts if not draft["cached"]),
                 "trace_id": answer.trace_id,
@@ -81,6 +85,10 @@ def ask(
         typer.echo(printable(answer.text))
         if explain:
             typer.echo("\n" + route_text(route) + "\n" + drafts_text(trace))
+    if stopped:
+        made = "the answer is made of the drafts that were there" if answer.status != "failed" else "no draft was there"
+        complain(f"stopped by {budget.why}: {made}")
+        raise typer.Exit(EXHAUSTED)
     if answer.status == "failed":
         if trace["abstained"]:
             complain(f"not answered: {trace['abstained']}")
