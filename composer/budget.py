@@ -78,7 +78,9 @@ class Budget:
         if self.flying.pop(request.id, None) is None:
             return
         self._reserved -= most_tokens(request)
-        if not draft.cached:
+        if draft.cached:
+            self.calls -= 1  # somebody else wanted the same and paid for it
+        else:
             self.tokens += draft.usage.tokens_in + draft.usage.tokens_out
 
     def stop(self, why: Why, grace: float = GRACE) -> None:

@@ -80,7 +80,7 @@ def run(
         again = resume_command(source, out, config, *(["--form", form] if form != "rows" else []))
         pipeline = make_pipeline(config, memory, offline)
         try:
-            with watch(pipeline, "drafts"):
+            with watch(pipeline, "drafts", lambda: budget.stopped):
                 done = run_file(
                     pipeline,
                     source,

@@ -71,7 +71,7 @@ class Pipeline:
         self._say = say
         self._store_path = store
         self.memory = memory if memory is not None else settings.memory
-        self.drafts: Drafts | None = None  # where drafts are looked up and kept, where that is not the store
+        self.drafts: Drafts | None = None  # where drafts are kept, where that is not the store
         self._store: DraftStore | None = None
         self._pool: Pool | None = None
         self._encoder: Encoder | None = None
@@ -118,8 +118,8 @@ class Pipeline:
         budget: Budget | None = None,
         hear: Callable[[Event], None] | None = None,
     ) -> State:
-        """The whole final state: routes, drafts, answers. `run` names the run in trace ids; `budget` is asked before
-        every request (rows it does not allow are `withheld`); `hear` is told this run's events beside who listens."""
+        """The whole final state. `run` names the run in trace ids; `budget` is asked before every request (rows it does
+        not allow are `withheld`); `hear` is told this run's events beside who listens."""
         from composer.graph import build  # noqa: PLC0415 half a CPU second
 
         if budget is not None or hear is not None:
@@ -137,15 +137,14 @@ class Pipeline:
         """Do `work` where stages find this budget, and where `hear` hears what happens as well."""
         import asyncio  # noqa: PLC0415
 
-        own = copy_context()
-        if hear is not None:
-            others = _HEARS.get()
+        own, others = copy_context(), _HEARS.get()
 
-            def both(event: Event) -> None:
+        def both(event: Event) -> None:
+            if hear is not None:
                 hear(event)
-                (others or self._listener)(event)
+            (others or self._listener)(event)
 
-            own.run(_HEARS.set, both)
+        own.run(_HEARS.set, both)
         own.run(_BUDGET.set, budget)
         task = asyncio.create_task(work, context=own)
         try:
@@ -200,6 +199,11 @@ class Pipeline:
     def ledger(self) -> Ledger:
         """What was called and what it cost so far."""
         return self.pool.ledger
+
+    @property
+    def opened_ledger(self) -> Ledger | None:
+        """The ledger, if anything was asked yet: looking makes no pool."""
+        return self._pool.ledger if self._pool is not None else None
 
     @property
     def store(self) -> DraftStore:

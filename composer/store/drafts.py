@@ -25,7 +25,7 @@ from composer.store.history import (
     run_records,
     same_work,
 )
-from composer.store.lock import RunLock
+from composer.store.lock import RunLock, sweep
 from composer.store.reader import Reader
 from composer.store.rows import Row, clean, draft_cells, insert, read_draft
 from composer.store.runs import Question, RunHandle, all_traces, enter_run, find_results, find_trace, run_of_trace
@@ -211,6 +211,7 @@ class DraftStore:
         origin: Origin | None,
     ) -> RunHandle:
         lock = RunLock(self.path, run_id)
+        sweep(self.path)  # what was killed could not remove its own
         try:
             start = enter_run(run_id, config_sha, code_version, questions, self._reader, self._writer, origin)
         except BaseException:

@@ -6,10 +6,13 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 from composer.errors import StoreLockedError
 from composer.store.schema import explain
+
+_TRIES, _MOMENT = 3, 0.02  # attempts, and seconds between them
 
 
 class RunLock:
@@ -37,6 +40,7 @@ class RunLock:
         self._file = None
 
     def _take(self, run_id: str) -> int:
+        tries = 0
         while True:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
@@ -46,6 +50,10 @@ class RunLock:
             except BlockingIOError as why:
                 holder = _holder(os.pread(file, 1000, 0))
                 os.close(file)
+                tries += 1
+                if tries < _TRIES:  # a `sweep` holds every lock for a moment
+                    time.sleep(_MOMENT)
+                    continue
                 raise StoreLockedError(
                     f"{holder} works on the run {run_id!r}",
                     where=str(self._path),

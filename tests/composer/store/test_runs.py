@@ -253,3 +253,15 @@ async def test_a_store_of_the_first_schema_is_migrated_and_kept_as_it_was(tmp_pa
     assert backup.execute("SELECT count(*) FROM call").fetchone() == (1,)
     backup.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["drafts.sqlite", "drafts.sqlite.schema1", "locks"]
+
+
+async def test_locks_of_killed_processes_go_with_the_next_run_and_held_ones_stay(tmp_path: Path) -> None:
+    path = tmp_path / "drafts.sqlite"
+    async with DraftStore.open(path) as store:
+        await store.begin("held", "config", "code", [])
+        (tmp_path / "locks" / "drafts.sqlite-0123.lock").write_text("{}")
+
+        with await store.begin("run", "config", "code", []):
+            names = [lock.name for lock in (tmp_path / "locks").iterdir()]
+
+    assert len(names) == 2 and "drafts.sqlite-0123.lock" not in names
