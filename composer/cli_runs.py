@@ -63,6 +63,7 @@ def run(
     ] = False,
     config: Config = None,
     memory: Memory = None,
+    as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
     """Answer a file of questions, each expert loaded once. Stopped or killed and started again it goes on where it was."""
@@ -71,6 +72,7 @@ def run(
     budget = make_budget(max_calls, max_tokens, max_seconds, deadline)
     with stopping(budget) as stopper:  # before the heavy imports: what they catch of a Ctrl-C is lost
         from asyncio import CancelledError
+        from dataclasses import asdict
 
         from composer.batch import run_file
         from composer.outputs import form_of
@@ -97,6 +99,8 @@ def run(
             complain(f"{stopper.why}; what was finished is in the store. Go on with:\n  {again}")
             raise Ended(stopper.exit_code) from None
     _tell(done, out)
+    if as_json:
+        print_json(asdict(done))
     if done.unfinished:
         there = f"; the finished ones are in {done.partial}" if done.partial else ""
         by = done.stopped if stopper.why else f"stopped by {done.stopped}"

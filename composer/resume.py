@@ -40,6 +40,9 @@ async def refuse_change(store: DraftStore, origin: Origin, run_id: str, config_s
     for run in await store.same_work(origin):
         if run.state in SETTLED or run.run_id == run_id:
             continue
+        spent = (await store.costs(run.run_id)).run
+        if not run.done and not spent.calls + spent.cached:
+            continue  # it ended before the first draft, most often because of what has been changed now
         if accept:
             await store.supersede(run.run_id)
             continue

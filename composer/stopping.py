@@ -29,6 +29,7 @@ class Stopper:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[object] | None = None
         self._timers: list[threading.Timer] = []
+        self._cancelled = False
 
     @property
     def exit_code(self) -> int | None:
@@ -45,7 +46,8 @@ class Stopper:
             yield
         finally:
             self._loop = self._task = None
-            self.end()
+            if not self._cancelled:  # else whatever still hangs (a thread that loads, say) is ended as announced
+                self.end()
 
     def signalled(self, why: Why) -> None:
         """Take a signal. Runs between any two lines of the main thread."""
@@ -70,6 +72,7 @@ class Stopper:
 
     def _at_once(self) -> None:
         assert self.why is not None
+        self._cancelled = True
         self._budget.stop(self.why, 0.0)
         loop, task, code = self._loop, self._task, EXITS[self.why]
         if loop is not None and task is not None:

@@ -116,8 +116,9 @@ def test_the_second_ctrl_c_ends_it_at_once(tmp_path: Path, whole: list[tuple[str
     process = start(folder)
     until_hosted(folder)
 
+    assert process.stderr
     process.send_signal(signal.SIGINT)
-    time.sleep(0.3)
+    next(line for line in process.stderr if "once more ends it at once" in line)  # two that come together are one
     process.send_signal(signal.SIGINT)
     began = time.monotonic()
     _, said = process.communicate(timeout=60)

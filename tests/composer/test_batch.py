@@ -18,7 +18,7 @@ from composer.budget import Budget, Limits
 from composer.config import load_settings
 from composer.engines.base import Engine
 from composer.engines.scripted import ScriptedEngine
-from composer.errors import InputError, StoreError
+from composer.errors import InputError, MemoryBudgetError, StoreError
 from composer.jsonl import DuplicateIds
 from composer.outputs import row_of
 from composer.pipeline import Pipeline
@@ -380,3 +380,15 @@ def test_a_finished_run_stands_in_nobodys_way(make: Make, tmp_path: Path) -> Non
     registry.write_text(registry.read_text().replace("general: {", "general: {system: Judge., "))
 
     assert run_file(make(failing()), source, out).run_id != first.run_id
+
+
+def test_a_run_that_never_came_to_a_draft_does_not_hinder_what_it_asked_for(make: Make, tmp_path: Path) -> None:
+    source, out, registry = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl", tmp_path / "experts.yaml"
+    old = registry.read_text()
+    registry.write_text(old.replace("memory: 1MiB", "memory: 900GiB"))
+    with pytest.raises(MemoryBudgetError):
+        run_file(make(failing()), source, out)
+
+    registry.write_text(old)
+
+    assert run_file(make(failing()), source, out).failed == 0

@@ -299,3 +299,38 @@ def test_damaged_rows_are_found_and_removed_and_asked_again(bench: Scripted) -> 
     again = run(bench)
     assert (again.run_id, again.failed) == (first.run_id, 1)
     assert find_damage(path)[1] == []
+
+
+LOOP = "pipeline:\n  - {use: decide, options: {policy: {use: agreeing, votes: 2}}}\n  - use: generate\n  - use: verify\n  - {use: aggregate, options: {by: majority}}\n"
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3, 5])
+def test_starts_of_a_few_calls_each_end_as_one_start_without_a_budget(bench: Scripted, calls: int) -> None:
+    text = f"{TWO}  third: {{model: small, system: Third.}}\n{LOOP}"
+    asked: list[tuple[str | None, str]] = []
+
+    def say(request: Request) -> str:
+        asked.append((request.parent, request.arm))
+        return f"The answer is {sum(map(ord, f'{request.parent}{request.arm}')) % 3}."
+
+    run(bench, "whole.jsonl", say, text)
+    once = sorted(asked)
+    assert len(once) > 2 * len(ROWS)  # some needed a third vote
+    asked.clear()
+    (bench.folder / "drafts.sqlite").unlink()
+
+    starts = 0
+    while not (bench.folder / "out.jsonl").exists():
+        done = run(bench, "out.jsonl", say, text, budget=Budget(Limits(calls=calls)))
+        starts += 1
+
+    assert sorted(asked) == once  # nothing twice, and nothing else
+    assert starts == -(-len(once) // calls)
+    assert done.ledger["run"]["calls"] == len(once)
+    rows = [
+        [json.loads(line) for line in (bench.folder / name).read_text().splitlines()]
+        for name in ("whole.jsonl", "out.jsonl")
+    ]
+    for row in rows[0] + rows[1]:
+        del row["trace_id"]  # of the run, and that is another one
+    assert rows[0] == rows[1]
