@@ -8,23 +8,46 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from composer import __version__
+from composer.budget import Budget, Why
+from composer.document import text_of
+from composer.errors import StoreError
 from composer.jsonl import check_outputs, read_questions, write_atomic
+from composer.outputs import (
+    Form,
+    errors_file,
+    openai_line,
+    partial_file,
+    row_of,
+    sweep_drafts_of,
+    tokens_of,
+    write_rows,
+)
 from composer.pipeline import Pipeline, as_queries
+from composer.resume import code_version, refuse_change
 from composer.state import Answer, Query, State, trace_of
-from composer.store import RunHandle
+from composer.store import Charge, Ending, Origin, Question, RunHandle
+from composer.trace import Drafted, Event
 from routers.types import Route
+
+if TYPE_CHECKING:
+    from composer.pool.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a run did. `loads` counts weights opened, `distinct_models` the weight files among them, `failed` queries
-    without an answer; tokens, seconds and CPU seconds (hosts included) are of this run alone: cached drafts cost none."""
+    """What a start of a run did. `loads` counts weights opened, `distinct_models` the weight files among them, `failed`
+    queries without an answer; tokens, passes, seconds, CPU seconds (hosts included) and money are of this start alone:
+    cached drafts cost none, and `cost` None is unknown.
+
+    `stopped` says what ended it early (None: nothing), `unfinished` how many queries are left for the next start; then
+    the answers that are there are in `partial`, and `ledger` sums what all starts of the run cost, in all and per arm.
+    """
 
     queries: int
     drafts: int
@@ -39,99 +62,210 @@ class Summary:
     degraded: int
     bad_rows: int
     run_id: str
+    passes: int = 0
+    cost: float | None = None
+    unfinished: int = 0
+    stopped: Why | None = None
+    partial: str | None = None
+    ledger: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-def run_file(pipeline: Pipeline, source: Path, out: Path, *, summary: Path | None = None) -> Summary:
+def run_file(
+    pipeline: Pipeline,
+    source: Path,
+    out: Path,
+    *,
+    summary: Path | None = None,
+    budget: Budget | None = None,
+    accept_change: bool = False,
+    form: Form = "rows",
+    guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> Summary:
     """Answer every question of `source` into `out`, one row per id in input order; unusable lines go to
     `NAME.errors.jsonl` beside it, and the summary, as one JSON object, to `summary`.
 
-    Every draft is in the store before it counts, so a second call asks nothing twice that was finished. Closes the
+    Every draft is in the store before it counts, so a second call asks nothing twice that was finished. Where the
+    `budget` ends it early, `out` stays as it is, and the rows that are finished go to `NAME.partial.jsonl`. Closes the
     pipeline. Raises InputError (an output that cannot be written, or is an input) and DuplicateIds before anything
-    runs, StoreLockedError while another process works on the same run.
+    runs, StoreLockedError while another process works on the same run, and ChangedError if the same work was begun
+    with another registry or program and not finished, unless `accept_change` says that it is to begin anew.
+    `guard` surrounds what may take long, inside its task (see `Stopper.guarding`).
     """
     began, cpu = time.monotonic(), _cpu_seconds()
-    bad = errors_file(out)
-    check_outputs([out, bad, *([summary] if summary else [])], [source])
+    budget = budget or Budget()
+    bad, partial = errors_file(out), partial_file(out)
+    check_outputs([out, bad, partial, *([summary] if summary else [])], [source])
     read = read_questions(source)
     queries = [Query(row.id, row.text, row.choices, row.kind, row.tests) for row in read.rows]
     bad.unlink(missing_ok=True)  # of an earlier run: what it complains of may be mended
     if read.errors:
-        _write_rows(bad, map(asdict, read.errors))
-    inputs = [
-        (query.id, row.line, _sha(query.text, *query.choices, str(query.kind), *query.tests))
-        for query, row in zip(queries, read.rows, strict=True)
-    ]
-    run_id = _sha(str(out.resolve()), pipeline.settings.config_sha, *(sha for _, _, sha in inputs))[:16]
-    with pipeline:
-        state, ledger = pipeline.complete(_recorded(pipeline, run_id, inputs, queries)), pipeline.ledger
+        write_rows(bad, map(asdict, read.errors))
+    inputs = [(query.id, row.line, input_sha(query)) for query, row in zip(queries, read.rows, strict=True)]
+    origin = _origin(pipeline, source, out, inputs)
+    same = (origin.out, pipeline.settings.config_sha, code_version(), origin.inputs_sha)
+    run_id = _sha(*same)[:16]  # what differs in any of these is another run: results of two are never mixed
     shown = {row.id: int(row.id) for row in read.rows if row.numeric}
-    _write_rows(out, (row_of(answer) | {"id": shown.get(answer.id, answer.id)} for answer in state.answers))
-    done = Summary(
-        queries=len(queries),
-        drafts=ledger.drafts,
-        cached=ledger.cached,
-        loads=ledger.loads,
-        distinct_models=len(ledger.weights),
-        seconds=round(time.monotonic() - began, 3),
-        cpu_seconds=round(_cpu_seconds() - cpu, 3),
-        tokens_in=ledger.tokens_in,
-        tokens_out=ledger.tokens_out,
-        failed=sum(answer.status == "failed" for answer in state.answers),
-        degraded=sum(answer.status == "degraded" for answer in state.answers),
-        bad_rows=len(read.errors),
-        run_id=run_id,
-    )
+    with pipeline:
+        run = pipeline.complete(_begun(pipeline, run_id, origin, inputs, accept_change))
+        with run:
+            sweep_drafts_of(out, partial)  # nobody else is here
+            try:
+                state = pipeline.complete(_answered(pipeline, run, queries, budget, guard))
+                unfinished = any(state.withheld)
+                if not all(state.withheld) or not state.withheld:
+                    write_rows(partial if unfinished else out, _rows(state, form, shown))
+                if not unfinished:
+                    partial.unlink(missing_ok=True)
+                pipeline.complete(pipeline.pool.close())  # what its hosts have used is known when they have ended
+                done = replace(
+                    _summary(state, pipeline.ledger, budget),
+                    seconds=round(time.monotonic() - began, 3),
+                    cpu_seconds=round(_cpu_seconds() - cpu, 3),
+                    bad_rows=len(read.errors),
+                    run_id=run_id,
+                    partial=str(partial) if unfinished and partial.exists() else None,
+                )
+                pipeline.complete(run.end(_ending(done.stopped if unfinished else None), asdict(done)))
+            except BaseException as why:
+                with suppress(StoreError):
+                    used = {"cpu_seconds": round(_cpu_seconds() - cpu, 3)}
+                    pipeline.complete(run.end(_ending(budget.stopped, why), used))
+                raise
+            done = replace(done, ledger=pipeline.complete(pipeline.store.costs(run_id)).as_dict())
     if summary is not None:
         with write_atomic(summary) as file:
             file.write(json.dumps(asdict(done), indent=2) + "\n")
     return done
 
 
-def errors_file(out: Path) -> Path:
-    """Where the unusable lines of a run go: `answers.errors.jsonl` beside `answers.jsonl`."""
-    return out.with_name(f"{out.stem}.errors.jsonl") if out.name else out
+def _origin(pipeline: Pipeline, source: Path, out: Path, inputs: Sequence[Question]) -> Origin:
+    registry = pipeline.settings.path
+    return Origin(
+        kind="run",
+        source=str(source.resolve()),
+        out=str(out.resolve()),
+        inputs_sha=_sha(*(part for name, _, sha in inputs for part in (name, sha))),
+        registry_path=str(registry),
+        registry_text=text_of(registry),
+    )
 
 
-def row_of(answer: Answer) -> dict[str, Any]:
-    """The output row of one answer. A query that failed has the answer null."""
-    return {
-        "id": answer.id,
-        "answer": answer.text if answer.status != "failed" else None,
-        "status": answer.status,
-        "experts": list(answer.experts),
-        "score": round(answer.score, 4) if answer.score is not None else None,
-        "trace_id": answer.trace_id,
-    }
+async def _begun(
+    pipeline: Pipeline, run_id: str, origin: Origin, inputs: Sequence[Question], accept_change: bool
+) -> RunHandle:
+    config_sha = pipeline.settings.config_sha
+    await refuse_change(pipeline.store, origin, run_id, config_sha, accept=accept_change)
+    return await pipeline.store.begin(run_id, config_sha, code_version(), inputs, origin)
 
 
-def ask_once(pipeline: Pipeline, question: str) -> tuple[Answer, dict[str, Any], Route]:
-    """Answer one question as a run of its own: the answer, its trace (kept in the store), its route. Call it inside
-    `with pipeline:`."""
+def _rows(state: State, form: Form, shown: Mapping[str, int]) -> Iterator[dict[str, Any]]:
+    """The rows of the finished queries, in their order; ids as they were written in the input."""
+    for row, answer in enumerate(state.answers):
+        if state.withheld[row]:
+            continue
+        told = row_of(answer)
+        if form == "rows":
+            yield told | {"id": shown.get(answer.id, answer.id)}
+        else:
+            yield openai_line(told, tokens_of(trace_of(state, row)), state.run)
+
+
+def _summary(state: State, ledger: Ledger, budget: Budget) -> Summary:
+    """What the state and the ledger say; the caller adds what they do not know."""
+    ended = [answer.status for answer, off in zip(state.answers, state.withheld, strict=True) if not off]
+    left = sum(state.withheld)
+    return Summary(
+        queries=len(state.queries),
+        drafts=ledger.drafts,
+        cached=ledger.cached,
+        loads=ledger.loads,
+        distinct_models=len(ledger.weights),
+        seconds=0.0,
+        cpu_seconds=0.0,
+        tokens_in=ledger.tokens_in,
+        tokens_out=ledger.tokens_out,
+        failed=ended.count("failed"),
+        degraded=ended.count("degraded"),
+        bad_rows=0,
+        run_id=state.run,
+        passes=ledger.passes,
+        cost=ledger.cost,
+        unfinished=left,
+        stopped=budget.stopped or (budget.why if left else None),
+    )
+
+
+def ask_once(
+    pipeline: Pipeline, question: str, budget: Budget | None = None
+) -> tuple[Answer, dict[str, Any], Route, bool]:
+    """Answer one question as a run of its own: the answer, its trace (kept in the store), its route, and whether the
+    budget ended it early (then the answer is made of what was there, and not kept). Call it inside `with pipeline:`."""
     [query] = as_queries([question])
-    run_id = secrets.token_hex(8)
-    state = pipeline.complete(_recorded(pipeline, run_id, [(query.id, 1, _sha(query.text))], [query]))
-    return state.answers[0], trace_of(state, 0), state.route(0)
+    run_id, settings = secrets.token_hex(8), pipeline.settings
+    origin = Origin("ask", "", "", input_sha(query), str(settings.path), text_of(settings.path))
+
+    async def asked() -> State:
+        inputs = [(query.id, 1, input_sha(query))]
+        run = await pipeline.store.begin(run_id, settings.config_sha, code_version(), inputs, origin)
+        with run:
+            try:
+                state = await _answered(pipeline, run, [query], budget or Budget(), nullcontext)
+            except BaseException as why:
+                with suppress(StoreError):
+                    await run.end(_ending(None, why), {})
+                raise
+            await run.end("out-of-budget" if state.withheld[0] else "finished", {})
+        return state
+
+    state = pipeline.complete(asked())
+    return state.answers[0], trace_of(state, 0), state.route(0), state.withheld[0]
 
 
-async def _recorded(pipeline: Pipeline, run_id: str, inputs: list[tuple[str, int, str]], queries: list[Query]) -> State:
-    run = await pipeline.store.begin(run_id, pipeline.settings.config_sha, __version__, inputs)
-    with run:
-        state = await pipeline.astate(queries, run=run_id)
-        await asyncio.gather(*(_finish(run, state, row) for row in range(len(queries))))
+async def _answered(
+    pipeline: Pipeline,
+    run: RunHandle,
+    queries: list[Query],
+    budget: Budget,
+    guard: Callable[[], AbstractContextManager[None]],
+) -> State:
+    """Everything the budget allows, each draft charged, each finished question recorded."""
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Drafted):
+            run.charge(Charge.of(event.id, event.arm, "draft", event.sample, event.draft))
+
+    with guard():
+        state = await pipeline.astate(queries, run=run.run_id, budget=budget, hear=hear)
+    left = budget.left()
+    if left is not None and left <= 0:
+        pipeline.registry.stopped = True  # else a download would have to end before we can
+    await asyncio.gather(*(_finish(run, state, row) for row in range(len(queries))))
     return state
 
 
 async def _finish(run: RunHandle, state: State, row: int) -> None:
-    """A result is final, so a failed query is left open: the next start asks it again."""
+    """A result is final, so a query that failed, or whose drafts are not all there, is left open for the next start."""
     answer = state.answers[row]
-    if answer.status != "failed":
+    if answer.status != "failed" and not state.withheld[row]:
         await run.finish(answer.id, 0, trace_of(state, row), answer.status)
 
 
-def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    with write_atomic(path) as file:
-        for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def _ending(why: Why | None, error: BaseException | None = None) -> Ending:
+    """How a start ended, in the store's words."""
+    match why:
+        case "interrupted" | "terminated" | "hung-up":
+            return why
+        case None if error is None:
+            return "finished"
+        case None:
+            return "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
+        case _:
+            return "out-of-budget"
+
+
+def input_sha(query: Query) -> str:
+    """The sha256 over all of a query that its answer may depend on."""
+    return _sha(query.text, *query.choices, str(query.kind), *query.tests)
 
 
 def _sha(*parts: str) -> str:

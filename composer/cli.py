@@ -5,17 +5,19 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from composer import cli_runs
+from composer.cli_kit import AsJson, Config, Memory, Offline, complain, end_quietly, print_json, say
+from composer.cli_kit import make_pipeline as _pipeline
 from composer.errors import ComposerError, InputError
+from composer.exits import EXHAUSTED, INCOMPLETE, TERMINATED, UNAVAILABLE
 from routers.errors import RouterError
-
-if TYPE_CHECKING:
-    from composer.pipeline import Pipeline
 
 app = typer.Typer(
     name="coe",
@@ -34,13 +36,6 @@ fit = typer.Typer(
 )
 app.add_typer(fit, name="fit")
 
-INTERRUPTED = 130  # what shells report for Ctrl-C
-
-Config = Annotated[Path | None, typer.Option("--config", "-c", help="The registry file (else found as documented).")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
-Memory = Annotated[str | None, typer.Option(help="Most memory for resident models, such as 1GiB.")]
-Offline = Annotated[bool, typer.Option("--offline", envvar="COE_OFFLINE", help="Fetch nothing.")]
-
 
 @app.command()
 def ask(
@@ -48,6 +43,9 @@ def ask(
     config: Config = None,
     as_json: AsJson = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show route and drafts below the answer.")] = False,
+    max_calls: cli_runs.MaxCalls = None,
+    max_tokens: cli_runs.MaxTokens = None,
+    max_seconds: cli_runs.MaxSeconds = None,
     memory: Memory = None,
     offline: Offline = False,
 ) -> None:
@@ -57,9 +55,9 @@ def ask(
     from composer.batch import ask_once
     from composer.show import drafts_text, printable, route_data, route_text
 
-    began = time.monotonic()
+    began, budget = time.monotonic(), cli_runs.make_budget(max_calls, max_tokens, max_seconds)
     with _pipeline(config, memory, offline) as pipeline:
-        answer, trace, route = ask_once(pipeline, _text(question))
+        answer, trace, route, stopped = ask_once(pipeline, _text(question), budget)
     if as_json:
         drafts = [
             {
@@ -70,7 +68,7 @@ def ask(
             }
             for draft in trace["drafts"]
         ]
-        _print_json(
+        print_json(
             {
                 "answer": answer.text if answer.status != "failed" else None,
                 "status": answer.status,
@@ -79,6 +77,7 @@ def ask(
                 "marks": list(answer.marks),
                 "experts": drafts,
                 "route": route_data(trace["question"], route),
+                "stopped": budget.why if stopped else None,
                 "seconds": round(time.monotonic() - began, 3),
                 "tokens": sum(draft["tokens"] for draft in drafts if not draft["cached"]),
                 "trace_id": answer.trace_id,
@@ -88,16 +87,20 @@ def ask(
         typer.echo(printable(answer.text))
         if explain:
             typer.echo("\n" + route_text(route) + "\n" + drafts_text(trace))
+    if stopped:
+        made = "the answer is made of the drafts that were there" if answer.status != "failed" else "no draft was there"
+        complain(f"stopped by {budget.why}: {made}")
+        raise typer.Exit(EXHAUSTED)
     if answer.status == "failed":
         if trace["abstained"]:
-            _complain(f"not answered: {trace['abstained']}")
-            raise typer.Exit(3)
+            complain(f"not answered: {trace['abstained']}")
+            raise typer.Exit(INCOMPLETE)
         for draft in trace["drafts"]:
             said = draft["error"]["message"] if draft["error"] else "was cut off" if draft["draft"] else "said nothing"
-            _complain(f"{draft['name']}: {said}")
-        raise typer.Exit(3)
+            complain(f"{draft['name']}: {said}")
+        raise typer.Exit(INCOMPLETE)
     if answer.status == "degraded" and any(draft["stop"] == "length" for draft in trace["drafts"]):
-        _say("(cut off: raise `sampling.max_tokens` of this expert for longer answers)")
+        say("(cut off: raise `sampling.max_tokens` of this expert for longer answers)")
 
 
 @app.command()
@@ -113,36 +116,12 @@ def route(
     text = _text(question)
     [found] = _pipeline(config, None, offline).route([text])
     if as_json:
-        _print_json(route_data(text, found))
+        print_json(route_data(text, found))
     else:
         typer.echo(route_text(found))
 
 
-@app.command()
-def run(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="JSONL rows: id, question[, choices, kind].")],
-    out: Annotated[Path, typer.Option(help="The answers, one JSONL row per id.")],
-    summary: Annotated[Path | None, typer.Option(help="Write counts, loads, tokens and seconds here as JSON.")] = None,
-    config: Config = None,
-    memory: Memory = None,
-    offline: Offline = False,
-) -> None:
-    """Answer a file of questions, each expert loaded once. Killed and started again it goes on where it was."""
-    from composer.batch import errors_file, run_file
-    from composer.progress import watch
-
-    pipeline = _pipeline(config, memory, offline)
-    with watch(pipeline, "drafts"):
-        done = run_file(pipeline, source, out, summary=summary)
-    _say(
-        f"{done.queries} queries: {done.drafts} drafts ({done.cached} from the store), {done.loads} loads of "
-        f"{done.distinct_models} models, {done.seconds:.1f} s; failed {done.failed}, degraded {done.degraded}, "
-        f"bad rows {done.bad_rows}"
-    )
-    if done.bad_rows:
-        _say(f"bad rows: see {errors_file(out)}")
-    if done.failed or done.bad_rows:
-        raise typer.Exit(3)
+cli_runs.mount(app)
 
 
 @app.command()
@@ -169,7 +148,7 @@ def profile(
     for line in report.lines():
         typer.echo(line)
     if report.errors or report.failed:
-        raise typer.Exit(3)
+        raise typer.Exit(INCOMPLETE)
 
 
 @fit.command("router")
@@ -184,16 +163,16 @@ def fit_router_(config: Config = None, as_json: AsJson = False, offline: Offline
     registry = pipeline.registry
     profile, notes = find_profile(registry)
     for note in notes:
-        _say(note)
+        say(note)
     questions, outcomes = outcomes_of(profile, registry.arms(), registry.generalist)
-    fitted = fit_router(questions, outcomes, registry.generalist, _say)
+    fitted = fit_router(questions, outcomes, registry.generalist, say)
     folder = install(fitted, registry, questions, outcomes)
     if as_json:
-        _print_json({**asdict(fitted), "router": None, "folder": str(folder)})
+        print_json({**asdict(fitted), "router": None, "folder": str(folder)})
         return
     for line in fitted.lines():
         typer.echo(line)
-    _say(f"written to {folder}")
+    say(f"written to {folder}")
 
 
 @fit.command("answers")
@@ -233,14 +212,14 @@ def fit_answers_(
         calls=calls,
         leave_one_out=leave_one_out,
         run_code=run_code,
-        say=_say,
+        say=say,
     )
     if as_json:
-        _print_json({**asdict(fitted), "router": None, "aggregator": None, "installed": told})
+        print_json({**asdict(fitted), "router": None, "aggregator": None, "installed": told})
         return
     for line in fitted.lines():
         typer.echo(line)
-    _say(told)
+    say(told)
 
 
 @app.command()
@@ -248,7 +227,7 @@ def schema() -> None:
     """Print the JSON schema of experts.yaml, for editors."""
     from composer.config import schema as registry_schema
 
-    _print_json(registry_schema())
+    print_json(registry_schema())
 
 
 @experts.command("list")
@@ -270,7 +249,7 @@ def list_(config: Config = None, as_json: AsJson = False) -> None:
         for expert in settings.experts.values()
     ]
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     typer.echo(f"registry {settings.path}")
     width = max(len(expert.name) for expert in settings.experts.values())
@@ -296,7 +275,7 @@ def check(config: Config = None, as_json: AsJson = False, memory: Memory = None,
 
     found = asyncio.run(collect())
     if as_json:
-        _print_json([asdict(row) for row in found])
+        print_json([asdict(row) for row in found])
     for row in found if not as_json else []:
         if row.ok:
             change = (
@@ -306,7 +285,7 @@ def check(config: Config = None, as_json: AsJson = False, memory: Memory = None,
         else:
             typer.echo(f"BAD   {row.expert} on {row.model}: {row.problem}")
     if not all(row.ok for row in found):
-        raise typer.Exit(6)
+        raise typer.Exit(UNAVAILABLE)
 
 
 @app.command("eval", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -327,24 +306,15 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(20_000, 20, 100)  # imports make no cycles worth the tenth of their time that looking costs
     atexit.register(gc.freeze)  # nor does what is left at the end: looking through all of it takes 45 CPU ms
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # so that hosts and half-written files go with us
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     try:
         app()
     except (ComposerError, RouterError) as why:
-        _complain(str(why))
+        complain(str(why))
         sys.exit(why.exit_code)
     except SystemExit as end:
-        if end.code == INTERRUPTED:  # typer has caught the KeyboardInterrupt
-            _complain("interrupted; what was finished is in the store: the same command goes on from there")
-        raise
-
-
-def _pipeline(config: Path | None, memory: str | None, offline: bool) -> Pipeline:
-    from composer.config import parse_size
-    from composer.pipeline import Pipeline
-    from composer.registry.progress import console_progress
-
-    size = parse_size(memory, "--memory") if memory is not None else None
-    return Pipeline.from_file(config, memory=size, offline=offline, progress=console_progress(), say=_say)
+        end_quietly(end)
 
 
 def _text(question: str) -> str:
@@ -357,19 +327,3 @@ def _text(question: str) -> str:
         raise InputError(
             f"byte {why.start + 1} is not UTF-8", where="standard input", remedy="send the question as UTF-8"
         ) from why
-
-
-def _print_json(data: Any) -> None:
-    import json
-
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _complain(text: str) -> None:
-    from composer.show import printable
-
-    typer.secho(printable(text), err=True, fg=typer.colors.RED)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from composer.exits import CORRUPT, UNAVAILABLE, USAGE
+
 
 class ComposerError(Exception):
     """A failure the user can act on.
@@ -13,7 +15,7 @@ class ComposerError(Exception):
     """
 
     code = "error"
-    exit_code = 2
+    exit_code: int = USAGE
 
     def __init__(self, what: str, *, where: str | None = None, remedy: str | None = None) -> None:
         self.what, self.where, self.remedy = what, where, remedy
@@ -51,7 +53,7 @@ class SourceError(ComposerError):
     """A model file could not be fetched, or is not the file that was pinned."""
 
     code = "source"
-    exit_code = 6
+    exit_code = UNAVAILABLE
 
 
 class UnreachableError(SourceError):
@@ -64,21 +66,21 @@ class EngineError(ComposerError):
     """A host did not start, died, or answered what cannot be trusted."""
 
     code = "engine"
-    exit_code = 6
+    exit_code = UNAVAILABLE
 
 
 class MemoryBudgetError(ComposerError):
     """What has to be resident does not fit into the memory budget."""
 
     code = "memory"
-    exit_code = 6
+    exit_code = UNAVAILABLE
 
 
 class StoreError(ComposerError):
     """The draft store cannot be opened or written."""
 
     code = "store"
-    exit_code = 6
+    exit_code = UNAVAILABLE
 
 
 class StoreLockedError(StoreError):
@@ -91,7 +93,7 @@ class StoreCorruptError(StoreError):
     """Stored data do not match their checksum or schema."""
 
     code = "corrupt"
-    exit_code = 8
+    exit_code = CORRUPT
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -20,6 +20,7 @@ from composer.answers.grade import canonical_gold
 from composer.answers.program import syntax_error
 from composer.errors import InputError
 from composer.faults import kill_point
+from composer.openai_batch import is_batch_line, plain_row
 from composer.types import Kind
 
 MAX_LINE = 10_000_000  # bytes; a longer line is one bad row, and is never held in memory
@@ -102,6 +103,7 @@ def read_questions(path: Path, *, labelled: Literal[False] = False) -> Read[Ques
 def read_questions(path: Path, *, labelled: Literal[True]) -> Read[Labelled]: ...
 def read_questions(path: Path, *, labelled: bool = False) -> Read[Question] | Read[Labelled]:
     """Read rows `id, question[, choices, kind, tests]`, with `labelled` also `answer[, task, split]`; other keys are ignored.
+    Without `labelled` they may be lines of an OpenAI batch (`openai_batch.py` says which).
 
     One bad line costs itself only: it becomes a RowError, and so does a label that no draft could ever match. Blank
     lines and a byte order mark are skipped. Raises DuplicateIds before anything is run, and InputError where there is
@@ -223,6 +225,11 @@ def _excerpt(raw: bytes) -> str:
 
 def _row(raw: bytes, line: int, *, labelled: bool) -> Labelled:
     row = _object(raw)
+    if not labelled and is_batch_line(row):
+        try:
+            row = plain_row(row)
+        except ValueError as why:
+            raise _BadRow(str(why)) from why
     choices = _choices(row)
     tests = _tests(row)
     kind = _kind(row) or ("code" if tests else None)

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import inspect
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar, copy_context
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from composer.answers.equal import check_installed
+from composer.budget import Budget
 from composer.config import Settings, find_registry, load_settings
 from composer.errors import ConfigError, InputError
 from composer.plugins import check_options, load
 from composer.registry.experts import Registry
 from composer.registry.sources import Progress
-from composer.stages.kit import Encoder, Kit, Stage
-from composer.state import Answer, Query, State, Update
+from composer.stages.kit import Encoder, Kit, Stage, at_once
+from composer.state import Answer, Query, State
 from composer.trace import Event, nothing
 from routers.baselines import Unprofiled
 from routers.errors import RouterError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from composer.answers.trust import Trust
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
+    from composer.pool.resolver import Drafts
     from composer.store import DraftStore
 
 # What `coe route` never needs (the event loop, the pool, the store, LangGraph) is imported where it is used.
@@ -42,6 +44,7 @@ AUTO = "auto"  # the router that `coe fit router` has installed, else the skill 
 
 # Who hears the events of the run under way, where that is not the pipeline's listener: runs may go on side by side.
 _HEARS: ContextVar[Callable[[Event], None] | None] = ContextVar("hears", default=None)
+_BUDGET: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
 class Pipeline:
@@ -71,6 +74,7 @@ class Pipeline:
         self._say = say
         self._store_path = store
         self.memory = memory if memory is not None else settings.memory
+        self.drafts: Drafts | None = None  # where drafts are kept, where that is not the store
         self._store: DraftStore | None = None
         self._pool: Pool | None = None
         self._encoder: Encoder | None = None
@@ -109,16 +113,48 @@ class Pipeline:
         """One answer per query, in their order. Raises ComposerError if nothing could be asked at all."""
         return list((await self.astate(queries)).answers)
 
-    async def astate(self, queries: Sequence[str | Query], *, run: str = "") -> State:
-        """The whole final state: routes, drafts, answers. `run` names the run in trace ids."""
+    async def astate(
+        self,
+        queries: Sequence[str | Query],
+        *,
+        run: str = "",
+        budget: Budget | None = None,
+        hear: Callable[[Event], None] | None = None,
+    ) -> State:
+        """The whole final state. `run` names the run in trace ids; `budget` is asked before every request (rows it does
+        not allow are `withheld`); `hear` is told this run's events beside who listens."""
         from composer.graph import build  # noqa: PLC0415 half a CPU second
 
+        if budget is not None or hear is not None:
+            return await self._in_context(self.astate(queries, run=run), budget, hear)
         state = State.of(as_queries(queries), run or secrets.token_hex(8))
         if not state.queries:
             return state
         async with self._in_use():
             # a policy asks each arm once at most, and once more says that it is enough
             return await build(self._stages, rounds=len(self.registry.arms()) + 1)(state)
+
+    async def _in_context(
+        self, work: Coroutine[Any, Any, T], budget: Budget | None, hear: Callable[[Event], None] | None
+    ) -> T:
+        """Do `work` where stages find this budget, and where `hear` hears what happens as well."""
+        import asyncio  # noqa: PLC0415
+
+        own, others = copy_context(), _HEARS.get()
+
+        def both(event: Event) -> None:
+            if hear is not None:
+                hear(event)
+            (others or self._listener)(event)
+
+        own.run(_HEARS.set, both)
+        own.run(_BUDGET.set, budget)
+        task = asyncio.create_task(work, context=own)
+        try:
+            return await task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def stream(self, queries: Sequence[str | Query]) -> AsyncIterator[Event]:
         """The events of this run as they happen: routed, (written,) drafted, answered. `listen` hears none of them.
@@ -152,7 +188,7 @@ class Pipeline:
         """Who would be asked, and why; nothing is generated and no model is loaded but the encoder."""
         state = State.of(as_queries(queries))
         decide = dict(self._stages)["decide"]
-        state = state.apply(_at_once(decide(state)))
+        state = state.apply(at_once(decide(state)))
         return [state.route(row) for row in range(len(state.queries))]
 
     def complete(self, work: Coroutine[Any, Any, T]) -> T:
@@ -166,6 +202,11 @@ class Pipeline:
     def ledger(self) -> Ledger:
         """What was called and what it cost so far."""
         return self.pool.ledger
+
+    @property
+    def opened_ledger(self) -> Ledger | None:
+        """The ledger, if anything was asked yet: looking makes no pool."""
+        return self._pool.ledger if self._pool is not None else None
 
     @property
     def store(self) -> DraftStore:
@@ -182,7 +223,7 @@ class Pipeline:
         if self._pool is None:
             from composer.pool.pool import Pool  # noqa: PLC0415
 
-            self._pool = Pool(self.registry, self.store, memory=self.memory)
+            self._pool = Pool(self.registry, self.drafts or self.store, memory=self.memory)
         return self._pool
 
     @property
@@ -196,6 +237,7 @@ class Pipeline:
             emit=self.emit,
             aggregator=self.aggregator,
             trust=self.trust,
+            budget=lambda: _BUDGET.get() or Budget(),
         )
 
     def encoder(self) -> Encoder:
@@ -342,7 +384,8 @@ class Pipeline:
     def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
         assert self._runner is not None
         self._uses -= 1
-        self.registry.stopped = kind is KeyboardInterrupt  # else a download would have to end before we can
+        stopped = kind is not None and not issubclass(kind, Exception)
+        self.registry.stopped = stopped  # else a download would have to end before we can
         try:
             self._runner.run(self.aclose())
         finally:
@@ -372,13 +415,3 @@ def as_queries(queries: Sequence[str | Query]) -> tuple[Query, ...]:
             raise InputError("this id comes twice", where=f"query {row.id!r}", remedy="give every query its own id")
         seen.add(row.id)
     return rows
-
-
-def _at_once(update: Awaitable[Update]) -> Update:
-    """The update of a stage that waits for nothing outside this thread, without an event loop if there is none."""
-    steps = update.__await__()
-    try:
-        next(steps)
-    except StopIteration as done:
-        return cast("Update", done.value)
-    raise RuntimeError("this stage waits for something: await it in an event loop")

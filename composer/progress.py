@@ -1,62 +1,193 @@
-"""Progress of a batch on stderr: a bar where there is a terminal, plain lines where there is none."""
+"""Progress of a batch on stderr: a live table where there is a terminal, plain lines where there is none."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from composer.pipeline import Pipeline
 from composer.trace import Drafted, Event, Routed
 
-Show = Callable[[str, int, int, int], None]
-EVERY = 10.0  # seconds between two plain lines
+EVERY = 5.0  # seconds between two plain lines
+_PER_SECOND = 4  # how often the table is drawn
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """One host. `queued` counts requests that wait (and those that run, where `running` is None: not known), `done` all
+    drafts, those from the store included; `tokens_per_second` are written ones; `resident` bytes and `loads` None: not known."""
+
+    queued: int
+    done: int
+    tokens_per_second: float
+    running: int | None = None
+    resident: int | None = None
+    loads: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a batch stands. `loads` were made so far, `floor` is the fewest that what was asked could cost (None: not known);
+    `stopping` says why nothing more is sent."""
+
+    hosts: Mapping[str, HostView]
+    done: int
+    wanted: int
+    cached: int
+    failed: int
+    seconds: float
+    loads: int = 0
+    floor: int | None = None
+    stopping: str | None = None
+
+
+@dataclass(slots=True)
+class _Count:
+    wanted: int = 0
+    done: int = 0
+    cached: int = 0
+    failed: int = 0
+    tokens: int = 0
+    first: float | None = None  # when its first call landed, less the time that took
+    last: float = 0.0
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts a pipeline's events. `host_of` maps an arm to its host; `clock` is monotonic seconds."""
+
+    host_of: Callable[[str], str]
+    clock: Callable[[], float] = time.monotonic
+    hosts: dict[str, _Count] = field(default_factory=dict)
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
+
+    def hear(self, event: Event) -> None:
+        """Take one event."""
+        if isinstance(event, Routed):
+            for arm in event.arms:
+                self._host(arm).wanted += 1
+        elif isinstance(event, Drafted):
+            count, now = self._host(event.arm), self.clock()
+            count.done += 1
+            count.cached += event.cached
+            count.failed += not event.ok
+            if not event.cached:
+                count.tokens += event.tokens
+                count.first = now - event.seconds if count.first is None else min(count.first, now - event.seconds)
+                count.last = now
+
+    def view(self, loads: int = 0, floor: int | None = None, stopping: str | None = None) -> View:
+        """How it stands now."""
+        counts = list(self.hosts.values())
+        return View(
+            hosts={
+                name: HostView(
+                    queued=max(0, count.wanted - count.done),
+                    done=count.done,
+                    tokens_per_second=count.tokens / max(count.last - count.first, 1e-3)
+                    if count.first is not None
+                    else 0.0,
+                )
+                for name, count in self.hosts.items()
+            },
+            done=sum(count.done for count in counts),
+            wanted=sum(max(count.wanted, count.done) for count in counts),
+            cached=sum(count.cached for count in counts),
+            failed=sum(count.failed for count in counts),
+            seconds=self.clock() - self.began,
+            loads=loads,
+            floor=floor,
+            stopping=stopping,
+        )
+
+    def _host(self, arm: str) -> _Count:
+        return self.hosts.setdefault(self.host_of(arm) if arm else "", _Count())
+
+
+def table(view: View, what: str) -> Group:
+    """The view for a terminal: the sums, and a row per host."""
+    shown = Table(box=None, pad_edge=False)
+    for column in ("host", "queued", "running", "done", "tokens/s", "resident", "loads"):
+        first = column == "host"
+        shown.add_column(column, justify="left" if first else "right", style="cyan" if first else None)
+    for name, host in view.hosts.items():
+        resident = "-" if host.resident is None else f"{host.resident / 2**20:.0f} MiB"
+        shown.add_row(
+            name,
+            str(host.queued),
+            _known(host.running),
+            str(host.done),
+            f"{host.tokens_per_second:.0f}",
+            resident,
+            _known(host.loads),
+        )
+    return Group(Text(line(view, what)), shown)
+
+
+def line(view: View, what: str) -> str:
+    """The view in one line, for logs."""
+    loads = f"{view.loads} loads" + ("" if view.floor is None else f" (floor {view.floor})")
+    parts = [f"{view.done} of {view.wanted} {what}", f"{view.cached} from the store", loads, f"{view.seconds:.0f} s"]
+    if view.failed:
+        parts.append(f"{view.failed} not whole")
+    if view.stopping:
+        parts.append(f"stopping: {view.stopping}")
+    return ", ".join(parts)
 
 
 @contextmanager
-def watch(pipeline: Pipeline, what: str) -> Iterator[None]:
-    """Show how many of the planned drafts of `pipeline` are done, until the block ends."""
-    wanted = done = cached = 0
-    with _bar() if sys.stderr.isatty() else _lines() as show:
+def watch(pipeline: Pipeline, what: str, stopping: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+    """Show how many of the planned drafts of `pipeline` are done, until the block ends; `stopping` says why no more are
+    asked. A terminal gets a table (without colours where NO_COLOR is set), anything else a line now and then."""
+    registry = pipeline.registry
+    tally = Tally(registry.host_of)
 
-        def listen(event: Event) -> None:
-            nonlocal wanted, done, cached
-            if isinstance(event, Routed):
-                wanted += len(event.arms)
-            elif isinstance(event, Drafted):
-                done += 1
-                cached += event.cached
-                show(what, done, wanted, cached)
+    def now() -> View:
+        """The place where what the pool knows of its hosts will come in."""
+        ledger = pipeline.opened_ledger
+        if ledger is None:
+            return tally.view(stopping=stopping())
+        waiting = {
+            registry.weights(name) for name, count in list(tally.hosts.items()) if name and count.wanted > count.done
+        }
+        return tally.view(ledger.loads, len(ledger.weights | waiting), stopping())
 
-        pipeline.listen(listen)
-        yield
-
-
-@contextmanager
-def _bar() -> Iterator[Show]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("")
-
-        def show(what: str, done: int, wanted: int, cached: int) -> None:
-            note = f"{what} ({cached} from the store)" if cached else what
-            progress.update(task, description=note, completed=done, total=max(wanted, done))
-
-        yield show
-
-
-@contextmanager
-def _lines() -> Iterator[Show]:
+    if sys.stderr.isatty():
+        shown = Live(
+            console=Console(stderr=True),
+            get_renderable=lambda: table(now(), what),
+            refresh_per_second=_PER_SECOND,
+            transient=True,
+            redirect_stdout=False,
+        )
+        pipeline.listen(tally.hear)
+        with shown:
+            yield
+        return
     last = time.monotonic()
 
-    def show(what: str, done: int, wanted: int, cached: int) -> None:
+    def listen(event: Event) -> None:
         nonlocal last
-        if time.monotonic() - last >= EVERY:
+        tally.hear(event)
+        if isinstance(event, Drafted) and time.monotonic() - last >= EVERY:
             last = time.monotonic()
-            sys.stderr.write(f"{done} of {wanted} {what}, {cached} from the store\n")
+            with suppress(OSError):  # whoever read our lines has gone: the work is worth finishing
+                sys.stderr.write(line(now(), what) + "\n")
 
-    yield show
+    pipeline.listen(listen)
+    yield
+
+
+def _known(count: int | None) -> str:
+    return "-" if count is None else str(count)

@@ -104,7 +104,9 @@ class State:
     """Columns over one batch, a row per query. Stages never change it: they return an `Update`.
 
     `scores` is [row, arm] in the order of `arms`; `asked` holds the arms each row has asked, in plan order, `wanted`
-    those of the current round; `course` is how they were chosen; `open` marks rows that still want something; `round` counts decisions.
+    those of the current round; `course` is how they were chosen; `open` marks rows that still want something; `round`
+    counts decisions; `withheld` marks rows whose drafts a budget did not allow: they are not finished, whatever was made of
+    the drafts that are there.
     """
 
     queries: tuple[Query, ...]
@@ -119,6 +121,7 @@ class State:
     abstained: tuple[str | None, ...] = ()
     answers: tuple[Answer, ...] = ()
     open: tuple[bool, ...] = ()
+    withheld: tuple[bool, ...] = ()
     round: int = 0
     course: Course | None = None
 
@@ -137,6 +140,7 @@ class State:
             evidence=nothing,
             abstained=(None,) * n,
             open=(True,) * n,
+            withheld=(False,) * n,
         )
 
     @property
@@ -176,6 +180,9 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
         "trace_id": answer.trace_id,
         "id": answer.id,
         "question": state.queries[row].text,
+        "choices": list(state.queries[row].choices),
+        "kind": state.queries[row].kind,
+        "tests": list(state.queries[row].tests),
         "route": {
             "chosen": list(route.arms),
             "scores": {arm: round(score, 6) for arm, score in route.scores.items()},

@@ -30,7 +30,7 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """A draft is there (in the store, too, if it is complete)."""
+    """A draft is there (in the store, too, if it is complete). `draft` is the whole of it, `sample` its index."""
 
     id: str
     arm: str
@@ -40,13 +40,16 @@ class Drafted:
     tokens: int
     seconds: float
     failure: str | None
+    draft: Draft
+    sample: int = 0
 
     @classmethod
-    def of(cls, id: str, arm: str, draft: Draft) -> Drafted:
+    def of(cls, id: str, arm: str, draft: Draft, sample: int = 0) -> Drafted:
         """The event of a draft."""
         failure = draft.error.message if draft.error else None
         usage = draft.usage
-        return cls(id, arm, draft.text, draft.ok, draft.cached, usage.tokens_out, usage.seconds, failure)
+        told = (draft.text, draft.ok, draft.cached, usage.tokens_out, usage.seconds, failure)
+        return cls(id, arm, *told, draft, sample)
 
 
 @dataclass(frozen=True, slots=True)

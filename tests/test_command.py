@@ -105,7 +105,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         said = process.communicate(timeout=60)[1]
 
     assert process.returncode == 130
-    assert "the same command goes on from there" in said and "Traceback" not in said
+    assert "Go on with:\n  coe run" in said and "Traceback" not in said
     assert source.exists() and not (tmp_path / "out.jsonl").exists()
 
 

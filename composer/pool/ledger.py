@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from composer.costs import Cost
 from composer.types import Draft
 
 
@@ -13,7 +14,8 @@ class Ledger:
 
     `loads` counts weights opened, `ahead` those of them opened before their turn and `wasted` those closed again unused;
     `weights` are the distinct weight files of opened hosts (their sha256), `cost` is money in the registry's currency:
-    None as soon as one charged call has no known price.
+    None as soon as one charged call has no known price. `arms` holds the same per arm,
+    for drafts whose arm was told.
     """
 
     drafts: int = 0
@@ -28,9 +30,12 @@ class Ledger:
     passes: int = 0
     cost: float | None = 0.0
     weights: set[str] = field(default_factory=set)
+    arms: dict[str, Cost] = field(default_factory=dict)
 
-    def charge(self, draft: Draft) -> None:
-        """Enter one draft that a request received."""
+    def charge(self, draft: Draft, arm: str = "") -> None:
+        """Enter one draft that a request received; `arm` is the one it was asked for."""
+        if arm:
+            self.arms.setdefault(arm, Cost()).add(draft)
         if draft.stop == "cancelled":
             self.cancelled += 1
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated
 
@@ -21,21 +22,62 @@ def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1) -> Stage:
             (row, arm, sample) for row, arms in enumerate(state.wanted) for arm in arms for sample in range(samples)
         ]
         requests = {f"{row}:{arm}:{sample}": _request(kit, state, row, arm, sample) for row, arm, sample in places}
-        drafts: dict[str, Draft] = {}
-        async for name, piece in kit.pool().submit(list(requests.values())):
-            request = requests[name]
-            query = request.parent or ""
-            if isinstance(piece, Delta):
-                kit.emit(Written(query, request.arm, piece.text))
-                continue
-            drafts[name] = piece
-            kit.emit(Drafted.of(query, request.arm, piece))
+        drafts = await _drafts(kit, requests)
         replies = [list(row) for row in state.replies]
+        withheld, still = list(state.withheld), list(state.open)
         for row, arm, sample in places:
-            replies[row].append(Reply(arm, drafts[f"{row}:{arm}:{sample}"], sample))
-        return {"replies": tuple(tuple(row) for row in replies)}
+            draft = drafts.get(f"{row}:{arm}:{sample}")
+            if draft is None:  # the budget did not allow it: the row is left for the next start
+                draft, withheld[row], still[row] = Draft("", "", "cancelled"), True, False
+            replies[row].append(Reply(arm, draft, sample))
+        return {"replies": tuple(map(tuple, replies)), "withheld": tuple(withheld), "open": tuple(still)}
 
     return stage
+
+
+async def _drafts(kit: Kit, requests: dict[str, Request]) -> dict[str, Draft]:
+    """The drafts by request id; those that the budget did not allow, or that it cut, are left out."""
+    import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
+
+    budget = kit.budget()
+    drafts: dict[str, Draft] = {}
+    refused: set[str] = set()
+
+    def wanted(request: Request) -> bool:
+        if budget.admits(request):
+            return True
+        refused.add(request.id)
+        return False
+
+    async def collect(asked: list[Request]) -> None:
+        while asked:
+            refused.clear()
+            async with aclosing(kit.pool().submit(asked, wanted)) as pieces:  # type: ignore[type-var]
+                async for name, piece in pieces:
+                    request = requests[name]
+                    query = request.parent or ""
+                    if isinstance(piece, Delta):
+                        kit.emit(Written(query, request.arm, piece.text))
+                    elif name not in refused:
+                        budget.landed(request, piece)
+                        drafts[name] = piece
+                        kit.emit(Drafted.of(query, request.arm, piece, request.sample))
+            # What was set aside for calls that are cheaper in the end is there for others.
+            asked = [request for request in asked if request.id in refused and budget.has_room(request)]
+
+    work, cut = asyncio.create_task(collect(list(requests.values()))), asyncio.create_task(budget.over())
+    try:
+        await asyncio.wait({work, cut}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            await work
+    finally:
+        work.cancel()
+        cut.cancel()
+        await asyncio.gather(work, cut, return_exceptions=True)
+    for name in [name for name in budget.flying if name in requests]:
+        request = budget.flying.pop(name)
+        kit.emit(Drafted.of(request.parent or "", request.arm, Draft("", "", "cancelled"), request.sample))
+    return drafts
 
 
 def _request(kit: Kit, state: State, row: int, arm: str, sample: int) -> Request:

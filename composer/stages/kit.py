@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
+from composer.budget import Budget
 from composer.plugins import load
 from composer.state import Query, State, Update
 from composer.trace import Event
@@ -70,7 +71,8 @@ def unfitted(name: str) -> Aggregator:
 @dataclass(frozen=True, slots=True)
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
-    believed was never measured) load on first use; `emit` reports events as they happen."""
+    believed was never measured) load on first use; `emit` reports events as they happen; `budget` is that of
+    the run under way."""
 
     registry: Arms
     encoder: Callable[[], Encoder]
@@ -79,6 +81,7 @@ class Kit:
     emit: Callable[[Event], None]
     aggregator: Callable[[str], Aggregator] = unfitted
     trust: Callable[[], Trust | None] = lambda: None
+    budget: Callable[[], Budget] = Budget
 
 
 def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:
@@ -90,3 +93,13 @@ def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:
     if query.tests:
         return "code"
     return kit.registry.kind(asked[0]) if asked else "text"
+
+
+def at_once(update: Awaitable[Update]) -> Update:
+    """The update of a stage that waits for nothing outside this thread, without an event loop if there is none."""
+    steps = update.__await__()
+    try:
+        next(steps)
+    except StopIteration as done:
+        return cast("Update", done.value)
+    raise RuntimeError("this stage waits for something: await it in an event loop")

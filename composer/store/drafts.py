@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import platformdirs
 
-from composer.store.lock import RunLock
+from composer.costs import Cost, Sums
+from composer.store.history import (
+    Charge,
+    Origin,
+    RunRecord,
+    charges,
+    costs,
+    enter_ending,
+    enter_start,
+    open_questions,
+    questions_of,
+    run_records,
+    same_work,
+)
+from composer.store.lock import RunLock, sweep
 from composer.store.reader import Reader
 from composer.store.rows import Row, clean, draft_cells, insert, read_draft
-from composer.store.runs import Question, RunHandle, all_traces, enter_run, find_trace
+from composer.store.runs import Question, RunHandle, all_traces, enter_run, find_results, find_trace, run_of_trace
 from composer.store.schema import CALL, connect
 from composer.store.writer import Writer
 from composer.types import Draft, Request
@@ -78,13 +93,21 @@ class DraftStore:
         cells = draft_cells(draft, request)
         await asyncio.wrap_future(self._writer.submit(lambda connection: insert(connection, CALL, cells)))
 
-    async def begin(self, run_id: str, config_sha: str, code_version: str, questions: Iterable[Question]) -> RunHandle:
+    async def begin(
+        self,
+        run_id: str,
+        config_sha: str,
+        code_version: str,
+        questions: Iterable[Question],
+        origin: Origin | None = None,
+    ) -> RunHandle:
         """Begin a run, or resume it where it was left; `questions` are (custom_id, line number, sha256 of the input).
 
         Raises StoreLockedError while another process works on it, and StoreError if it was begun with another
         configuration or a question of the same id had another input. New questions may be added.
         """
-        return await asyncio.to_thread(self._begin, clean(run_id), clean(config_sha), clean(code_version), questions)
+        named = clean(run_id), clean(config_sha), clean(code_version)
+        return await asyncio.to_thread(self._begin, *named, questions, origin)
 
     async def trace(self, trace_id: str) -> dict[str, Any] | None:
         """The payload of the result whose payload has this `trace_id`."""
@@ -93,6 +116,46 @@ class DraftStore:
     async def traces(self, run_id: str | None = None) -> list[dict[str, Any]]:
         """The payloads of all finished questions (of one run), by run and id; damaged ones are left out."""
         return await asyncio.to_thread(all_traces, None if run_id is None else clean(run_id), self._reader)
+
+    async def runs(self) -> list[RunRecord]:
+        """Every run the store knows, oldest first."""
+        return await asyncio.to_thread(run_records, self._reader, self.path)
+
+    async def same_work(self, origin: Origin) -> list[RunRecord]:
+        """The runs of the same questions into the same file, whatever their registry."""
+        return await asyncio.to_thread(same_work, self._reader, self.path, origin)
+
+    async def supersede(self, run_id: str) -> None:
+        """Mark a run as one that nobody will go on with. Raises StoreLockedError while a process works on it."""
+        await asyncio.to_thread(self._supersede, clean(run_id))
+
+    async def charges(self, run_id: str | None = None) -> list[tuple[int, Charge]]:
+        """What each start of a run (None: of all runs) was charged, as (start, entry)."""
+        return await asyncio.to_thread(charges, self._reader, None if run_id is None else clean(run_id))
+
+    async def costs(self, run_id: str) -> Sums:
+        """What a run cost over all its starts, in all and per arm."""
+        return await asyncio.to_thread(self._costs, clean(run_id))
+
+    async def costs_by_question(self, run_id: str) -> dict[str, Cost]:
+        """What each question of a run cost over all its starts."""
+        return await asyncio.to_thread(costs, self._reader, clean(run_id), "custom_id")
+
+    async def open_questions(self, run_id: str) -> list[tuple[str, int]]:
+        """(id, line) of the questions of a run that have no final answer."""
+        return await asyncio.to_thread(open_questions, self._reader, clean(run_id))
+
+    async def questions(self, run_id: str) -> dict[str, tuple[int, str]]:
+        """The line, and the sha256 of the input, of each question of a run."""
+        return await asyncio.to_thread(questions_of, self._reader, clean(run_id))
+
+    async def finished(self, name: str) -> list[tuple[str, dict[str, Any]]]:
+        """(run, payload) of the result with this trace id, else of all questions with this id, the last run's last."""
+        run_id = await asyncio.to_thread(run_of_trace, self._reader, name)
+        if run_id is None:
+            return await asyncio.to_thread(find_results, self._reader, name)
+        payload = await self.trace(name)
+        return [(run_id, payload)] if payload is not None else []
 
     def close(self) -> None:
         """Commit what is under way, free the runs, close the file. Safe to call twice."""
@@ -117,6 +180,21 @@ class DraftStore:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
+    def _costs(self, run_id: str) -> Sums:
+        return Sums(costs(self._reader, run_id)[""], costs(self._reader, run_id, "arm"))
+
+    def _supersede(self, run_id: str) -> None:
+        lock = RunLock(self.path, run_id)
+        try:
+
+            def write(connection: sqlite3.Connection) -> None:
+                start = enter_start(run_id, "", None, connection)
+                enter_ending(run_id, start, "superseded", {}, connection)
+
+            self._writer.submit(write).result()
+        finally:
+            lock.release()
+
     def _get(self, keys: list[str]) -> dict[str, Draft]:
         rows: list[Row] = []
         for start in range(0, len(keys), CHUNK):
@@ -124,11 +202,19 @@ class DraftStore:
             rows += self._reader.rows(CALL, f"FROM call WHERE call_key IN ({', '.join('?' * len(chunk))})", chunk)
         return {draft.key: draft for draft in map(read_draft, rows)}
 
-    def _begin(self, run_id: str, config_sha: str, code_version: str, questions: Iterable[Question]) -> RunHandle:
+    def _begin(
+        self,
+        run_id: str,
+        config_sha: str,
+        code_version: str,
+        questions: Iterable[Question],
+        origin: Origin | None,
+    ) -> RunHandle:
         lock = RunLock(self.path, run_id)
+        sweep(self.path)  # what was killed could not remove its own
         try:
-            enter_run(run_id, config_sha, code_version, questions, self._reader, self._writer)
+            start = enter_run(run_id, config_sha, code_version, questions, self._reader, self._writer, origin)
         except BaseException:
             lock.release()
             raise
-        return RunHandle(run_id, lock, self._reader, self._writer, self._runs)
+        return RunHandle(run_id, start, lock, self._reader, self._writer, self._runs)

@@ -6,10 +6,13 @@ import fcntl
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
 from composer.errors import StoreLockedError
 from composer.store.schema import explain
+
+_TRIES, _MOMENT = 3, 0.02  # attempts, and seconds between them
 
 
 class RunLock:
@@ -17,8 +20,7 @@ class RunLock:
 
     def __init__(self, store: Path, run_id: str) -> None:
         """Take the lock at once. Raises StoreLockedError naming the holder, StoreError if no file can be made."""
-        name = hashlib.sha256(run_id.encode()).hexdigest()[:24]
-        self._path = store.parent / "locks" / f"{store.name}-{name}.lock"
+        self._path = _place(store, run_id)
         self._file: int | None = None
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,6 +40,7 @@ class RunLock:
         self._file = None
 
     def _take(self, run_id: str) -> int:
+        tries = 0
         while True:
             file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
             try:
@@ -47,6 +50,10 @@ class RunLock:
             except BlockingIOError as why:
                 holder = _holder(os.pread(file, 1000, 0))
                 os.close(file)
+                tries += 1
+                if tries < _TRIES:  # a `sweep` holds every lock for a moment
+                    time.sleep(_MOMENT)
+                    continue
                 raise StoreLockedError(
                     f"{holder} works on the run {run_id!r}",
                     where=str(self._path),
@@ -63,6 +70,45 @@ class RunLock:
         except FileNotFoundError:
             return False
         return os.path.samestat(there, os.fstat(file))
+
+
+def is_held(store: Path, run_id: str) -> bool:
+    """Whether a process works on the run just now."""
+    try:
+        file = os.open(_place(store, run_id), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def sweep(store: Path) -> int:
+    """Remove the lock files that killed processes left behind; how many those were."""
+    removed = 0
+    for path in (store.parent / "locks").glob(f"{store.name}-*.lock"):
+        try:
+            file = os.open(path, os.O_RDWR)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
+            removed += 1
+        except OSError:
+            pass  # held, or not ours to remove
+        finally:
+            os.close(file)
+    return removed
+
+
+def _place(store: Path, run_id: str) -> Path:
+    name = hashlib.sha256(run_id.encode()).hexdigest()[:24]
+    return store.parent / "locks" / f"{store.name}-{name}.lock"
 
 
 def _holder(note: bytes) -> str:

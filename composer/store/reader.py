@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from composer.store.rows import Cell, Row, sound
-from composer.store.schema import Table, explain
+from composer.store.schema import UNREADABLE, Table, explain
 from composer.store.writer import closed
 
 
@@ -35,11 +35,21 @@ class Reader:
                 raise closed(self._path)
             try:
                 found: list[Row] = self._connection.execute(sql, values).fetchall()
-            except sqlite3.Error as why:
+            except UNREADABLE as why:
                 raise explain(why, self._path) from why
             good = [row[:width] for row in found if sound(table, row[:width], *row[width:])]
             self.corrupt += len(found) - len(good)
         return good
+
+    def figures(self, sql: str, values: Sequence[Cell] = ()) -> list[Row]:
+        """Rows of counts and sums, for people: no seal covers them, and nothing is decided by them."""
+        with self._lock:
+            if self._connection is None:
+                raise closed(self._path)
+            try:
+                return self._connection.execute(sql, values).fetchall()
+            except UNREADABLE as why:
+                raise explain(why, self._path) from why
 
     def close(self) -> None:
         """Safe to call twice."""

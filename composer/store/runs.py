@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
 from composer.errors import StoreError
+from composer.store.history import Charge, Ending, Origin, enter_charge, enter_ending, enter_start
 from composer.store.lock import RunLock
 from composer.store.reader import Reader
 from composer.store.rows import Row, clean, dump, insert, now, text
@@ -35,10 +36,13 @@ class StoredResult:
 
 
 class RunHandle:
-    """A run that this process works on, until `close`."""
+    """A run that this process works on, until `close`. `start` counts the starts of the run, this one included."""
 
-    def __init__(self, run_id: str, lock: RunLock, reader: Reader, writer: Writer, siblings: set[RunHandle]) -> None:
+    def __init__(
+        self, run_id: str, start: int, lock: RunLock, reader: Reader, writer: Writer, siblings: set[RunHandle]
+    ) -> None:
         self.run_id = run_id
+        self.start = start
         self._siblings = siblings  # the open runs of the store, which it closes when it closes
         siblings.add(self)
         self._lock = lock
@@ -78,6 +82,19 @@ class RunHandle:
 
         await asyncio.wrap_future(self._writer.submit(write))
 
+    def charge(self, entry: Charge) -> None:
+        """Enter what a draft cost. Returns at once: the entry is on disk when a later `finish` or `end` returns, and what
+        was entered in the last 25 ms before a crash is lost."""
+        self._writer.submit(lambda connection: enter_charge(self.run_id, self.start, entry, connection))
+
+    async def end(self, state: Ending, summary: Mapping[str, Any]) -> None:
+        """Record how this start ended, with its summary (a JSON object); returns after the commit. The first one stays."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            enter_ending(self.run_id, self.start, state, summary, connection)
+
+        await asyncio.wrap_future(self._writer.submit(write))
+
     def close(self) -> None:
         """Let others work on the run. Safe to call twice."""
         self._closed = True
@@ -92,9 +109,16 @@ class RunHandle:
 
 
 def enter_run(
-    run_id: str, config_sha: str, code_version: str, questions: Iterable[Question], reader: Reader, writer: Writer
-) -> None:
-    """Record a run and its questions, or check that they are those of the run that is being resumed. Blocks.
+    run_id: str,
+    config_sha: str,
+    code_version: str,
+    questions: Iterable[Question],
+    reader: Reader,
+    writer: Writer,
+    origin: Origin | None = None,
+) -> int:
+    """Record a run and its questions, or check that they are those of the run that is being resumed; the number of this
+    start of it, from 1. Blocks.
 
     The caller holds the run's lock. Raises StoreError if the configuration or a question's input has changed.
     """
@@ -125,19 +149,36 @@ def enter_run(
             "or bring back the old input",
         )
 
+    started = 0
+
     def write(connection: sqlite3.Connection) -> None:
+        nonlocal started
         insert(connection, RUN, (run_id, config_sha, code_version, now()))
         for name, row in wanted.items():
             if name not in stored:
                 insert(connection, QUESTION, row)
+        started = enter_start(run_id, code_version, origin, connection)
 
     writer.submit(write).result()
+    return started
 
 
 def find_trace(trace_id: str, reader: Reader) -> dict[str, Any] | None:
     """The payload of the result with this trace id. Blocks."""
     rows = reader.rows(RESULT, f"{_JOINED} WHERE trace_id = ?", (clean(trace_id),), _BOUND)
     return _read_result(rows[0]).payload if rows else None
+
+
+def find_results(reader: Reader, custom_id: str) -> list[tuple[str, dict[str, Any]]]:
+    """(run, payload) of the results of every question with this id, in the order of the runs' beginnings. Blocks."""
+    rows = reader.rows(RESULT, f"{_JOINED} WHERE result.custom_id = ? ORDER BY started", (clean(custom_id),), _BOUND)
+    return [(text(row[0]), _read_result(row).payload) for row in rows]
+
+
+def run_of_trace(reader: Reader, trace_id: str) -> str | None:
+    """The run that the result with this trace id belongs to. Blocks."""
+    rows = reader.rows(RESULT, f"{_JOINED} WHERE trace_id = ?", (clean(trace_id),), _BOUND)
+    return text(rows[0][0]) if rows else None
 
 
 def all_traces(run_id: str | None, reader: Reader) -> list[dict[str, Any]]:

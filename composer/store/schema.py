@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from dataclasses import dataclass
@@ -9,10 +10,12 @@ from pathlib import Path
 
 from composer.errors import StoreCorruptError, StoreError
 
-VERSION = 1
+VERSION = 2
 APPLICATION = 0x434F4544  # "COED" in the file's header: nobody else's database is written to
 BUSY_SECONDS = 10.0  # how long one attempt waits for another process; ATTEMPTS of them, then the caller hears of it
 ATTEMPTS = 3
+# SQLite quotes a damaged schema in its complaint, and Python cannot decode it.
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
 BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 
 
@@ -52,9 +55,38 @@ CALL = Table(
     keys=1,
 )
 RESULT = Table("result", ("run_id", "custom_id", "k", "status", "payload", "trace_id", "sha256"), keys=3)
+ORIGIN = Table(
+    "origin",
+    ("run_id", "kind", "source", "out", "inputs_sha", "registry_path", "registry_text", "sha256"),
+    keys=1,
+)
+START = Table("start", ("run_id", "n", "started", "code_version", "sha256"), keys=2)
+ENDING = Table("ending", ("run_id", "n", "state", "ended", "summary", "sha256"), keys=2)
+CHARGE = Table(
+    "charge",
+    (
+        "run_id",
+        "n",
+        "custom_id",
+        "arm",
+        "role",
+        "sample",
+        "call_key",
+        "stop",
+        "cached",
+        "tokens_in",
+        "tokens_out",
+        "passes",
+        "seconds",
+        "cost",
+        "sha256",
+    ),
+    keys=6,
+)
+TABLES = (RUN, QUESTION, CALL, RESULT, ORIGIN, START, ENDING, CHARGE)
 
 # Without rowid each table is one tree: no second index whose damage could point a key at another key's row.
-_TABLES = (
+_FIRST = (
     """CREATE TABLE run (
         run_id TEXT PRIMARY KEY, config_sha TEXT NOT NULL, code_version TEXT NOT NULL, started TEXT NOT NULL,
         sha256 TEXT NOT NULL
@@ -74,6 +106,28 @@ _TABLES = (
     ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX result_trace ON result (trace_id) WHERE trace_id IS NOT NULL",
 )
+# Since schema 2: where a run comes from, each start of it and how that ended, and what each of its drafts cost. A start
+# without an ending was killed. `charge` has a row per draft a start received, failed and cached ones included.
+_SECOND = (
+    """CREATE TABLE origin (
+        run_id TEXT PRIMARY KEY, kind TEXT NOT NULL, source TEXT NOT NULL, out TEXT NOT NULL,
+        inputs_sha TEXT NOT NULL, registry_path TEXT NOT NULL, registry_text TEXT NOT NULL, sha256 TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE start (
+        run_id TEXT NOT NULL, n INTEGER NOT NULL, started TEXT NOT NULL, code_version TEXT NOT NULL,
+        sha256 TEXT NOT NULL, PRIMARY KEY (run_id, n)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE ending (
+        run_id TEXT NOT NULL, n INTEGER NOT NULL, state TEXT NOT NULL, ended TEXT NOT NULL, summary TEXT NOT NULL,
+        sha256 TEXT NOT NULL, PRIMARY KEY (run_id, n)
+    ) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE charge (
+        run_id TEXT NOT NULL, n INTEGER NOT NULL, custom_id TEXT NOT NULL, arm TEXT NOT NULL, role TEXT NOT NULL,
+        sample INTEGER NOT NULL, call_key TEXT NOT NULL, stop TEXT NOT NULL, cached INTEGER NOT NULL,
+        tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, passes INTEGER NOT NULL, seconds REAL NOT NULL,
+        cost REAL, sha256 TEXT NOT NULL, PRIMARY KEY (run_id, n, custom_id, arm, role, sample)
+    ) STRICT, WITHOUT ROWID""",
+)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -88,7 +142,7 @@ def connect(path: Path) -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         connection.text_factory = bytes
         _prepare(connection, path)
-    except (OSError, sqlite3.Error, StoreError) as why:
+    except (OSError, *UNREADABLE, StoreError) as why:
         if connection is not None:
             connection.close()
         if isinstance(why, StoreError):
@@ -120,35 +174,67 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         )
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA fullfsync = ON")  # macOS: its plain fsync leaves data in the disk's cache
-    if known:
+    if known == VERSION:
         return
+    if known:
+        _back_up(connection, path, known)
     connection.execute("BEGIN IMMEDIATE")
-    if not _known(connection, path):
-        for statement in _TABLES:
+    known = _known(connection, path)  # another process may have been faster
+    for version, statements in ((1, _FIRST), (2, _SECOND)):
+        for statement in statements if known < version else ():
             connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {VERSION}")
+    connection.execute(f"PRAGMA application_id = {APPLICATION}")
+    connection.execute(f"PRAGMA user_version = {VERSION}")
     connection.execute("COMMIT")
 
 
-def _known(connection: sqlite3.Connection, path: Path) -> bool:
-    """Whether our tables are there; False for an empty file, StoreError for anything else."""
+def backup_of(path: Path, version: int) -> Path:
+    """Where the store as it was before its migration from schema `version` is kept."""
+    return path.with_name(f"{path.name}.schema{version}")
+
+
+def _back_up(connection: sqlite3.Connection, path: Path, version: int) -> None:
+    """Keep the store as it is, unless that was done before: a second backup would hold less of the old."""
+    place = backup_of(path, version)
+    if place.exists():
+        return
+    draft = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+    try:
+        copy = sqlite3.connect(draft)
+        try:
+            connection.backup(copy)
+        finally:
+            copy.close()
+        with draft.open("rb") as file:
+            os.fsync(file.fileno())
+        draft.replace(place)
+    except (OSError, sqlite3.Error) as why:
+        draft.unlink(missing_ok=True)
+        raise StoreError(
+            f"the draft store has schema {version}, and no backup could be made before it is brought to {VERSION} ({why})",
+            where=str(place),
+            remedy="free disk space in this folder, or name another file in COE_STORE",
+        ) from why
+
+
+def _known(connection: sqlite3.Connection, path: Path) -> int:
+    """The schema our tables have; 0 for an empty file, StoreError for anything else."""
     [application] = connection.execute("PRAGMA application_id").fetchone()
     [version] = connection.execute("PRAGMA user_version").fetchone()
     [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     if not (application or version or tables):
-        return False
+        return 0
     if application != APPLICATION:
         raise StoreError(
             "this is a database, but not a draft store", where=str(path), remedy="name another file in COE_STORE"
         )
-    if version != VERSION:
+    if not 1 <= version <= VERSION:
         raise StoreError(
-            f"the draft store has schema {version}, this version of coe reads schema {VERSION}",
+            f"the draft store has schema {version}, this version of coe reads schemas 1 to {VERSION}",
             where=str(path),
             remedy="upgrade composition-of-experts, or name another file in COE_STORE",
         )
-    return True
+    return int(version)
 
 
 def busy(why: Exception) -> bool:
@@ -164,7 +250,7 @@ def _code(why: Exception) -> int:
 def explain(why: Exception, path: Path) -> StoreError:
     """What an error of SQLite or of the system means, with the next step."""
     code, where = _code(why), str(path)
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or isinstance(why, UnicodeDecodeError):
         return StoreCorruptError(
             f"the draft store is damaged, or is no database ({why})",
             where=where,

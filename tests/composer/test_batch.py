@@ -13,17 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from composer.batch import ask_once, row_of, run_file
+from composer.batch import ask_once, run_file
+from composer.budget import Budget, Limits
 from composer.config import load_settings
 from composer.engines.base import Engine
 from composer.engines.scripted import ScriptedEngine
-from composer.errors import InputError, StoreError
+from composer.errors import InputError, MemoryBudgetError, StoreError
 from composer.jsonl import DuplicateIds
+from composer.outputs import row_of
 from composer.pipeline import Pipeline
 from composer.registry.experts import Registry
+from composer.resume import ChangedError
 from composer.state import Answer
 from composer.store import DraftStore
-from composer.types import Draft, Failure, Request
+from composer.types import Draft, Failure, Request, Usage
 from routers.types import Array
 
 Say = Callable[[Request], str | Draft | Failure]
@@ -74,13 +77,12 @@ def failing(*ids: str) -> Say:
     return lambda r: Failure("timeout", "too slow") if r.parent in ids else f"answer to {r.parent}"
 
 
-def finished(tmp_path: Path, run_id: str, pipeline: Pipeline) -> dict[str, str]:
+def finished(tmp_path: Path, run_id: str) -> dict[str, str]:
     """What the store holds as final, id to status."""
 
     async def look() -> dict[str, str]:
         async with DraftStore.open(tmp_path / "drafts.sqlite") as store:
-            with await store.begin(run_id, pipeline.settings.config_sha, "1", []) as run:
-                return {name: result.status for name, result in (await run.results()).items()}
+            return {trace["id"]: trace["status"] for trace in await store.traces(run_id)}
 
     return asyncio.run(look())
 
@@ -117,19 +119,18 @@ def test_every_question_gets_its_row_in_input_order(make: Make, tmp_path: Path) 
 
 def test_a_failed_row_is_null_and_asked_again_next_time(make: Make, tmp_path: Path) -> None:
     source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
-    first = make(failing("b"))
 
-    summary = run_file(first, source, out)
+    summary = run_file(make(failing("b")), source, out)
 
     assert [(row["answer"], row["status"]) for row in read(out)][1] == (None, "failed")
     assert summary.failed == 1
-    assert finished(tmp_path, summary.run_id, first) == {"a": "ok", "c": "ok"}
+    assert finished(tmp_path, summary.run_id) == {"a": "ok", "c": "ok"}
 
     again = run_file(make(failing()), source, out)
 
     assert [row["answer"] for row in read(out)] == ["answer to a", "answer to b", "answer to c"]
     assert (again.run_id, again.cached, again.drafts, again.failed) == (summary.run_id, 2, 3, 0)
-    assert finished(tmp_path, summary.run_id, first) == {"a": "ok", "b": "ok", "c": "ok"}
+    assert finished(tmp_path, summary.run_id) == {"a": "ok", "b": "ok", "c": "ok"}
 
 
 def test_bad_lines_go_beside_the_answers_and_leave_when_mended(make: Make, tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_question_asked_once_has_a_trace_in_the_store(make: Make) -> None:
     pipeline = make(lambda _: "Paris.")
 
     with pipeline:
-        answer, trace, route = ask_once(pipeline, "What is the capital of France?")
+        answer, trace, route, _ = ask_once(pipeline, "What is the capital of France?")
         stored = pipeline.complete(pipeline.store.trace(answer.trace_id))
 
     assert (answer.text, answer.status, route.arms) == ("Paris.", "ok", ("general",))
@@ -182,7 +183,7 @@ def test_a_failed_question_leaves_no_trace_that_would_be_served(make: Make) -> N
     pipeline = make(lambda _: Failure("timeout", "too slow"))
 
     with pipeline:
-        answer, trace, _ = ask_once(pipeline, "What is the capital of France?")
+        answer, trace, *_ = ask_once(pipeline, "What is the capital of France?")
 
         assert pipeline.complete(pipeline.store.trace(answer.trace_id)) is None
     assert (answer.status, trace["drafts"][0]["error"]["message"]) == ("failed", "too slow")
@@ -263,7 +264,7 @@ def test_a_text_that_was_cut_off_is_a_degraded_answer(make: Make, tmp_path: Path
         "c": ("a tale", "ok"),
         "d": (None, "failed"),  # a number without its end is another number
     }
-    assert summary.run_id and set(finished(tmp_path, summary.run_id, pipeline)) == {"a", "b", "c"}
+    assert summary.run_id and set(finished(tmp_path, summary.run_id)) == {"a", "b", "c"}
 
 
 def test_a_store_that_is_no_store_is_an_error_of_its_own(make: Make, tmp_path: Path) -> None:
@@ -273,3 +274,121 @@ def test_a_store_that_is_no_store_is_an_error_of_its_own(make: Make, tmp_path: P
         run_file(make(failing()), write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl")
 
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_run_that_a_budget_ended_goes_on_and_ends_as_one_that_was_not_limited(make: Make, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", ROWS)
+    run_file(make(failing()), source, tmp_path / "whole.jsonl")
+    (tmp_path / "drafts.sqlite").unlink()
+    out, partial = tmp_path / "out.jsonl", tmp_path / "out.partial.jsonl"
+
+    first = run_file(make(failing()), source, out, budget=Budget(Limits(calls=2)))
+
+    assert (first.stopped, first.unfinished, first.drafts, first.partial) == ("max-calls", 1, 2, str(partial))
+    assert [row["id"] for row in read(partial)] == ["a", "c"] and not out.exists()
+    assert finished(tmp_path, first.run_id) == {"a": "ok", "c": "ok"}
+
+    second = run_file(make(failing()), source, out, budget=Budget(Limits(calls=2)))
+
+    assert (second.stopped, second.unfinished, second.cached, second.run_id) == (None, 0, 2, first.run_id)
+    assert not partial.exists()
+    assert shown(out) == shown(tmp_path / "whole.jsonl")
+    assert (second.ledger["run"]["calls"], second.ledger["run"]["cached"]) == (3, 2)
+
+
+def shown(path: Path) -> list[dict[str, Any]]:
+    return [{key: row[key] for key in ("id", "answer", "status", "experts")} for row in read(path)]
+
+
+def test_the_tokens_of_a_run_stay_within_their_budget_and_are_used(make: Make, tmp_path: Path) -> None:
+    rows = [{"id": str(i), "question": f"question {i}"} for i in range(40)]
+    source, spent, starts = write(tmp_path / "in.jsonl", rows), 0, 0
+
+    while not (tmp_path / "out.jsonl").exists():
+        done = run_file(
+            make(lambda _: "one two three"), source, tmp_path / "out.jsonl", budget=Budget(Limits(tokens=400))
+        )
+        assert done.tokens_in + done.tokens_out <= 400
+        spent, starts = spent + done.tokens_in + done.tokens_out, starts + 1
+
+    # 5 tokens each in truth, but 256 and its prompt have to be set aside for a call while it runs
+    assert (starts, spent) == (3, 200)
+
+
+def test_what_failed_or_was_cut_off_is_charged_and_never_served_again(make: Make, tmp_path: Path) -> None:
+    usage = Usage(tokens_in=3, tokens_out=5, passes=8, seconds=0.5, cost=0.25)
+    asked: list[str] = []
+
+    def answer(request: Request) -> Draft | Failure:
+        asked.append(str(request.parent))
+        if request.parent == "a":
+            return Failure("timeout", "too slow")
+        return Draft("", "Once upon a", "length" if request.parent == "b" else "stop", usage)
+
+    source = write(tmp_path / "in.jsonl", ROWS)
+    run_file(make(answer), source, tmp_path / "out.jsonl")
+    done = run_file(make(answer), source, tmp_path / "out.jsonl")
+
+    assert sorted(asked) == ["a", "a", "b", "b", "c"]
+    run = done.ledger["run"]
+    assert (run["calls"], run["failed"], run["cached"], run["tokens_out"], run["passes"]) == (5, 4, 1, 15, 24)
+    assert run["money"] is None  # the registry names no price
+    assert done.ledger["arms"]["general"] == run
+
+
+def test_another_registry_does_not_go_on_with_an_unfinished_run(make: Make, tmp_path: Path) -> None:
+    source, out, registry = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl", tmp_path / "experts.yaml"
+    first = run_file(make(failing()), source, out, budget=Budget(Limits(calls=1)))
+    old = registry.read_text()
+    registry.write_text(old.replace("general: {", "general: {system: Judge., "))
+
+    with pytest.raises(ChangedError) as refused:
+        run_file(make(failing()), source, out)
+
+    assert (refused.value.exit_code, refused.value.code) == (2, "changed")
+    assert "-  general: {model: small}\n+  general: {system: Judge., model: small}" in refused.value.what
+    assert "--accept-config-change" in str(refused.value) and first.run_id in str(refused.value)
+    assert not out.exists()
+
+    registry.write_text(old)
+    assert run_file(make(failing()), source, out, budget=Budget(Limits(calls=1))).run_id == first.run_id
+
+    registry.write_text(old.replace("general: {", "general: {system: Judge., "))
+    second = run_file(make(failing()), source, out, accept_change=True)
+    registry.write_text(old)
+
+    assert second.run_id != first.run_id and len(read(out)) == 3
+    assert run_file(make(failing()), source, out).drafts == 3  # the first is given up, and nothing stands in the way
+
+
+def test_another_version_of_the_program_is_a_change_as_well(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    for module in ("composer.batch", "composer.resume"):
+        monkeypatch.setattr(f"{module}.code_version", lambda: "0.0.9")
+    run_file(make(failing()), source, out, budget=Budget(Limits(calls=1)))
+    monkeypatch.undo()
+
+    with pytest.raises(ChangedError, match=r"this program has changed[\s\S]*- coe 0\.0\.9"):
+        run_file(make(failing()), source, out)
+
+
+def test_a_finished_run_stands_in_nobodys_way(make: Make, tmp_path: Path) -> None:
+    source, out, registry = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl", tmp_path / "experts.yaml"
+    first = run_file(make(failing("b")), source, out)
+    registry.write_text(registry.read_text().replace("general: {", "general: {system: Judge., "))
+
+    assert run_file(make(failing()), source, out).run_id != first.run_id
+
+
+def test_a_run_that_never_came_to_a_draft_does_not_hinder_what_it_asked_for(make: Make, tmp_path: Path) -> None:
+    source, out, registry = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl", tmp_path / "experts.yaml"
+    old = registry.read_text()
+    registry.write_text(old.replace("memory: 1MiB", "memory: 900GiB"))
+    with pytest.raises(MemoryBudgetError):
+        run_file(make(failing()), source, out)
+
+    registry.write_text(old)
+
+    assert run_file(make(failing()), source, out).failed == 0

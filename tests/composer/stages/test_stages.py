@@ -89,7 +89,9 @@ class Backwards:
         self.answer = answer
         self.requests: list[Request] = []
 
-    async def submit(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
+    async def submit(
+        self, requests: Sequence[Request], still_wanted: Callable[[Request], bool] = lambda _: True
+    ) -> AsyncIterator[tuple[str, Delta | Draft]]:
         self.requests += requests
         for request in reversed(requests):
             yield request.id, Delta("…")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from composer.errors import StoreError, StoreLockedError
-from composer.store import DraftStore, Question, StoredResult
+from composer.store import Charge, DraftStore, Origin, Question, RunRecord, StoredResult
+from composer.types import Usage
 
 QUESTIONS: list[Question] = [("q1", 1, "input-1"), ("q2", 2, "input-2"), ("q3", 3, "input-3")]
 
@@ -184,3 +187,81 @@ async def test_a_lock_of_another_machine_is_called_so(tmp_path: Path) -> None:
             await store.begin("run", "config", "code", [])
 
         run.close()
+
+
+ORIGIN = Origin("run", "/in.jsonl", "/out.jsonl", "inputs", "/experts.yaml", "models: {}\n")
+
+
+async def only(store: DraftStore) -> RunRecord:
+    [run] = await store.runs()
+    return run
+
+
+async def test_a_run_remembers_its_starts_how_they_ended_and_where_it_comes_from(tmp_path: Path) -> None:
+    async with DraftStore.open(tmp_path / "drafts.sqlite") as store:
+        with await store.begin("run", "config", "code", QUESTIONS, ORIGIN) as run:
+            await run.finish("q1", 0, {}, "ok")
+            assert (run.start, (await only(store)).state) == (1, "running")
+        assert (await only(store)).state == "killed"  # it left without a word
+
+        with await store.begin("run", "config", "newer code", QUESTIONS, ORIGIN) as run:
+            await run.end("out-of-budget", {"queries": 3})
+        found = await only(store)
+
+        assert (run.start, found.state, found.starts, found.code_version) == (2, "out-of-budget", 2, "newer code")
+        assert (found.questions, found.done, found.results) == (3, 1, {"ok": 1})
+        assert (found.origin, found.summary) == (ORIGIN, {"queries": 3})
+        assert await store.open_questions("run") == [("q2", 2), ("q3", 3)]
+        assert [run.run_id for run in await store.same_work(ORIGIN)] == ["run"]
+        assert await store.same_work(replace(ORIGIN, inputs_sha="others")) == []
+
+        await store.supersede("run")
+        assert (await only(store)).state == "superseded"
+
+
+async def test_charges_come_back_by_start_and_unknown_costs_stay_unknown(tmp_path: Path) -> None:
+    paid = Charge("q1", "math", "draft", 0, "key", "stop", False, Usage(7, 2, 0, 9, 0.5, 0.25))
+    unknown = Charge("q2", "law", "draft", 1, "", "error", False, Usage())
+    again = replace(paid, cached=True)
+    async with DraftStore.open(tmp_path / "drafts.sqlite") as store:
+        with await store.begin("run", "config", "code", QUESTIONS) as run:
+            run.charge(paid)
+            run.charge(unknown)
+            await run.end("interrupted", {})
+        with await store.begin("run", "config", "code", QUESTIONS) as run:
+            run.charge(again)
+            await run.end("finished", {})
+
+        assert await store.charges("run") == [(1, paid), (1, unknown), (2, again)]
+
+
+async def test_a_store_of_the_first_schema_is_migrated_and_kept_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "drafts.sqlite"
+    old = sqlite3.connect(path)
+    old.executescript(Path(__file__).with_name("schema1.sql").read_text())
+    old.close()
+
+    async with DraftStore.open(path) as store:
+        [draft] = (await store.get(["key"])).values()
+        found = await only(store)
+        with await store.begin("run", "config", "code", QUESTIONS[:2], ORIGIN) as run:
+            results = await run.results()
+
+    assert (draft.text, found.state, found.done, found.origin, list(results)) == ("4", "unknown", 1, None, ["q1"])
+    backup = sqlite3.connect(tmp_path / "drafts.sqlite.schema1")
+    assert backup.execute("PRAGMA user_version").fetchone() == (1,)
+    assert backup.execute("SELECT count(*) FROM call").fetchone() == (1,)
+    backup.close()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["drafts.sqlite", "drafts.sqlite.schema1", "locks"]
+
+
+async def test_locks_of_killed_processes_go_with_the_next_run_and_held_ones_stay(tmp_path: Path) -> None:
+    path = tmp_path / "drafts.sqlite"
+    async with DraftStore.open(path) as store:
+        await store.begin("held", "config", "code", [])
+        (tmp_path / "locks" / "drafts.sqlite-0123.lock").write_text("{}")
+
+        with await store.begin("run", "config", "code", []):
+            names = [lock.name for lock in (tmp_path / "locks").iterdir()]
+
+    assert len(names) == 2 and "drafts.sqlite-0123.lock" not in names

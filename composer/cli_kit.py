@@ -1,0 +1,61 @@
+"""What the verbs of the command share: their common options, and how they print, complain and end."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from composer.exits import CLOSED_PIPE, INTERRUPTED
+
+if TYPE_CHECKING:
+    from composer.pipeline import Pipeline
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="The registry file (else found as documented).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
+Memory = Annotated[str | None, typer.Option(help="Most memory for resident models, such as 1GiB.")]
+Offline = Annotated[bool, typer.Option("--offline", envvar="COE_OFFLINE", help="Fetch nothing.")]
+
+
+def make_pipeline(config: Path | None, memory: str | None, offline: bool) -> Pipeline:
+    """The pipeline of a registry, as the common options say."""
+    from composer.config import parse_size
+    from composer.pipeline import Pipeline
+    from composer.registry.progress import console_progress
+
+    size = parse_size(memory, "--memory") if memory is not None else None
+    return Pipeline.from_file(config, memory=size, offline=offline, progress=console_progress(), say=say)
+
+
+def print_json(data: Any) -> None:
+    """Data on stdout."""
+    import json
+
+    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+
+
+def say(text: str) -> None:
+    """A note on stderr."""
+    typer.echo(text, err=True)
+
+
+def complain(text: str) -> None:
+    """An error on stderr, with nothing in it that a terminal would obey."""
+    from composer.show import printable
+
+    typer.secho(printable(text), err=True, fg=typer.colors.RED)
+
+
+class Ended(SystemExit):
+    """The end by a signal about which the user was told all there is to say."""
+
+
+def end_quietly(end: SystemExit) -> NoReturn:
+    """End as `end` says; after Ctrl-C with a word, after a closed pipe without one and as shells report it."""
+    if end.code == INTERRUPTED and not isinstance(end, Ended):  # typer has caught the KeyboardInterrupt
+        complain("interrupted; what was finished is in the store: the same command goes on from there")
+    if end.code == 1 and type(sys.stdout).__name__ == "PacifyFlushWrapper":  # what typer leaves after EPIPE
+        raise SystemExit(CLOSED_PIPE) from end
+    raise end
