@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from composer.errors import ComposerError, InputError
+from composer.serve.command import serve
 from routers.errors import RouterError
 
 if TYPE_CHECKING:
@@ -239,6 +240,9 @@ def fit_answers_(
     for line in fitted.lines():
         typer.echo(line)
     _say(told)
+
+
+app.command()(serve)
 
 
 @app.command()
