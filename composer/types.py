@@ -171,7 +171,7 @@ class Draft:
 @dataclass(frozen=True, slots=True)
 class Delta:
     """A piece of text of a draft that is still being written. `at` characters of the draft stand before it: a draft that
-    is begun again, because its host died, begins at 0 again (None: the engine does not say)."""
+    is begun again, because its host died, begins at 0 again (None: the engine does not say, and nobody can pass it on)."""
 
     text: str
     at: int | None = None

@@ -133,6 +133,15 @@ def test_the_official_client_reads_a_stream_as_it_is_written(server: Server) -> 
     assert chunks[-1].usage == whole.usage or whole.usage is not None
 
 
+def test_the_documented_example_runs(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "serve.md").read_text()
+    code = text.partition("```python\n")[2].partition("```")[0]
+
+    exec(code.replace("http://127.0.0.1:8000", server.url).replace('"none"', repr(KEY)), {})
+
+    assert capsys.readouterr().out == "47 + 38 = 85 ['arithmetic']\n"
+
+
 def test_a_conversation_reaches_the_expert(server: Server) -> None:
     turns = [
         {"role": "user", "content": "What is the capital of France?"},

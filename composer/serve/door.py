@@ -37,6 +37,7 @@ class Door:
         self.pipeline, self.limits, self.say = pipeline, limits, say
         self.started = int(time.time())
         self.closing = False
+        self.answers = 0
         self.ready = Readiness(pipeline)
         self._traces = Traces(pipeline, say)
         self._under_way = 0
@@ -89,8 +90,17 @@ class Door:
 
     async def answered(self, state: State, model: str) -> None:
         """Remember what was answered."""
+        self.answers += len(state.answers)
         self.ready.saw(state)
         await self._traces.put(state, model)
+
+    def summary(self) -> str:
+        """What was done since the start, in a line."""
+        if not self.answers:
+            return "nothing was asked"
+        ledger = self.pipeline.ledger
+        drafts = f"{ledger.drafts} drafts ({ledger.cached} from the store, {ledger.failed} failed or cut)"
+        return f"{self.answers} answers of {drafts}, {ledger.loads} loads, {ledger.tokens_out} tokens written"
 
     def _ended(self, call: Call) -> None:
         self._under_way -= call.asked.n

@@ -20,11 +20,16 @@ class Passing:
     sent: str = ""
 
     def take(self, text: str, at: int | None) -> str:
-        """What of this piece the reader does not have yet. A draft that is begun again says at first what it said before;
-        one that says something else cannot be joined to what was sent: Refused."""
-        start = len(self.sent) if at is None else at
-        old = min(len(text), len(self.sent) - start)
-        if old < 0 or self.sent[start : start + old] != text[:old]:
+        """What of this piece the reader does not have yet; nothing where we do not know what stands before it: whoever
+        joins another caller's draft hears it from the middle, and gets what it missed with the whole text.
+
+        A draft that is begun again says at first what it said before; one that says something else cannot be joined to
+        what was sent: Refused.
+        """
+        if at is None or at > len(self.sent):
+            return ""
+        old = min(len(text), len(self.sent) - at)
+        if self.sent[at : at + old] != text[:old]:
             raise Refused(502, "the expert's host died, and began another reply", code="host_died")
         self.sent += text[old:]
         return text[old:]

@@ -98,6 +98,7 @@ async def _serve(
             await server.serve(sockets=[listening])
         finally:
             await door.close()
+            say(door.summary())
     return 128 + told[0] if told else 1
 
 
