@@ -19,9 +19,8 @@ from composer.serve.body import Asked, parse
 from composer.serve.door import Call, Door, model_data
 from composer.serve.guard import too_large
 from composer.serve.limits import Limits
-from composer.serve.refusal import Refused
-from composer.serve.reply import Choice, choice_of, chunk, completion, part, usage_of
-from composer.state import State
+from composer.serve.refusal import Refused, internal
+from composer.serve.reply import Choice, Told, chunk, completion, part
 
 T = TypeVar("T")
 _SMALL = 64 * 1024  # bytes; a larger body is read beside the event loop
@@ -51,12 +50,11 @@ def build(door: Door) -> Starlette:
             if asked.stream:
                 await _unless_gone(request.receive, call.begins(door.limits.patience))
                 return _Events(call)
-            state = await _unless_gone(request.receive, _wait(call))
-            choices = [choice_of(state, row) for row in range(asked.n)]
+            told = await _unless_gone(request.receive, _wait(call))
         except BaseException:
             await call.cancel()
             raise
-        return JSONResponse(completion(call.id, call.created, asked.model, choices, state), headers=_headers(call))
+        return JSONResponse(completion(call.id, call.created, asked.model, told), headers=_headers(call))
 
     async def health(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -64,7 +62,7 @@ def build(door: Door) -> Starlette:
     async def ready(_: Request) -> Response:
         return JSONResponse({"status": "ready", "expert": await door.ready.check()})
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/models", models),
@@ -72,8 +70,16 @@ def build(door: Door) -> Starlette:
             Route("/healthz", health),
             Route("/readyz", ready),
         ],
-        exception_handlers={Refused: _refused, HTTPException: _http, _Gone: _gone, ClientDisconnect: _gone},
+        exception_handlers={
+            Refused: _refused,
+            HTTPException: _http,
+            _Gone: _gone,
+            ClientDisconnect: _gone,
+            Exception: _bug,
+        },
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 async def _read(request: Request, limits: Limits) -> Asked:
@@ -114,7 +120,7 @@ async def _unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
-async def _wait(call: Call) -> State:
+async def _wait(call: Call) -> Told:
     return await call.work
 
 
@@ -162,15 +168,13 @@ async def _events(call: Call) -> AsyncGenerator[bytes, None]:
             if piece is None:
                 break
             yield event(part(piece[0], {"content": piece[1]}))
-        state = await call.work
-        choices = [choice_of(state, row) for row in range(asked.n)]
-        usage, spent = usage_of(state)
-        for i, choice in enumerate(choices):
+        whole = await call.work
+        for i, choice in enumerate(whole.choices):
             for delta in _left(call, i, choice):
                 yield event(part(i, delta))
-            yield event(part(i, {}, choice.finish), x_coe=choice.about | {"spent": spent})
+            yield event(part(i, {}, choice.finish), x_coe=choice.about | {"spent": whole.spent})
         if asked.include_usage:
-            yield event(usage=usage)
+            yield event(usage=whole.usage)
         yield b"data: [DONE]\n\n"
     except Refused as why:
         yield _data(why.body())
@@ -207,6 +211,11 @@ async def _http(request: Request, why: Exception) -> Response:
     return JSONResponse(
         Refused(why.status_code, told, code="not_found").body(), why.status_code, dict(why.headers or {})
     )
+
+
+async def _bug(_: Request, __: Exception) -> Response:
+    """uvicorn logs the traceback."""
+    return JSONResponse(internal().body(), 500)
 
 
 async def _gone(_: Request, __: Exception) -> Response:

@@ -17,8 +17,8 @@ from composer.pipeline import Pipeline
 from composer.serve.body import Asked
 from composer.serve.limits import Limits
 from composer.serve.ready import Readiness
-from composer.serve.refusal import Refused, internal, of_error
-from composer.serve.reply import Passing
+from composer.serve.refusal import Refused, internal, of_error, stopping
+from composer.serve.reply import Passing, Told, choice_of, usage_of
 from composer.serve.traces import Traces
 from composer.state import Query, State, Wishes
 from composer.trace import Event, Routed, Written
@@ -50,7 +50,10 @@ class Door:
         return [AUTO, *settings.experts, *settings.pipelines]
 
     def begin(self, asked: Asked) -> Call:
-        """Start to answer. Raises Refused: 404 for a model that nobody has, 429 when too much is under way."""
+        """Start to answer. Raises Refused: 404 for a model that nobody has, 429 when too much is under way, 503 at the
+        end."""
+        if self.closing:
+            raise stopping()
         if asked.model not in self.models():
             told = f"no model is called {asked.model[:64]!r}: /v1/models lists them"
             raise Refused(404, told, code="model_not_found", param="model")
@@ -120,7 +123,7 @@ def asks_once(steps: tuple[StageSpec, ...]) -> bool:
 
 
 class Call:
-    """One request under way: `work` ends with the state, or raises Refused. `id` names it in traces."""
+    """One request under way: `work` ends with what is told of each answer, or raises Refused. `id` names it in traces."""
 
     def __init__(self, door: Door, asked: Asked) -> None:
         self.door, self.asked = door, asked
@@ -154,7 +157,7 @@ class Call:
         self.work.cancel()
         await asyncio.gather(self.work, return_exceptions=True)
 
-    async def _run(self) -> State:
+    async def _run(self) -> Told:
         asked, deadline = self.asked, self.began + self.door.limits.deadline
         queries = [
             Query(str(i), asked.question, turns=asked.turns, wishes=self._wishes(i, deadline)) for i in range(asked.n)
@@ -163,7 +166,7 @@ class Call:
             state = await self.door.pipeline.astate(queries, run=self.id, by=asked.model, hear=self._hear)
         except asyncio.CancelledError:
             if self.door.closing:
-                raise Refused(503, "the server is stopping", code="stopping", retry=5) from None
+                raise stopping() from None
             raise
         except (ComposerError, RouterError) as why:
             refused = of_error(why) if isinstance(why, ComposerError) else internal()
@@ -180,7 +183,7 @@ class Call:
                 if reply.draft.error is not None:
                     self.door.say(f"{self.id}: {reply.arm}: {reply.draft.error.kind}: {reply.draft.error.message}")
         await self.door.answered(state, asked.model)
-        return state
+        return Told(tuple(choice_of(state, row) for row in range(asked.n)), *usage_of(state))
 
     def _wishes(self, sample: int, deadline: float) -> Wishes:
         return replace(self.asked.wishes, sample=sample, deltas=self.asked.stream, deadline=deadline)

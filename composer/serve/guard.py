@@ -16,7 +16,7 @@ from starlette.datastructures import Headers
 
 from composer.errors import ConfigError
 from composer.serve.limits import Limits
-from composer.serve.refusal import Refused
+from composer.serve.refusal import Refused, stopping
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -105,7 +105,7 @@ class Guard:
         if self._keys and not self._keys.open_with(headers.get("authorization", "")):
             raise Refused(401, "a key is needed: Authorization: Bearer KEY", code="invalid_api_key")
         if self._door.closing:
-            raise Refused(503, "the server is stopping", code="stopping", retry=5)
+            raise stopping()
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > self._limits.bytes:
             raise too_large(self._limits)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from contextlib import aclosing
 
+from composer.errors import ComposerError
 from composer.pipeline import Pipeline
 from composer.serve.refusal import Refused
 from composer.state import State
@@ -55,6 +57,11 @@ class Readiness:
         stream = registry.stream(expert, registry.messages(expert, f"Hi {secrets.token_hex(4)}"))
         deadline = time.monotonic() + _LONGEST
         request = Request("ready", (stream,), Sampling(max_tokens=1), role="probe", arm=expert, deadline=deadline)
-        async for _, piece in self._pipeline.pool.submit([request]):
-            if isinstance(piece, Draft):
-                self._found, self._at = piece.error, time.monotonic()
+        try:
+            async with aclosing(self._pipeline.pool.submit([request])) as pieces:  # type: ignore[type-var]
+                async for _, piece in pieces:
+                    if isinstance(piece, Draft):
+                        self._found = piece.error
+        except ComposerError as why:  # no file, no memory
+            self._found = Failure(why.code, str(why))
+        self._at = time.monotonic()

@@ -71,6 +71,11 @@ def of_failure(failure: Failure, expert: str) -> Refused:
     return Refused(status, told, code=failure.kind, retry=retry)
 
 
+def stopping() -> Refused:
+    """We are told to end."""
+    return Refused(503, "the server is stopping", code="stopping", retry=5)
+
+
 def internal() -> Refused:
     """A bug of ours: details are in the log."""
     return Refused(500, "the server made a mistake; its log says more", code="internal")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from composer.serve.refusal import Refused, of_failure
+from composer.serve.refusal import Refused, of_failure, stopping
 from composer.state import State
-from composer.types import Draft, Usage
+from composer.types import Usage
 
 Data = dict[str, Any]
 
@@ -54,6 +54,15 @@ class Choice:
         return {"role": "assistant", "content": content, "refusal": self.refusal}
 
 
+@dataclass(frozen=True, slots=True)
+class Told:
+    """All that is told of a request: its choices, OpenAI's usage, and what of that was spent now."""
+
+    choices: tuple[Choice, ...]
+    usage: Data
+    spent: Data
+
+
 def choice_of(state: State, row: int) -> Choice:
     """The answer at `row`. Raises Refused where the experts that were asked failed.
 
@@ -95,6 +104,8 @@ def _failure(state: State, row: int) -> Refused:
     for reply in state.replies[row]:
         if reply.draft.error is not None:
             return of_failure(reply.draft.error, reply.arm)
+    if any(reply.draft.stop == "cancelled" for reply in state.replies[row]):
+        return stopping()  # the pool ends only with us
     asked = ", ".join(state.asked[row]) or "nobody"
     if any(reply.draft.stop == "length" for reply in state.replies[row]):
         return Refused(502, f"no complete answer ({asked}): all were cut off; raise max_tokens", code="cut_off")
@@ -121,19 +132,18 @@ def usage_of(state: State) -> tuple[Data, Data]:
     return usage, spent
 
 
-def completion(id: str, created: int, model: str, choices: Sequence[Choice], state: State) -> Data:
+def completion(id: str, created: int, model: str, told: Told) -> Data:
     """The whole reply. `x_coe` stands beside the one choice, or in each of several."""
-    usage, spent = usage_of(state)
-    told = [
+    choices = [
         {"index": i, "message": choice.message(), "logprobs": None, "finish_reason": choice.finish}
-        for i, choice in enumerate(choices)
+        for i, choice in enumerate(told.choices)
     ]
-    about: Data = {"x_coe": choices[0].about | {"spent": spent}}
+    about = told.choices[0].about
     if len(choices) > 1:
-        told = [row | {"x_coe": choice.about} for row, choice in zip(told, choices, strict=True)]
-        about = {"x_coe": {"spent": spent}}
+        choices = [row | {"x_coe": choice.about} for row, choice in zip(choices, told.choices, strict=True)]
+        about = {}
     head = {"id": id, "object": "chat.completion", "created": created, "model": model}
-    return head | {"choices": told, "usage": usage} | about
+    return head | {"choices": choices, "usage": told.usage, "x_coe": about | {"spent": told.spent}}
 
 
 def chunk(id: str, created: int, model: str, choices: Sequence[Data], **more: Any) -> Data:
@@ -145,8 +155,3 @@ def chunk(id: str, created: int, model: str, choices: Sequence[Data], **more: An
 def part(index: int, delta: Data, finish: str | None = None) -> Data:
     """One choice in an event."""
     return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-
-
-def drafts_of(state: State) -> list[tuple[str, Draft]]:
-    """Every draft with the arm it is of."""
-    return [(reply.arm, reply.draft) for replies in state.replies for reply in replies]

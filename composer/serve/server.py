@@ -13,7 +13,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from composer.config import Settings
+from composer.config import AUTO, Settings
 from composer.errors import ConfigError
 from composer.pipeline import Pipeline
 from composer.serve.app import build
@@ -51,8 +51,8 @@ def serve(
     listening = bind(host, port)
     try:
         # Routers read their profile and the encoder once: now, not under the first caller, and nobody waits in vain.
-        for by in (None, *pipeline.settings.pipelines):
-            pipeline.route(["Hello"], *([] if by is None else [by]))
+        for by in (AUTO, *pipeline.settings.pipelines):
+            pipeline.route(["Hello"], by)
         return asyncio.run(_serve(pipeline, keys, listening, host, names, limits, say))
     finally:
         listening.close()
@@ -114,6 +114,7 @@ def _config(app: Guard, limits: Limits) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,  # whoever is in front may say anything
         limit_concurrency=limits.connections,
+        timeout_keep_alive=int(limits.idle),
         timeout_graceful_shutdown=int(limits.grace + _AFTER),
     )
 
@@ -148,16 +149,13 @@ class _Bounded(H11Protocol):
         super().data_received(data)
         self._look()
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._look()
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         super().connection_lost(exc)
 
     def _look(self) -> None:
-        """The time runs while nothing of ours is owed: no request is read, or its answer is out."""
+        """The time runs from the first byte on (or from the connection on) while nothing of ours is owed: there is no
+        whole head, or its answer is out. Between two requests uvicorn's own time runs."""
         owed = self.cycle is not None and not self.cycle.response_complete
         if owed or self.conn.their_state is h11.CLOSED:
             self._disarm()

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 from composer import __version__
-from composer.errors import StoreError
 from composer.pipeline import Pipeline
 from composer.state import State, Status, trace_of
 
@@ -55,8 +54,8 @@ class Traces:
             batch = [row for row in rows if row is not None]
             try:
                 await self._write(batch)
-            except StoreError as why:
-                self._say(f"{len(batch)} traces are lost: {why}")
+            except Exception as why:  # whatever it is, answers must not wait for a writer that is gone
+                self._say(f"{len(batch)} traces are lost: {why!r}")
 
     async def _write(self, rows: list[_Row]) -> None:
         if not rows:

@@ -147,8 +147,7 @@ async def test_an_expert_that_failed_is_an_error_and_never_an_answer(
     assert (whole.status_code, whole.headers.get("retry-after")) == (status, retry)
     assert "secret" not in whole.text + streamed.text
     assert "secret" in "".join(said)
-    # the stream had begun with its role: the error is an event in it, and no [DONE] follows
-    assert events(streamed)[-1] == whole.json()
+    assert (streamed.status_code, streamed.json()) == (status, whole.json())  # nothing was sent before
 
 
 @pytest.mark.usefixtures("measured")
@@ -266,6 +265,18 @@ async def test_an_error_before_the_first_word_has_its_own_status(bench: Scripted
     assert (told.status_code, told.headers["content-type"]) == (503, "application/json")
 
 
+async def test_an_error_in_the_middle_is_an_event_and_no_end_follows(bench: Scripted) -> None:
+    bench.delay = 0.1
+    pipeline = bench.pipeline(ONE, lambda _: Failure("host_died", "gone"))
+    async with served(pipeline, Limits(max_tokens=9, patience=0.03)) as (client, _):
+        told = await chat(client, ask(stream=True))
+
+    role, error = events(told)
+    assert told.status_code == 200
+    assert role["choices"][0]["delta"]["role"] == "assistant"
+    assert error["error"]["code"] == "host_died"
+
+
 # Many
 
 
@@ -344,6 +355,15 @@ async def test_a_recent_answer_proves_readiness_and_a_failure_denies_it(bench: S
     assert (ready.status_code, broken.status_code) == (200, 503)
     assert broken.json()["error"]["code"] == "not_ready"
     assert asked == ["draft", "probe"]
+
+
+async def test_what_cannot_be_loaded_is_not_ready(bench: Scripted) -> None:
+    pipeline = bench.pipeline(ONE)
+    (bench.folder / "project" / "small.gguf").unlink()
+    async with served(pipeline) as (client, _):
+        told = await client.get("/readyz")
+
+    assert (told.status_code, told.json()["error"]["code"]) == (503, "not_ready")
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,21 @@ async def test_a_second_head_that_drips_is_cut_off_too(bench: Scripted) -> None:
     assert said.startswith(b"HTTP/1.1 200") and seconds < 2
 
 
+async def test_a_connection_is_kept_longer_than_clients_keep_theirs(bench: Scripted) -> None:
+    whole = b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n"
+    async with listening(bench) as (port, _, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        heads = []
+        for _ in range(2):
+            writer.write(whole)
+            heads.append(await reader.readuntil(b"}"))
+            await asyncio.sleep(3 * QUICK.head)
+        writer.close()
+
+    assert [head.startswith(b"HTTP/1.1 200") for head in heads] == [True, True]
+    assert _config(None, LIMITS).timeout_keep_alive > 60  # type: ignore[arg-type]
+
+
 async def test_a_body_that_drips_is_told_so_and_cut_off(bench: Scripted) -> None:
     head = (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
