@@ -17,6 +17,7 @@ from composer.cli_kit import AsJson, Config, Memory, Offline, complain, end_quie
 from composer.cli_kit import make_pipeline as _pipeline
 from composer.errors import ComposerError, InputError
 from composer.exits import EXHAUSTED, INCOMPLETE, TERMINATED, UNAVAILABLE
+from composer.serve.command import serve
 from routers.errors import RouterError
 
 app = typer.Typer(
@@ -220,6 +221,9 @@ def fit_answers_(
     for line in fitted.lines():
         typer.echo(line)
     say(told)
+
+
+app.command()(serve)
 
 
 @app.command()

@@ -6,8 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 PACKAGED = Path(__file__).resolve().parent / "default"
 """What `default:` means in a registry: the data that come with this package."""
 
+AUTO = "auto"  # the name of `pipeline:` beside those of experts and `pipelines:`
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNITS = (
     {"B": 1}
@@ -118,6 +119,7 @@ class Settings:
     pipeline: tuple[StageSpec, ...]
     memory: int | None
     document: Document
+    pipelines: Mapping[str, tuple[StageSpec, ...]] = field(default_factory=dict[str, tuple[StageSpec, ...]])
 
     @property
     def generalist(self) -> ExpertSpec:
@@ -220,7 +222,8 @@ class _Reading:
             experts={name: self.expert(name, row, models, name == general) for name, row in rows.experts.items()},
             encoder=self.encoder(rows.encoder) if rows.encoder else None,
             profile=self.inside(rows.profile, "profile") if rows.profile is not None else None,
-            pipeline=self.pipeline(rows.pipeline),
+            pipeline=self.pipeline(rows.pipeline, "pipeline"),
+            pipelines=self.pipelines(rows.pipelines, rows.experts),
             memory=self.size(rows.memory, "memory"),
             document=self.document,
         )
@@ -322,13 +325,22 @@ class _Reading:
         tokenizer = self.inside(row.tokenizer, "encoder.tokenizer")
         return EncoderSpec(self.sources(row.sources, "encoder.sources"), row.sha256, tokenizer)
 
-    def pipeline(self, rows: list[StageRow]) -> tuple[StageSpec, ...]:
+    def pipelines(self, rows: Mapping[str, list[StageRow]], experts: Iterable[str]) -> dict[str, tuple[StageSpec, ...]]:
+        """Those asked by name, beside the experts and `auto`."""
+        self.check_names("pipelines", rows)
+        taken = {name.casefold() for name in (AUTO, *experts)}
+        for name in rows:
+            if name.casefold() in taken:
+                raise self.error(f"pipelines.{name}", f"`{name}` is {AUTO!r} or an expert already", "rename it")
+        return {name: self.pipeline(steps, f"pipelines.{name}") for name, steps in rows.items()}
+
+    def pipeline(self, rows: list[StageRow], at: str) -> tuple[StageSpec, ...]:
         names = [row.use for row in rows]
         for i, name in enumerate(names):
             if name in names[:i]:
-                raise self.error(f"pipeline[{i}].use", f"the stage `{name}` stands twice", "remove one of them")
+                raise self.error(f"{at}[{i}].use", f"the stage `{name}` stands twice", "remove one of them")
         lines = self.document.lines
-        return tuple(StageSpec(row.use, row.options, lines.get(f"pipeline[{i}]", 1)) for i, row in enumerate(rows))
+        return tuple(StageSpec(row.use, row.options, lines.get(f"{at}[{i}]", 1)) for i, row in enumerate(rows))
 
     def sources(self, texts: list[str], at: str) -> tuple[Source, ...]:
         """Each source as the fetcher takes it; paths made absolute."""

@@ -76,6 +76,13 @@ class MemoryBudgetError(ComposerError):
     exit_code = UNAVAILABLE
 
 
+class ServeError(ComposerError):
+    """The server cannot listen."""
+
+    code = "serve"
+    exit_code = 6
+
+
 class StoreError(ComposerError):
     """The draft store cannot be opened or written."""
 

@@ -108,4 +108,9 @@ class RegistryRow(Row):
         default_factory=lambda: [StageRow(use=name) for name in ("decide", "generate", "verify", "aggregate")],
         min_length=2,
     )
+    pipelines: dict[str, Annotated[list[StageRow], Field(min_length=2)]] = _about(
+        "other pipelines, asked by name",
+        {"careful": [{"use": "decide", "options": {"k": 3}}, {"use": "aggregate", "options": {"by": "majority"}}]},
+        default_factory=dict,
+    )
     memory: str | None = _about("most memory that loaded models may take together", "4GiB", default=None)

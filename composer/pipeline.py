@@ -6,7 +6,8 @@ import inspect
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -14,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from composer.answers.equal import check_installed
 from composer.budget import Budget
-from composer.config import Settings, find_registry, load_settings
-from composer.errors import ConfigError, InputError
+from composer.config import AUTO, Settings, StageSpec, find_registry, load_settings
+from composer.errors import ConfigError, InputError, suggest
 from composer.plugins import check_options, load
 from composer.registry.experts import Registry
 from composer.registry.sources import Progress
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from composer.answers.ballots import Aggregator
     from composer.answers.trust import Trust
+    from composer.graph import Run
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
@@ -39,11 +41,13 @@ if TYPE_CHECKING:
 # What `coe route` never needs (the event loop, the pool, the store, LangGraph) is imported where it is used.
 
 T = TypeVar("T")
+Plan = list[tuple[str, Stage]]
+Hears = Callable[[Event], None]
 LEARNT = "learnt"  # the aggregator that exists only after `coe fit answers`
-AUTO = "auto"  # the router that `coe fit router` has installed, else the skill router
+AUTO_ROUTER = "auto"  # the router that `coe fit router` has installed, else the skill router
 
 # Who hears the events of the run under way, where that is not the pipeline's listener: runs may go on side by side.
-_HEARS: ContextVar[Callable[[Event], None] | None] = ContextVar("hears", default=None)
+_HEARS: ContextVar[Hears | None] = ContextVar("hears", default=None)
 _BUDGET: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
@@ -79,11 +83,12 @@ class Pipeline:
         self._pool: Pool | None = None
         self._encoder: Encoder | None = None
         self._routers: dict[str, Router] = {}
-        self._listener: Callable[[Event], None] = nothing
+        self._listener: Hears = nothing
         self._runner: asyncio.Runner | None = None
         self._uses = 0  # open contexts and runs under way
-        self._stages = [(step.use, self._stage(place)) for place, step in enumerate(settings.pipeline)]
-        self._check_shape()
+        self._plans = {AUTO: self._stages(settings.pipeline, "pipeline")}
+        self._plans |= {name: self._stages(steps, f"pipelines.{name}") for name, steps in settings.pipelines.items()}
+        self._compiled: dict[str, Run] = {}
 
     @classmethod
     def from_file(
@@ -118,43 +123,58 @@ class Pipeline:
         queries: Sequence[str | Query],
         *,
         run: str = "",
+        by: str = AUTO,
         budget: Budget | None = None,
-        hear: Callable[[Event], None] | None = None,
+        hear: Hears | None = None,
     ) -> State:
-        """The whole final state. `run` names the run in trace ids; `budget` is asked before every request (rows it does
-        not allow are `withheld`); `hear` is told this run's events beside who listens."""
-        from composer.graph import build  # noqa: PLC0415 half a CPU second
-
-        if budget is not None or hear is not None:
-            return await self._in_context(self.astate(queries, run=run), budget, hear)
-        state = State.of(as_queries(queries), run or secrets.token_hex(8))
-        if not state.queries:
-            return state
-        async with self._in_use():
-            # a policy asks each arm once at most, and once more says that it is enough
-            return await build(self._stages, rounds=len(self.registry.arms()) + 1)(state)
-
-    async def _in_context(
-        self, work: Coroutine[Any, Any, T], budget: Budget | None, hear: Callable[[Event], None] | None
-    ) -> T:
-        """Do `work` where stages find this budget, and where `hear` hears what happens as well."""
-        import asyncio  # noqa: PLC0415
-
-        own, others = copy_context(), _HEARS.get()
+        """The whole final state: routes, drafts, answers. `run` names the run in trace ids; `by` is who answers: `auto`,
+        a pipeline of the registry by name, or an expert, which alone is asked then; `budget` is asked before every request
+        (rows it does not allow are `withheld`); `hear` is told the events of this run beside who listens. Raises InputError
+        for a name that nobody has."""
+        others = _HEARS.get()
 
         def both(event: Event) -> None:
-            if hear is not None:
-                hear(event)
+            assert hear is not None
+            hear(event)
             (others or self._listener)(event)
 
-        own.run(_HEARS.set, both)
-        own.run(_BUDGET.set, budget)
-        task = asyncio.create_task(work, context=own)
+        return await self._astate(as_queries(queries), run, by, budget, both if hear is not None else others)
+
+    async def _astate(
+        self, queries: tuple[Query, ...], run: str, by: str, budget: Budget | None, hear: Hears | None
+    ) -> State:
+        """The final state; `hear` alone is told what happens."""
+        state = State.of(queries, run or secrets.token_hex(8))
+        if not state.queries:
+            return state
+        heard, spends = _HEARS.set(hear), _BUDGET.set(budget or _BUDGET.get())
         try:
-            return await task
+            async with self._in_use():
+                return await self._graph(by)(state)
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            _HEARS.reset(heard)
+            _BUDGET.reset(spends)
+
+    def _graph(self, by: str) -> Run:
+        """The stages of `by`, joined once: joining takes longer than going through them."""
+        if by not in self._compiled:
+            from composer.graph import build  # noqa: PLC0415 half a CPU second
+
+            # a policy asks each arm once at most, and once more says that it is enough
+            self._compiled[by] = build(self._plan(by), rounds=len(self.registry.arms()) + 1)
+        return self._compiled[by]
+
+    def _plan(self, by: str) -> Plan:
+        if by in self._plans:
+            return self._plans[by]
+        experts = self.settings.experts
+        if by not in experts:
+            remedy = suggest(by, [*self._plans, *experts])
+            raise InputError(f"no expert and no pipeline is called {by!r}", remedy=remedy)
+        from composer.stages.decide import alone  # noqa: PLC0415
+
+        rest = (StageSpec(use, {}, 1) for use in ("generate", "verify", "aggregate"))
+        return [("decide", alone(by)), *((step.use, self._stage(step, f"experts.{by}")) for step in rest)]
 
     async def stream(self, queries: Sequence[str | Query]) -> AsyncIterator[Event]:
         """The events of this run as they happen: routed, (written,) drafted, answered. `listen` hears none of them.
@@ -164,9 +184,8 @@ class Pipeline:
         import asyncio  # noqa: PLC0415
 
         events: asyncio.Queue[Event | None] = asyncio.Queue()
-        own = copy_context()
-        own.run(_HEARS.set, events.put_nowait)
-        work = asyncio.create_task(self.arun(queries), context=own)
+        asked = [replace(query, wishes=replace(query.wishes, deltas=True)) for query in as_queries(queries)]
+        work = asyncio.create_task(self._astate(tuple(asked), "", AUTO, None, events.put_nowait))
         work.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -176,7 +195,7 @@ class Pipeline:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)  # what it opened is closed by then
 
-    def listen(self, listener: Callable[[Event], None]) -> None:
+    def listen(self, listener: Hears) -> None:
         """Tell `listener` everything that happens from now on, but for what is streamed."""
         self._listener = listener
 
@@ -184,10 +203,10 @@ class Pipeline:
         """Tell whoever streams this run, else the listener."""
         (_HEARS.get() or self._listener)(event)
 
-    def route(self, queries: Sequence[str | Query]) -> list[Route]:
-        """Who would be asked, and why; nothing is generated and no model is loaded but the encoder."""
+    def route(self, queries: Sequence[str | Query], by: str = AUTO) -> list[Route]:
+        """Whom the pipeline `by` would ask, and why; nothing is generated and no model is loaded but the encoder."""
         state = State.of(as_queries(queries))
-        decide = dict(self._stages)["decide"]
+        decide = dict(self._plan(by))["decide"]
         state = state.apply(at_once(decide(state)))
         return [state.route(row) for row in range(len(state.queries))]
 
@@ -300,7 +319,7 @@ class Pipeline:
         arms = [arm for arm in every if arm.name in known or arm.name == generalist]
         questions, _ = profile.columns()
         outcomes = profile.outcomes(questions, arms)
-        if name == AUTO:
+        if name == AUTO_ROUTER:
             found = self._installed(questions, outcomes)
             if found is not None:
                 return found
@@ -325,10 +344,20 @@ class Pipeline:
             self._say(f"{why}; meanwhile the skill router decides")
             return None
 
-    def _stage(self, place: int) -> Stage:
-        """The stage at `place` of the pipeline, its options checked; every error names the line."""
-        step = self.settings.pipeline[place]
-        where = f"pipeline[{place}]"
+    def _stages(self, steps: Sequence[StageSpec], at: str) -> Plan:
+        """The stages of the pipeline at the setting `at`. The loop begins with a decision and the run ends with an
+        answer, or it never ends, or ends without one: ConfigError."""
+        names = [step.use for step in steps]
+        if len(names) < 3 or (names[0], names[-1]) != ("decide", "aggregate") or "generate" not in names:
+            raise ConfigError(
+                f"the pipeline is {', '.join(names) or 'empty'}: it must begin with `decide`, hold `generate`, and end with `aggregate`",
+                where=self.settings.where(at),
+                remedy="write `decide` first and `aggregate` last, `generate` and the other stages between them",
+            )
+        return [(step.use, self._stage(step, f"{at}[{place}]")) for place, step in enumerate(steps)]
+
+    def _stage(self, step: StageSpec, where: str) -> Stage:
+        """The stage of this step, its options checked; every error names the line."""
         factory = load("stages", step.use, self.settings.where(f"{where}.use"))
         options = check_options(factory, step.options, lambda name: self.settings.where(f"{where}.options.{name}"))
         try:
@@ -338,16 +367,6 @@ class Pipeline:
             at = f"{where}.options.{why.where}" if option in step.options else f"{where}.options"
             raise ConfigError(why.what, where=self.settings.where(at), remedy=why.remedy) from why
         return stage
-
-    def _check_shape(self) -> None:
-        """The loop begins with a decision and the run ends with an answer, or it never ends, or ends without one."""
-        names = [name for name, _ in self._stages]
-        if len(names) < 3 or (names[0], names[-1]) != ("decide", "aggregate") or "generate" not in names:
-            raise ConfigError(
-                f"the pipeline is {', '.join(names) or 'empty'}: it must begin with `decide`, hold `generate`, and end with `aggregate`",
-                where=self.settings.where("pipeline"),
-                remedy="write `decide` first and `aggregate` last, `generate` and the other stages between them",
-            )
 
     # Ending
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from composer.answers.program import Verdict
-from composer.types import Draft, Kind
+from composer.types import Draft, Kind, Message, Sampling
 from routers.types import Arm, Array, Policy, Reason, Route, Seen
 
 Status = Literal["ok", "degraded", "failed"]
@@ -16,15 +16,45 @@ Update = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
+class Wishes:
+    """What one caller wants otherwise than the registry says; None leaves an expert's own setting.
+
+    `sample` numbers repeated draws of one question (above 0 they need a temperature), `deltas`: pieces of the drafts are
+    heard as they come, where the engine has them; `deadline` in seconds on the monotonic clock.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
+    sample: int = 0
+    deltas: bool = False
+    deadline: float | None = None
+
+    def of(self, own: Sampling) -> Sampling:
+        """An expert's own sampling with these changes.
+
+        >>> Wishes(temperature=0.5).of(Sampling(max_tokens=9)).max_tokens
+        9
+        """
+        told = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "seed", "stop")}
+        return replace(own, **{name: value for name, value in told.items() if value is not None})
+
+
+@dataclass(frozen=True, slots=True)
 class Query:
     """What the user asks. `kind` says how answers are read and compared; None: as `choices` or `tests` tell, else as the
-    expert that is asked writes them. `tests`: what a program that answers has to pass; no expert is shown them."""
+    expert that is asked writes them. `tests`: what a program that answers has to pass; no expert is shown them. `turns`:
+    what was said before, which experts are shown and routers are not."""
 
     id: str
     text: str
     choices: tuple[str, ...] = ()
     kind: Kind | None = None
     tests: tuple[str, ...] = ()
+    turns: tuple[Message, ...] = ()
+    wishes: Wishes = Wishes()
 
     @property
     def prompt(self) -> str:
@@ -176,13 +206,15 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
     """All that happened to one query, as JSON-ready data: its route with reasons, every draft, the answer."""
     answer = state.answers[row]
     route = state.route(row)
+    query = state.queries[row]
     return {
         "trace_id": answer.trace_id,
         "id": answer.id,
-        "question": state.queries[row].text,
-        "choices": list(state.queries[row].choices),
-        "kind": state.queries[row].kind,
-        "tests": list(state.queries[row].tests),
+        "question": query.text,
+        **({"turns": [asdict(turn) for turn in query.turns]} if query.turns else {}),
+        "choices": list(query.choices),
+        "kind": query.kind,
+        "tests": list(query.tests),
         "route": {
             "chosen": list(route.arms),
             "scores": {arm: round(score, 6) for arm, score in route.scores.items()},

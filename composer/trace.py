@@ -21,11 +21,12 @@ class Routed:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A piece of a draft, where the engine streams."""
+    """A piece of a draft, where the engine streams; `at` as in Delta."""
 
     id: str
     arm: str
     text: str
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

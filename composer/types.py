@@ -82,7 +82,8 @@ class Request:
     """One sample to be generated. Several streams are atomic by construction: they are decoded in lockstep or not at all.
 
     `id` and `parent` say where it comes from and are no part of the draft's key; neither are `deadline` (seconds on the
-    monotonic clock) and `priority` (higher goes first). Ids are unique within a submission: engines do not check it.
+    monotonic clock), `priority` (higher goes first) and `deltas` (somebody reads along: pieces are wanted, where the
+    engine has them). Ids are unique within a submission: engines do not check it.
     """
 
     id: str
@@ -95,6 +96,7 @@ class Request:
     parent: str | None = None
     deadline: float | None = None
     priority: int = 0
+    deltas: bool = False
 
     def __post_init__(self) -> None:
         if not self.streams:
@@ -168,9 +170,11 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """A piece of text of a draft that is still being written."""
+    """A piece of text of a draft that is still being written. `at` characters of the draft stand before it: a draft that
+    is begun again, because its host died, begins at 0 again (None: the engine does not say, and nobody can pass it on)."""
 
     text: str
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

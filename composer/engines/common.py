@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-from composer.types import Draft, Failure, Prompt, Request
+from composer.types import Delta, Draft, Failure, Prompt, Request
 
 
 async def in_slots(
@@ -43,6 +44,30 @@ async def in_slots(
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+
+
+async def with_deltas(
+    drafts: AsyncGenerator[tuple[str, Draft], None], pieces: asyncio.Queue[tuple[str, Delta | Draft] | None]
+) -> AsyncGenerator[tuple[str, Delta | Draft], None]:
+    """`drafts`, and among them what comes into `pieces` meanwhile: whoever writes a draft puts its pieces there first.
+
+    Closing the iterator closes `drafts`.
+    """
+
+    async def pump() -> None:
+        async with contextlib.aclosing(drafts):
+            async for item in drafts:
+                pieces.put_nowait(item)
+
+    work = asyncio.create_task(pump())
+    work.add_done_callback(lambda _: pieces.put_nowait(None))
+    try:
+        while (item := await pieces.get()) is not None:
+            yield item
+        await work
+    finally:
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
 
 
 def failed(kind: str, message: str) -> Draft:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import httpx
 
 from composer.engines.common import failed
 from composer.engines.reply import Events, Reply, Unusable, refusal
-from composer.types import Draft, Request
+from composer.types import Delta, Draft, Request
 
 LARGEST_REPLY = 16 * 2**20  # bytes; the longest honest reply with log-probabilities is far smaller
 LONGEST_CALL = 600.0  # seconds, where the request has no deadline of its own
@@ -49,8 +49,14 @@ class ChatClient:
             follow_redirects=False,
         )
 
-    async def complete(self, request: Request, extra: Mapping[str, object] | None = None) -> Draft:
-        """Ask for the request's one stream; `extra` are fields of this server's own, which win over ours. Never raises.
+    async def complete(
+        self,
+        request: Request,
+        extra: Mapping[str, object] | None = None,
+        tell: Callable[[Delta], None] = lambda _: None,
+    ) -> Draft:
+        """Ask for the request's one stream; `extra` are fields of this server's own, which win over ours. `tell` hears
+        the text as it comes, whatever becomes of the draft. Never raises.
 
         A failure is a draft with an error of kind `timeout`, `unreachable` (no connection), `disconnected` (broken
         before the reply was whole), `overloaded`, `too_long`, `refused` (the server will not serve this request) or
@@ -65,7 +71,7 @@ class ChatClient:
                 raise TimeoutError
             path, body = _path(request), _encoded(_body(request) | dict(extra or {}))
             async with asyncio.timeout(left):
-                await self._post(path, body, reply)
+                await self._post(path, body, reply, tell)
             draft = reply.draft(request)
         except TimeoutError:
             draft = failed("timeout", f"no whole reply within {max(left, 0):.1f} s")
@@ -83,8 +89,9 @@ class ChatClient:
         """Close all connections."""
         await self._http.aclose()
 
-    async def _post(self, path: str, body: bytes, reply: Reply) -> None:
+    async def _post(self, path: str, body: bytes, reply: Reply, tell: Callable[[Delta], None]) -> None:
         """Send, and hand every event to `reply` as it comes."""
+        at = 0
         async with self._http.stream("POST", path, content=body) as response:
             if response.is_redirect:
                 raise Unusable("bad_response", f"HTTP {response.status_code}: redirects are not followed")
@@ -98,7 +105,11 @@ class ChatClient:
                     raise Unusable("bad_response", f"the reply is larger than {LARGEST_REPLY} bytes")
                 if good:
                     for event in events.feed(piece):
+                        known = len(reply.text)
                         reply.take(event)
+                        for text in reply.text[known:]:
+                            tell(Delta(text, at))
+                            at += len(text)
                 else:
                     other += piece
         if not good and response.status_code == 200:

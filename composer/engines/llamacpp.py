@@ -12,12 +12,12 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from composer.engines.common import in_slots
+from composer.engines.common import in_slots, with_deltas
 from composer.engines.http import ChatClient
 from composer.errors import ConfigError, EngineError
 from composer.registry.gguf import read_header
@@ -93,14 +93,22 @@ class LlamaCppEngine:
         """Adapters one after the other, in order of their first request: llama.cpp batches only equal ones.
 
         Failures are of the kinds of `ChatClient`, `unsupported` (this host cannot), `closed`, or `host_died`: then every
-        further request fails alike. A text that fills the context ends there, and its `stop` is `length`.
+        further request fails alike. A text that fills the context ends there, and its `stop` is `length`. Deltas come
+        for requests that want them: hundreds of pieces per draft are work that a file of questions has no use for.
         """
+        pieces: asyncio.Queue[tuple[str, Delta | Draft] | None] = asyncio.Queue()
+
+        async def answer(request: Request) -> Draft:
+            if not request.deltas:
+                return await self._answer(request)
+            return await self._answer(request, lambda delta: pieces.put_nowait((request.id, delta)))
+
         order = list(dict.fromkeys(request.streams[0].adapter for request in requests))
         for adapter in order:
             lane = [request for request in requests if request.streams[0].adapter == adapter]
-            async with contextlib.aclosing(in_slots(lane, self._answer, self._caps.slots)) as drafts:
-                async for name, draft in drafts:
-                    yield name, draft
+            async with contextlib.aclosing(with_deltas(in_slots(lane, answer, self._caps.slots), pieces)) as found:
+                async for name, piece in found:
+                    yield name, piece
 
     async def close(self) -> None:
         """End the child at once; it has nothing to save."""
@@ -156,13 +164,13 @@ class LlamaCppEngine:
             raise self._not_started(f"it holds {told['context']} tokens per request, {host.context} are asked for")
         return int(told["context"])
 
-    async def _answer(self, request: Request) -> Draft:
+    async def _answer(self, request: Request, tell: Callable[[Delta], None] = lambda _: None) -> Draft:
         if self._gone is not None or self._client is None or self._host is None:
             return self._failed(self._gone or _CLOSED)
         problem = _unsupported(request, self._host, self._caps)
         if problem is not None:
             return self._failed(Failure("unsupported", problem))
-        draft = await self._client.complete(request, _extra(request, self._host))
+        draft = await self._client.complete(request, _extra(request, self._host), tell)
         if draft.error is not None and draft.error.kind in ("disconnected", "unreachable") and await self._has_died():
             return self._failed(self._gone or _CLOSED)
         return draft

@@ -63,8 +63,10 @@ class ScriptedEngine:
         self.batches.append(tuple(prompt_text(request.streams[0].prompt) for request in requests))
         async with contextlib.aclosing(in_slots(requests, self._answer, self._caps.slots)) as drafts:
             async for name, draft in drafts:
+                at = 0
                 for word in re.split(r"(?<= )", draft.text) if self._stream and draft.error is None else ():
-                    yield name, Delta(word)
+                    yield name, Delta(word, at)
+                    at += len(word)
                 yield name, draft
 
     async def close(self) -> None:

@@ -113,6 +113,23 @@ def policy_of(
     return chooser
 
 
+def alone(arm: str) -> Stage:
+    """Ask this arm and no other, once: no router has a say. For who names an expert."""
+
+    async def stage(state: State) -> Update:
+        wanted = ((arm,),) * len(state.queries)
+        reason = replace(Reason(), note=f"{arm} was asked by name")
+        return {
+            "reasons": (reason,) * len(wanted),
+            "asked": wanted,
+            "wanted": wanted,
+            "open": (False,) * len(wanted),
+            "round": state.round + 1,
+        }
+
+    return stage
+
+
 def _policy(policy: str | dict[str, Any], rule: Rule, chosen: str | None) -> Policy:
     """The policy with its options; `chosen` is the option that set the rule, if any did. Raises ConfigError at the option
     that is wrong."""

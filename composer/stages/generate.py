@@ -8,10 +8,11 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from composer.errors import RequestError
 from composer.stages.kit import Kit, Stage
-from composer.state import Reply, State, Update
+from composer.state import Query, Reply, State, Update
 from composer.trace import Drafted, Written
-from composer.types import Delta, Draft, Request
+from composer.types import Delta, Draft, Message, Prompt, Request
 
 
 def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1) -> Stage:
@@ -21,7 +22,10 @@ def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1) -> Stage:
         places = [
             (row, arm, sample) for row, arms in enumerate(state.wanted) for arm in arms for sample in range(samples)
         ]
-        requests = {f"{row}:{arm}:{sample}": _request(kit, state, row, arm, sample) for row, arm, sample in places}
+        requests: dict[str, Request] = {}
+        for row, arm, sample in places:
+            asked, name = state.queries[row], f"{row}:{arm}:{sample}"
+            requests[name] = _request(kit, asked, name, arm, asked.wishes.sample * samples + sample)
         drafts = await _drafts(kit, requests)
         replies = [list(row) for row in state.replies]
         withheld, still = list(state.withheld), list(state.open)
@@ -57,7 +61,7 @@ async def _drafts(kit: Kit, requests: dict[str, Request]) -> dict[str, Draft]:
                     request = requests[name]
                     query = request.parent or ""
                     if isinstance(piece, Delta):
-                        kit.emit(Written(query, request.arm, piece.text))
+                        kit.emit(Written(query, request.arm, piece.text, piece.at))
                     elif name not in refused:
                         budget.landed(request, piece)
                         drafts[name] = piece
@@ -80,14 +84,34 @@ async def _drafts(kit: Kit, requests: dict[str, Request]) -> dict[str, Draft]:
     return drafts
 
 
-def _request(kit: Kit, state: State, row: int, arm: str, sample: int) -> Request:
-    query = state.queries[row]
-    sampling = kit.registry.sampling(arm)
+def _request(kit: Kit, query: Query, name: str, arm: str, sample: int) -> Request:
+    """`sample` counts the draws of this question by everybody who repeats it."""
+    sampling = query.wishes.of(kit.registry.sampling(arm))
     return Request(
-        id=f"{row}:{arm}:{sample}",
-        streams=(kit.registry.stream(arm, kit.registry.messages(arm, query.prompt)),),
+        id=name,
+        streams=(kit.registry.stream(arm, _prompt(kit, query, arm)),),
         sampling=replace(sampling, seed=sampling.seed + sample),
         sample=sample,
         arm=arm,
         parent=query.id,
+        deadline=query.wishes.deadline,
+        deltas=query.wishes.deltas,
     )
+
+
+def _prompt(kit: Kit, query: Query, arm: str) -> Prompt:
+    """The question as the arm wants it, after what was said before. Many chat templates take one system message, at the
+    beginning: the expert's own and those that begin the conversation become one. Raises RequestError for an expert that
+    knows no turns."""
+    question = kit.registry.messages(arm, query.prompt)
+    if not query.turns:
+        return question
+    if isinstance(question, str):
+        raise RequestError(
+            f"{arm} continues text and knows no turns: it was given {len(query.turns)} messages before the question",
+            remedy="send it one user message, or ask a model that chats",
+        )
+    first = next((i for i, turn in enumerate(query.turns) if turn.role != "system"), len(query.turns))
+    system = [turn.content for turn in (*question[:-1], *query.turns[:first])]
+    head = (Message("system", "\n\n".join(system)),) if system else ()
+    return (*head, *query.turns[first:], question[-1])

@@ -269,7 +269,7 @@ IN_THE_EXPERTS = {
     ),
     "bare stage": ("use: aggregate", "aggregate", "12 (pipeline[1])", "found 'aggregate', expected a mapping", "use: "),
     "one stage": ("  - use: aggregate\n", "", "10 (pipeline)", "expected 2 or more", "pipeline"),
-    "misspelt group": ("pipeline:", "pipelines:", "10 (pipelines)", "unknown key", "did you mean `pipeline`?"),
+    "misspelt group": ("pipeline:", "pipelin:", "10 (pipelin)", "unknown key", "did you mean `pipeline`?"),
 }
 
 
@@ -340,3 +340,34 @@ def test_reading_settings_loads_no_model_library() -> None:
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
 
     assert shown.strip() == "[]"
+
+
+# Pipelines by name
+
+CAREFUL = "pipelines:\n  careful:\n    - {use: decide, options: {k: 2}}\n    - use: aggregate\n"
+
+
+def test_pipelines_with_names_know_their_lines(load: Load) -> None:
+    settings = load(REGISTRY + CAREFUL)
+
+    [careful] = settings.pipelines.values()
+    assert [(step.use, step.line) for step in careful] == [("decide", 15), ("aggregate", 16)]
+    assert settings.where("pipelines.careful[0].options.k") == "experts.yaml:15 (pipelines.careful[0].options.k)"
+    assert load(REGISTRY).pipelines == {}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "what"),
+    [
+        ("careful:", "law:", "14 (pipelines.law)", "an expert already"),
+        ("careful:", "Auto:", "14 (pipelines.Auto)", "an expert already"),
+        ("careful:", "two words:", "14 (pipelines.two words)", "is no name"),
+        ("use: aggregate", "use: decide", "16 (pipelines.careful[1].use)", "stands twice"),
+        ("use: aggregate", "uses: aggregate", "16 (pipelines.careful[1].uses)", "unknown key"),
+    ],
+)
+def test_a_mistake_in_a_named_pipeline_is_placed(load: Load, old: str, new: str, where: str, what: str) -> None:
+    error = told(load, REGISTRY + CAREFUL.replace(old, new))
+
+    assert error.where == f"experts.yaml:{where}"
+    assert what in error.what

@@ -22,7 +22,7 @@ from composer.engines.llamacpp_host import parameters
 from composer.engines.testing import check_engine
 from composer.errors import EngineError
 from composer.registry.memory import when_loaded
-from composer.types import AdapterFile, Draft, Host, Measured, Message, Mix, Prompt, Request, Sampling, Stream
+from composer.types import AdapterFile, Delta, Draft, Host, Measured, Message, Mix, Prompt, Request, Sampling, Stream
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -121,6 +121,22 @@ async def test_opening_measures_seconds_bytes_and_context(opened: Opened) -> Non
     assert measured.memory > 50 * 2**20 or not Path("/proc/self/status").exists()
     assert measured.context == 256
     assert opened.engine.caps.slots == 8
+
+
+async def test_whoever_reads_along_gets_the_text_in_pieces_and_the_others_do_not(opened: Opened) -> None:
+    asked = [ask(name, chat("Name a colour."), name, Sampling(max_tokens=12)) for name in "ab"]
+    wanted = [replace(asked[0], deltas=True), asked[1]]
+    pieces: list[tuple[str, Delta | Draft]] = [item async for item in opened.engine.generate(wanted)]
+
+    told = [piece for name, piece in pieces if name == "a"]
+    *deltas, whole = told
+    assert isinstance(whole, Draft) and len(deltas) > 1
+    at = 0
+    for delta in deltas:
+        assert isinstance(delta, Delta) and delta.at == at
+        at += len(delta.text)
+    assert "".join(delta.text for delta in deltas if isinstance(delta, Delta)) == whole.text
+    assert [type(piece) for name, piece in pieces if name == "b"] == [Draft]
 
 
 async def test_many_at_once_answer_as_one_at_a_time(opened: Opened) -> None:

@@ -62,7 +62,7 @@ async def test_words_come_before_their_draft_when_streamed() -> None:
 
     pieces = [piece async for _, piece in engine.generate([ask("1", "a")])]
 
-    assert pieces[:2] == [Delta("one "), Delta("two")]
+    assert pieces[:2] == [Delta("one ", 0), Delta("two", 4)]
     assert isinstance(pieces[2], Draft)
 
 

@@ -1,0 +1,1 @@
+"""The OpenAI-compatible door: one long-lived pipeline behind HTTP. Only this package knows Starlette and uvicorn."""
