@@ -55,6 +55,16 @@ class Pool:
         """The order in which `requests` would be served if none were in the store."""
         return make_plan(requests, self._resolver.host_of, self._hosts.resident, self._hosts.load_seconds)
 
+    def keeps(self, requests: Sequence[Request]) -> bool:
+        """Whether all the hosts that `requests` need fit into memory at once, so that none is opened twice for them."""
+        needs: dict[str, set[str]] = {}
+        for request in requests:
+            needs.setdefault(self._resolver.host_of(request.streams[0].expert), set()).update(adapters_of(request))
+        limit = self._hosts.limit()
+        return limit is None or limit >= sum(
+            self._hosts.estimate(host, sorted(adapters)) for host, adapters in needs.items()
+        )
+
     async def preview(self, requests: Sequence[Request], speeds: Speeds | None = None) -> Forecast:
         """What `requests` would cost now: nothing is opened, fetched or asked. Raises MemoryBudgetError for a host that
         cannot fit, StoreError."""

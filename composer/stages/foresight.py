@@ -9,14 +9,13 @@ load. Decisions stay those of the plan's order (LAYOUT idea 4).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from composer.stages.kit import Kit, kind_of
 from composer.stages.reading import compared, read
-from composer.state import Course, Reply, State, told
+from composer.state import Reply, State, told
 from composer.types import Draft
-from routers.types import Ask, Seen
+from routers.types import Ask, Foreseeing, Seen
 
 
 class Foresight:
@@ -26,8 +25,7 @@ class Foresight:
     wanted is.
     """
 
-    def __init__(self, kit: Kit, state: State, course: Course, samples: int) -> None:
-        self._course = course
+    def __init__(self, kit: Kit, state: State, samples: int) -> None:
         self._state = state
         self._samples = samples
         self._kinds = [kind_of(kit, query, asked) for query, asked in zip(state.queries, state.asked, strict=True)]
@@ -36,16 +34,19 @@ class Foresight:
             for reply in replies:
                 self._landed[row].setdefault(reply.arm, []).append(reply)
 
-    def land(self, row: int, arm: str, sample: int, draft: Draft) -> None:
-        """A draft has come."""
+    def land(self, name: str, draft: Draft) -> None:
+        """The draft of the request `ROW:ARM:SAMPLE` has come."""
+        row, arm, sample = _parsed(name)
         reply = read(Reply(arm, draft, sample), self._state.queries[row], self._kinds[row])
         self._landed[row].setdefault(arm, []).append(reply)
 
-    def wants(self, row: int, arm: str) -> bool:
-        """Whether the policy wants this arm for the row, or may still come to want it."""
-        if self._kinds[row] in ("math", "code") or self._state.scores is None:
+    def wants(self, name: str) -> bool:
+        """Whether the policy wants the draft of this request, or may still come to want it."""
+        row, arm, _ = _parsed(name)
+        course = self._state.course
+        if course is None or self._state.scores is None or self._kinds[row] in ("math", "code"):
             return True
-        course, scores = self._course, self._state.scores[[row]]
+        scores = self._state.scores[[row]]
         asked = self._state.asked[row]  # what it has asked, this round's too
         while arm not in asked:
             seen = self._seen(row, asked)
@@ -67,16 +68,22 @@ class Foresight:
         return replace(now, answers=told(compared(replies, self._kinds[row])))
 
 
-def later(state: State, course: Course, stays: Callable[[set[str]], bool]) -> list[tuple[str, ...]]:
-    """Per row the arms that are worth foreseeing: none where everything that may be asked `stays` open at once."""
-    from routers.stopping import later_of  # noqa: PLC0415 - only policies that stop foresee anything
-
-    rows = [row for row, wanted in enumerate(state.wanted) if wanted]
+def may_want(state: State) -> list[tuple[str, ...]]:
+    """Per row the arms that its policy may ask after those it wants now."""
     found: list[tuple[str, ...]] = [()] * len(state.queries)
-    if state.scores is None or not rows:
+    rows = [row for row, wanted in enumerate(state.wanted) if wanted]
+    if state.course is None or state.scores is None or not rows:
         return found
-    seen = [replace(state.seen_of(row), asked=state.asked[row]) for row in rows]
-    for row, arms in zip(rows, later_of(course.policy, state.scores[rows], course.arms, seen), strict=True):
+    if not isinstance(state.course.policy, Foreseeing):
+        return found
+    seen = [state.seen_of(row) for row in rows]
+    later = state.course.policy.later(state.scores[rows], state.course.arms, seen)
+    for row, arms in zip(rows, later, strict=True):
         found[row] = arms
-    every = {arm for arms in (*state.wanted, *found) for arm in arms}
-    return [()] * len(state.queries) if not any(found) or stays(every) else found
+    return found
+
+
+def _parsed(name: str) -> tuple[int, str, int]:
+    row, _, rest = name.partition(":")
+    arm, _, sample = rest.rpartition(":")
+    return int(row), arm, int(sample)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated
@@ -9,24 +10,29 @@ from typing import Annotated
 from annotated_types import Ge
 
 from composer.errors import RequestError
+from composer.stages.foresight import Foresight, may_want
 from composer.stages.kit import Kit, Stage
 from composer.state import Query, Reply, State, Update
 from composer.trace import Drafted, Written
 from composer.types import Delta, Draft, Message, Prompt, Request
 
 
-def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1) -> Stage:
-    """Draw `samples` drafts from every wanted arm (more than one needs a temperature above 0 in the registry)."""
+def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1, early: bool = True) -> Stage:
+    """Draw `samples` drafts from every wanted arm (more than one needs a temperature above 0 in the registry).
+
+    Where a policy asks one arm after the other and not all hosts fit into memory at once, what it may still want is drawn
+    `early`, while its host is open, unless it is known by then that it will not be: no host is opened twice, and some
+    drafts are drawn in vain. Without `early` every round of the policy opens what it needs again.
+    """
 
     async def stage(state: State) -> Update:
-        places = [
-            (row, arm, sample) for row, arms in enumerate(state.wanted) for arm in arms for sample in range(samples)
-        ]
-        requests: dict[str, Request] = {}
-        for row, arm, sample in places:
-            asked, name = state.queries[row], f"{row}:{arm}:{sample}"
-            requests[name] = _request(kit, asked, name, arm, asked.wishes.sample * samples + sample)
-        drafts = await _drafts(kit, requests)
+        places = _places(state.wanted, samples)
+        requests = _requests(kit, state, places, samples)
+        later = _places(may_want(state), samples) if early else []
+        ahead = _requests(kit, state, later, samples, priority=-1)
+        if ahead and kit.pool().keeps([*requests.values(), *ahead.values()]):
+            ahead = {}  # nothing has to be opened twice: whoever is wanted later is asked later
+        drafts = await _drafts(kit, requests, ahead, Foresight(kit, state, samples))
         replies = [list(row) for row in state.replies]
         withheld, still = list(state.withheld), list(state.open)
         for row, arm, sample in places:
@@ -39,15 +45,37 @@ def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1) -> Stage:
     return stage
 
 
-async def _drafts(kit: Kit, requests: dict[str, Request]) -> dict[str, Draft]:
-    """The drafts by request id; those that the budget did not allow, or that it cut, are left out."""
+def _places(arms: Sequence[Sequence[str]], samples: int) -> list[tuple[int, str, int]]:
+    return [(row, arm, sample) for row, own in enumerate(arms) for arm in own for sample in range(samples)]
+
+
+def _requests(
+    kit: Kit, state: State, places: Sequence[tuple[int, str, int]], samples: int, *, priority: int = 0
+) -> dict[str, Request]:
+    found: dict[str, Request] = {}
+    for row, arm, sample in places:
+        asked, name = state.queries[row], f"{row}:{arm}:{sample}"
+        request = _request(kit, asked, name, arm, asked.wishes.sample * samples + sample)
+        found[name] = replace(request, priority=priority)
+    return found
+
+
+async def _drafts(
+    kit: Kit, certain: dict[str, Request], ahead: dict[str, Request], sight: Foresight
+) -> dict[str, Draft]:
+    """The drafts by request id; those that the budget did not allow, or that it cut, are left out. Of those `ahead`
+    what `sight` no longer wants when its turn comes is withdrawn; the rest is in the store then."""
     import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
 
-    budget = kit.budget()
+    budget, requests = kit.budget(), certain | ahead
     drafts: dict[str, Draft] = {}
     refused: set[str] = set()
+    withdrawn: set[str] = set()
 
     def wanted(request: Request) -> bool:
+        if request.id in ahead and not sight.wants(request.id):
+            withdrawn.add(request.id)
+            return False
         if budget.admits(request):
             return True
         refused.add(request.id)
@@ -62,9 +90,11 @@ async def _drafts(kit: Kit, requests: dict[str, Request]) -> dict[str, Draft]:
                     query = request.parent or ""
                     if isinstance(piece, Delta):
                         kit.emit(Written(query, request.arm, piece.text, piece.at))
-                    elif name not in refused:
+                    elif name not in refused and name not in withdrawn:
                         budget.landed(request, piece)
                         drafts[name] = piece
+                        if ahead:
+                            sight.land(name, piece)
                         kit.emit(Drafted.of(query, request.arm, piece, request.sample))
             # What was set aside for calls that are cheaper in the end is there for others.
             asked = [request for request in asked if request.id in refused and budget.has_room(request)]

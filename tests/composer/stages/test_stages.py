@@ -89,6 +89,9 @@ class Backwards:
         self.answer = answer
         self.requests: list[Request] = []
 
+    def keeps(self, requests: Sequence[Request]) -> bool:
+        return True
+
     async def submit(
         self, requests: Sequence[Request], still_wanted: Callable[[Request], bool] = lambda _: True
     ) -> AsyncIterator[tuple[str, Delta | Draft]]:
