@@ -29,7 +29,7 @@ def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1, early: bool = True
         places = _places(state.wanted, samples)
         requests = _requests(kit, state, places, samples)
         later = _places(may_want(state), samples) if early else []
-        ahead = _requests(kit, state, later, samples, priority=-1)
+        ahead = _requests(kit, state, later, samples)
         if ahead and kit.pool().keeps([*requests.values(), *ahead.values()]):
             ahead = {}  # nothing has to be opened twice: whoever is wanted later is asked later
         drafts = await _drafts(kit, requests, ahead, Foresight(kit, state, samples))
@@ -49,14 +49,11 @@ def _places(arms: Sequence[Sequence[str]], samples: int) -> list[tuple[int, str,
     return [(row, arm, sample) for row, own in enumerate(arms) for arm in own for sample in range(samples)]
 
 
-def _requests(
-    kit: Kit, state: State, places: Sequence[tuple[int, str, int]], samples: int, *, priority: int = 0
-) -> dict[str, Request]:
+def _requests(kit: Kit, state: State, places: Sequence[tuple[int, str, int]], samples: int) -> dict[str, Request]:
     found: dict[str, Request] = {}
     for row, arm, sample in places:
         asked, name = state.queries[row], f"{row}:{arm}:{sample}"
-        request = _request(kit, asked, name, arm, asked.wishes.sample * samples + sample)
-        found[name] = replace(request, priority=priority)
+        found[name] = _request(kit, asked, name, arm, asked.wishes.sample * samples + sample)
     return found
 
 
