@@ -65,14 +65,16 @@ def fit_trust(pipeline: Pipeline) -> Trust | None:
 def rehearsed_trust(
     router: Router, policy: Policy, aggregator: Aggregator, record: Recorded, questions: Questions
 ) -> Trust | None:
-    """What is to be believed of these collaborators together on recorded answers; they are fitted again, part by part."""
+    """What is to be believed of these collaborators together on recorded answers inside what the rest of them covers; they
+    are fitted again, part by part."""
     scores = cross_scores(lambda: copy.deepcopy(router), questions, record.outcomes)
     grid = replace(
         with_skills(Grid.of(record), SkillFinder(floor=-1.0).fit(questions), questions.vectors),
         signals=cross_signals(questions, scores),
     )
     played = crossed(policy, aggregator, grid, scores, questions)
-    rows = np.flatnonzero(played.taken >= 0)
+    assert grid.signals is not None
+    rows = np.flatnonzero((played.taken >= 0) & ~grid.signals.outside)  # there scores are no probabilities
     if len(rows) < _LEAST:
         return None
     sure, right, signals = played.sure[rows], played.right[rows], grid.take(rows).signals
