@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from composer.answers.ballots import Aggregator, Learning
+from composer.answers.ballots import Aggregator
 from composer.answers.signals import Sureness
 from composer.answers.trust import Alarm, Content, Trust, dissociated
 from composer.config import Settings
@@ -24,12 +24,9 @@ from composer.profile import TRUST, find_profile, trust_folder
 from composer.registry.experts import Registry
 from composer.stages.decide import policy_of
 from composer.stages.kit import unfitted
-from composer.tune import PARTS, cross_scores, cross_signals, with_skills
+from composer.tune import cross_scores, cross_signals, crossed, with_skills
 from routers.errors import RouterError
-from routers.select import ranked
 from routers.skills import SkillFinder
-from routers.stats import folds
-from routers.stopping import rehearse
 from routers.store import FILE, read, write
 from routers.types import Policy, Questions, Router
 
@@ -68,36 +65,25 @@ def fit_trust(pipeline: Pipeline) -> Trust | None:
 def rehearsed_trust(
     router: Router, policy: Policy, aggregator: Aggregator, record: Recorded, questions: Questions
 ) -> Trust | None:
-    """What is to be believed of these collaborators together on recorded answers; they are fitted again, part by part."""
+    """What is to be believed of these collaborators together on recorded answers inside what the rest of them covers; they
+    are fitted again, part by part."""
     scores = cross_scores(lambda: copy.deepcopy(router), questions, record.outcomes)
     grid = replace(
         with_skills(Grid.of(record), SkillFinder(floor=-1.0).fit(questions), questions.vectors),
         signals=cross_signals(questions, scores),
     )
-    place, _ = rehearse(policy, scores, grid.arms, grid.code, questions.ids, grid.flags)
-    ballots, order = grid.ballots(place, scores), ranked(scores, grid.arms)
-    every = grid.ballots(order, scores)
-    worth = np.take_along_axis(grid.right, order, axis=1)
-    slot, sure = np.full(len(questions), -1), np.zeros(len(questions))
-    parts = folds(questions.ids, questions.vectors, PARTS)
-    for part in range(PARTS):
-        inner, outer = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
-        if isinstance(aggregator, Learning):
-            aggregator = copy.deepcopy(aggregator).fit(every.take(inner), worth[inner])
-        found = aggregator.combine(ballots.take(outer))
-        slot[outer], sure[outer] = found.slot, found.sure
-    rows = np.flatnonzero(slot >= 0)
+    played = crossed(policy, aggregator, grid, scores, questions)
+    assert grid.signals is not None
+    rows = np.flatnonzero((played.taken >= 0) & ~grid.signals.outside)  # there scores are no probabilities
     if len(rows) < _LEAST:
         return None
-    chosen = place[rows, slot[rows]]
-    right = grid.right[rows, chosen]
-    own = ballots.take(rows)
-    sureness = Sureness().fit(sure[rows], own.signals, right)
+    sure, right, signals = played.sure[rows], played.right[rows], grid.take(rows).signals
+    sureness = Sureness().fit(sure, signals, right)
     assert grid.skill is not None
     alarms = dissociated(
-        [grid.arms[int(arm)].name for arm in chosen],
+        [grid.arms[int(arm)].name for arm in played.taken[rows]],
         [grid.skills[int(skill)] if skill >= 0 else None for skill in grid.skill[rows]],
-        sureness.probable(sure[rows], own.signals),
+        sureness.probable(sure, signals),
         right,
     )
     return Trust(sureness, alarms, Content().fit(questions), len(rows))

@@ -58,6 +58,9 @@ class Played:
     taken: Indices
 
 
+_PLAYED = tuple(each.name for each in fields(Played))
+
+
 def cross_scores(make: Callable[[], Router], questions: Questions, outcomes: Outcomes) -> Array:
     """Every question's scores by a router that was fitted without it (and without its near-duplicates), [n, arm]."""
     parts = folds(questions.ids, questions.vectors, PARTS)
@@ -177,6 +180,29 @@ def combine(aggregator: Aggregator, grid: Grid, scores: Array, place: Indices) -
 def play(plan: Plan, grid: Grid, scores: Array) -> Played:
     """The whole plan on these questions."""
     return combine(plan.aggregator, grid, scores, ask(plan.policy, grid, scores))
+
+
+def crossed(policy: Policy, aggregator: Aggregator, grid: Grid, scores: Array, questions: Questions) -> Played:
+    """What this policy with this aggregator comes to, every question combined by an aggregator that was fitted without it
+    (and without its near-duplicates): what its confidence is worth can be learnt from that."""
+    place = rehearse(policy, scores, grid.arms, grid.code, questions.ids, grid.flags)[0]
+    parts = folds(questions.ids, questions.vectors, PARTS)
+    found: Played | None = None
+    for part in range(PARTS):
+        inner, outer = np.flatnonzero(parts != part), np.flatnonzero(parts == part)
+        made = fit_aggregators(grid.take(inner), scores[inner], {"": aggregator})[""]
+        played = combine(made, grid.take(outer), scores[outer], place[outer])
+        if found is None:
+            found = Played(
+                *(
+                    np.zeros((len(questions), *own.shape[1:]), own.dtype)
+                    for own in map(played.__getattribute__, _PLAYED)
+                )
+            )
+        for name in _PLAYED:
+            getattr(found, name)[outer] = getattr(played, name)
+    assert found is not None
+    return found
 
 
 def front(tried: Sequence[tuple[Plan, Played]]) -> list[tuple[Plan, Played]]:

@@ -24,6 +24,7 @@ from composer.tune import (
     combine,
     cross_scores,
     cross_signals,
+    crossed,
     fit_aggregators,
     fit_policies,
     play,
@@ -143,7 +144,10 @@ def evaluate(
     asking = fit_policies(grid, scores, policies(len(grid.arms), grid.voted, generalist))
     combining = fit_aggregators(grid, scores, aggregators()) if grid.voted else {}
     coverage = Coverage().fit(learn.questions, scores)
-    calibrated = {name: _sureness(trial[name][1], grid.take(outer).signals) for name in set(chosen.values())}
+    calibrated = {
+        (asks, by): _sureness(crossed(asking[asks], _made(by), grid, scores, learn.questions), grid.signals)
+        for asks, by in sorted(set(chosen.values()))
+    }
     # from here on the test split is open: nothing below changes what was chosen
     say(f"{group}: testing")
     router = make().fit(learn.questions, learn.outcomes)
@@ -232,6 +236,10 @@ def _references(learn: _Part, check: _Part) -> dict[str, tuple[Plan | None, Play
     if grid.voted:
         found[MAJORITY] = (None, combine(Majority(), grid, level, order))
     return {**found, "oracle": (None, best)}
+
+
+def _made(by: str) -> Aggregator:
+    return {"best": BestScored(), **aggregators()}[by]
 
 
 def _sureness(played: Played, around: Signals | None) -> Sureness:

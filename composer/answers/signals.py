@@ -12,18 +12,22 @@ from composer.answers.ballots import Table
 from routers.coverage import Signals
 
 _EDGE = 1e-3
+_NEVER_FOR = (2, 3)  # columns: how mixed, how far away
 
 
 @dataclass(slots=True)
 class Sureness:
     """P(right) of an answer from how sure its aggregator was, and from where its question lies: logistic regression
-    (L2, scikit-learn) on logit(sure), whether the question lies outside the profile (there `sure` itself says nothing),
-    the entropy of the neighbours' domains, and the distance to them in standard deviations. After the boundary-aware
-    calibration of METHODS F.4 (ours), of answers instead of experts: the same confidence is worth less near a border, and
-    never more. What is unknown (NaN, or no signals) counts as usual."""
+    (L2, scikit-learn) on logit(sure), the entropy of the neighbours' domains, and the distance to them in standard
+    deviations.
+
+    After the boundary-aware calibration of METHODS F.4 (ours), of answers instead of experts. Distance and entropy never
+    speak for an answer, and a term that does not earn its place (Schwarz's criterion, 1978) is left out: where nothing is
+    shown this is Platt's scaling. What is unknown (NaN, or no signals) counts as usual.
+    """
 
     weights_: Table = field(
-        default_factory=lambda: np.array([0.0, 1.0, 0.0, 0.0, 0.0]), init=False, repr=False, compare=False
+        default_factory=lambda: np.array([0.0, 1.0, 0.0, 0.0]), init=False, repr=False, compare=False
     )
     usual_: Table = field(
         default_factory=lambda: np.array([[0.0, 0.0], [1.0, 1.0]]), init=False, repr=False, compare=False
@@ -31,8 +35,6 @@ class Sureness:
 
     def fit(self, sure: Table, signals: Signals | None, right: Table) -> Self:
         """Learn from questions whose answer is known, [n] each; `right` in [0, 1]. All right or all wrong: unchanged."""
-        from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - half a second
-
         known = [each[~np.isnan(each)] for each in ((signals.entropy, signals.away) if signals else ())]
         if known:
             self.usual_ = np.array(
@@ -41,16 +43,18 @@ class Sureness:
         target = right >= 0.5
         if target.all() or not target.any():
             return self
-        rows, kept = self._rows(sure, signals), [0, 1, 2, 3, 4]
-        while True:
-            model = LogisticRegression(C=10.0).fit(rows[:, kept[1:]], target)
-            self.weights_ = np.zeros(rows.shape[1])
-            self.weights_[kept] = [*model.intercept_, *model.coef_[0]]
-            # by chance questions far away can be easy here; beyond what was seen that would be nonsense
-            rising = [column for column in kept[3:] if self.weights_[column] > 0]
-            if not rising:
-                return self
-            kept.remove(max(rising, key=lambda column: self.weights_[column]))
+        rows, price = self._rows(sure, signals), np.log(len(right)) / 2
+        kept = [0, 1, *(column for column in _NEVER_FOR if np.ptp(rows[:, column]) > 0)]
+        self.weights_, likely = _logistic(rows, kept, target)
+        while len(kept) > 2:
+            rising = [column for column in kept[2:] if self.weights_[column] > 0]
+            fewer = {column: _logistic(rows, [one for one in kept if one != column], target) for column in kept[2:]}
+            least = max(fewer, key=lambda column: (column in rising, fewer[column][1]))
+            if least not in rising and fewer[least][1] < likely - price:
+                break
+            kept.remove(least)
+            self.weights_, likely = fewer[least]
+        return self
 
     def probable(self, sure: Table, signals: Signals | None) -> Table:
         """P(right), [n]."""
@@ -60,13 +64,24 @@ class Sureness:
     def _rows(self, sure: Table, signals: Signals | None) -> Table:
         inside = np.clip(sure, _EDGE, 1 - _EDGE)
         logit = np.log(inside / (1 - inside))
-        rows = np.column_stack([np.ones(len(sure)), logit, np.zeros((len(sure), 3))])
+        rows = np.column_stack([np.ones(len(sure)), logit, np.zeros((len(sure), len(_NEVER_FOR)))])
         if signals is not None:
-            rows[signals.outside, 1] = 0.0
-            rows[:, 2] = signals.outside
-            for column, each, mean, spread in zip((3, 4), (signals.entropy, signals.away), *self.usual_, strict=True):
+            for column, each, mean, spread in zip(
+                _NEVER_FOR, (signals.entropy, signals.away), *self.usual_, strict=True
+            ):
                 rows[:, column] = np.nan_to_num((each - mean) / spread, nan=0.0)
         return rows
+
+
+def _logistic(rows: Table, kept: list[int], target: NDArray[np.bool_]) -> tuple[Table, float]:
+    """The weights of a regression on the columns `kept` (the first is constant), and its log-likelihood."""
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - half a second
+
+    model = LogisticRegression(C=10.0).fit(rows[:, kept[1:]], target)
+    weights = np.zeros(rows.shape[1])
+    weights[kept] = [*model.intercept_, *model.coef_[0]]
+    raw = rows @ weights
+    return weights, float(-np.logaddexp(0, np.where(target, -raw, raw)).sum())
 
 
 def _spread(values: Table) -> float:

@@ -38,7 +38,9 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
         verdicts = combiner.combine(ballots)
         shares = agreement(ballots, verdicts.slot)
         trust = kit.trust()
-        sure = trust.sureness.probable(verdicts.sure, ballots.signals) if trust else verdicts.sure
+        sure, inside = verdicts.sure, np.array([GAP not in reason.flags for reason in state.reasons], dtype=bool)
+        if trust:
+            sure = np.where(inside, trust.sureness.probable(sure, ballots.signals), sure)
         taken = [
             None
             if state.abstained[row] is not None
@@ -58,7 +60,7 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
                 chosen=reply.arm if reply else None,
                 trace_id=hashlib.sha256(f"{state.run}\0{query.id}".encode()).hexdigest()[:16],
                 sure=round(float(sure[row]), 4) if reply and verdicts.slot[row] >= 0 else None,
-                calibrated=trust is not None and GAP not in state.reasons[row].flags,
+                calibrated=trust is not None and bool(inside[row]),
                 marks=marks[row],
             )
             kit.emit(Answered(answer.id, answer.text, answer.status, answer.trace_id))

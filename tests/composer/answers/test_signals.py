@@ -6,7 +6,6 @@ import doctest
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from composer.answers import signals
 from composer.answers.ballots import Table
@@ -14,18 +13,11 @@ from composer.answers.signals import Sureness, aurc, aurc_difference, caught, ri
 from routers.coverage import Signals
 
 
-def lying(mixed: Table | None = None, away: Table | None = None, outside: NDArray[np.bool_] | None = None) -> Signals:
+def lying(mixed: Table | None = None, away: Table | None = None) -> Signals:
     """Signals of which nothing else is known."""
-    [n] = {len(each) for each in (mixed, away, outside) if each is not None}
+    n = len(next(each for each in (mixed, away) if each is not None))
     nothing, no = np.full(n, np.nan), np.zeros(n, dtype=bool)
-    return Signals(
-        nothing,
-        nothing if away is None else away,
-        nothing,
-        nothing if mixed is None else mixed,
-        no if outside is None else outside,
-        no,
-    )
+    return Signals(nothing, nothing if away is None else away, nothing, nothing if mixed is None else mixed, no, no)
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
@@ -53,19 +45,26 @@ def test_without_mistakes_confidence_stays_as_it_is() -> None:
     assert found.probable(sure, None) == pytest.approx(sure)
 
 
-def test_confidence_says_nothing_outside_and_distance_never_speaks_for_an_answer() -> None:
+def test_distance_never_speaks_for_an_answer() -> None:
     rng = np.random.default_rng(0)
-    sure, away = rng.uniform(0.1, 0.95, 4000), rng.random(4000)
-    outside = rng.random(4000) < 0.2
-    right = (rng.random(4000) < np.where(outside, 0.3, np.clip(sure + 0.1 * (away - 0.5), 0, 1))).astype(float)
+    sure, away = rng.uniform(0.1, 0.9, 4000), rng.random(4000)
+    right = (rng.random(4000) < np.clip(sure + 0.2 * (away - 0.5), 0, 1)).astype(float)
 
-    found = Sureness().fit(sure, lying(away=away, outside=outside), right)
+    found = Sureness().fit(sure, lying(away=away), right)
 
-    inside, unsure, certain = found.probable(np.array([0.8, 0.2, 0.9]), lying(outside=np.array([False, True, True])))
-    assert inside == pytest.approx(0.8, abs=0.08)
-    assert unsure == certain == pytest.approx(0.3, abs=0.08)
     near, far = found.probable(np.array([0.8, 0.8]), lying(away=np.array([0.0, 5.0])))
-    assert near >= far
+    assert near == far == pytest.approx(0.8, abs=0.08)
+
+
+def test_a_term_that_does_not_earn_its_place_is_left_out() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.1, 0.9, 500)
+    right = (rng.random(500) < sure).astype(float)
+
+    found = Sureness().fit(sure, lying(mixed=rng.random(500), away=rng.random(500)), right)
+
+    assert found.weights_[2:].tolist() == [0, 0]
+    assert found.probable(np.array([0.3, 0.7]), None) == pytest.approx([0.3, 0.7], abs=0.08)
 
 
 def test_signals_nobody_measured_count_as_usual() -> None:
