@@ -83,6 +83,7 @@ class Pipeline:
         self._pool: Pool | None = None
         self._encoder: Encoder | None = None
         self._routers: dict[str, Router] = {}
+        self._aggregators: dict[str, Aggregator] = {}
         self._listener: Hears = nothing
         self._runner: asyncio.Runner | None = None
         self._uses = 0  # open contexts and runs under way
@@ -156,7 +157,7 @@ class Pipeline:
             _BUDGET.reset(spends)
 
     def _graph(self, by: str) -> Run:
-        """The stages of `by`, joined once: joining takes longer than going through them."""
+        """The stages of `by`, joined once: joining takes nearly as long as going through them."""
         if by not in self._compiled:
             from composer.graph import build  # noqa: PLC0415 half a CPU second
 
@@ -167,8 +168,7 @@ class Pipeline:
     def _plan(self, by: str) -> Plan:
         if by in self._plans:
             return self._plans[by]
-        experts = self.settings.experts
-        if by not in experts:
+        if by not in (experts := self.settings.experts):
             remedy = suggest(by, [*self._plans, *experts])
             raise InputError(f"no expert and no pipeline is called {by!r}", remedy=remedy)
         from composer.stages.decide import alone  # noqa: PLC0415
@@ -275,10 +275,13 @@ class Pipeline:
         return self._routers[name]
 
     def aggregator(self, name: str) -> Aggregator:
-        """The aggregator `name`: as `coe fit answers` installed it, else as it is before it has learnt anything.
+        """The aggregator `name`: as `coe fit answers` installed it, else as it is before it has learnt anything; read
+        once. Raises InputError for `learnt` where none is installed, or one that cannot be read."""
+        if name not in self._aggregators:
+            self._aggregators[name] = self._combiner(name)
+        return self._aggregators[name]
 
-        Raises InputError for `learnt` where none is installed, or one that cannot be read.
-        """
+    def _combiner(self, name: str) -> Aggregator:
         from composer.profile import answers_folder  # noqa: PLC0415 pyarrow: only where there is something to combine
 
         plain = load("aggregators", name, "by")
@@ -288,8 +291,7 @@ class Pipeline:
             found: Aggregator = installed_aggregator(self.registry)
             if type(found) is plain:
                 return found
-        made: Aggregator = plain()
-        return made
+        return cast("Aggregator", plain())
 
     def trust(self) -> Trust | None:
         """How far answers of this registry are to be believed; None where nobody has measured it as it stands."""

@@ -199,9 +199,7 @@ def _headers(call: Call) -> dict[str, str]:
 
 async def _refused(_: Request, why: Exception) -> Response:
     assert isinstance(why, Refused)
-    # what is left of a body that was not read is not waited for
-    close = {"connection": "close"} if why.status in (408, 413) else {}
-    return JSONResponse(why.body(), why.status, why.headers() | close)
+    return JSONResponse(why.body(), why.status, why.headers())
 
 
 async def _http(request: Request, why: Exception) -> Response:

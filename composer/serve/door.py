@@ -22,8 +22,8 @@ from composer.serve.reply import Passing, Told, choice_of, usage_of
 from composer.serve.traces import Traces
 from composer.state import Query, State, Wishes
 from composer.trace import Event, Routed, Written
-from routers.errors import RouterError
 
+_LATE = 0.25  # seconds after the deadline within which a caller is told
 _STAGES = {"decide", "generate", "verify", "aggregate"}
 Piece = tuple[int, str]
 """A piece of the text of a choice."""
@@ -158,26 +158,33 @@ class Call:
         await asyncio.gather(self.work, return_exceptions=True)
 
     async def _run(self) -> Told:
-        asked, deadline = self.asked, self.began + self.door.limits.deadline
-        queries = [
-            Query(str(i), asked.question, turns=asked.turns, wishes=self._wishes(i, deadline)) for i in range(asked.n)
-        ]
+        """The answers, or why there are none. Engines keep the deadline themselves; what waits for its turn does not."""
         try:
-            state = await self.door.pipeline.astate(queries, run=self.id, by=asked.model, hear=self._hear)
+            async with asyncio.timeout(self.door.limits.deadline + _LATE):
+                return await self._answer()
         except asyncio.CancelledError:
             if self.door.closing:
                 raise stopping() from None
             raise
-        except (ComposerError, RouterError) as why:
-            refused = of_error(why) if isinstance(why, ComposerError) else internal()
+        except TimeoutError as why:
+            raise Refused(504, f"no answer within {self.door.limits.deadline:g} s", code="timeout") from why
+        except Refused:
+            raise
+        except ComposerError as why:
+            refused = of_error(why)
             if refused.status >= 500:
                 self.door.say(f"{self.id}: {why}")
             raise refused from why
-        except Refused:
-            raise
         except Exception as why:
             traceback.print_exception(why, file=sys.stderr)
             raise internal() from why
+
+    async def _answer(self) -> Told:
+        asked, deadline = self.asked, self.began + self.door.limits.deadline
+        queries = [
+            Query(str(i), asked.question, turns=asked.turns, wishes=self._wishes(i, deadline)) for i in range(asked.n)
+        ]
+        state = await self.door.pipeline.astate(queries, run=self.id, by=asked.model, hear=self._hear)
         for replies in state.replies:
             for reply in replies:
                 if reply.draft.error is not None:

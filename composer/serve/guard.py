@@ -149,9 +149,10 @@ def _is_address(name: str) -> bool:
 
 
 async def _refuse(why: Refused, send: Send) -> None:
-    """Answer, and close: what is left of the body is not read."""
+    """Answer. The connection is not closed at once: what is on its way would be answered by a reset, which can overtake
+    the refusal. The rest of a body is thrown away, for `limits.head` seconds at most."""
     body = json.dumps(why.body()).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
     headers |= why.headers() | ({"www-authenticate": "Bearer"} if why.status == 401 else {})
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": why.status, "headers": raw})

@@ -14,6 +14,7 @@ from composer.pipeline import Pipeline
 from composer.state import State, Status, trace_of
 
 _WAITING = 1000  # traces; when the store is slower than the answers, answers wait
+_GATHER = 0.1  # seconds in which traces come together: a lock file and two commits for all of them
 _PER_RUN = 1000  # questions; a run is read whole when questions are added to it
 
 _Row = tuple[str, str, dict[str, Any], Status]
@@ -48,6 +49,7 @@ class Traces:
         ended = False
         while not ended:
             rows = [await self._rows.get()]
+            await asyncio.sleep(_GATHER)
             while not self._rows.empty():
                 rows.append(self._rows.get_nowait())
             ended = None in rows

@@ -30,7 +30,7 @@ from composer.config import packaged_registry
 
 CALLERS = 64
 EACH = 2  # requests per caller in the real part
-ALONE, MANY = 200, 1280  # requests of the second part, one at a time and with 64 callers
+ALONE, MANY = 100, 640  # requests of the second part, one at a time and with 64 callers
 TERSE = "  terse: {model: smollm2, description: answers in a word, system: Answer in one word., sampling: {max_tokens: 16}}\n"
 QUESTIONS: dict[str, Callable[[int], str]] = {
     "general": lambda i: f"Name something that begins with the letter {chr(97 + i % 26)} and is number {i}.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,17 @@ async def test_an_expert_that_fails_among_others_degrades_the_answer(bench: Scri
     assert told["choices"][0]["message"]["content"] == "the answer is 7"
     assert told["x_coe"]["status"] == "degraded" and set(told["x_coe"]["experts"]) == {"general", "sums", "law"}
     assert told["x_coe"]["failed"] == [{"expert": "law", "kind": "timeout"}]
+
+
+async def test_the_deadline_holds_also_for_what_waits_for_its_turn(bench: Scripted) -> None:
+    bench.delay = 30
+    async with served(bench.pipeline(ONE), Limits(max_tokens=9, deadline=0.3)) as (client, _):
+        began = time.monotonic()
+        told = await asyncio.gather(*(chat(client, ask(text=f"question {i}")) for i in range(3)))
+        took = time.monotonic() - began
+
+    assert [(one.status_code, one.json()["error"]["code"]) for one in told] == [(504, "timeout")] * 3
+    assert took < 5
 
 
 async def test_what_cannot_be_loaded_is_503_and_the_log_says_where(bench: Scripted) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -95,7 +95,15 @@ async def until_closed(port: int, *pieces: bytes) -> tuple[bytes, float]:
     """What the server says to a client that sends a byte now and then, and after how many seconds it hangs up."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     began = time.monotonic()
-    reading = asyncio.create_task(reader.read())
+
+    async def heard() -> bytes:
+        said = b""
+        with suppress(ConnectionResetError):  # it hung up while we were still talking
+            while piece := await reader.read(4096):
+                said += piece
+        return said
+
+    reading = asyncio.create_task(heard())
     for piece in pieces:
         writer.write(piece)
         await asyncio.sleep(0.05)
