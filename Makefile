@@ -29,3 +29,4 @@ bench:
 	$(PYTHON) -m evals.bench.startup
 	$(PYTHON) -m evals.bench.routing --peers
 	$(PYTHON) -m evals.bench.answers
+	$(PYTHON) -m evals.bench.pool

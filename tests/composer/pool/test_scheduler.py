@@ -159,6 +159,17 @@ async def test_a_slow_store_holds_up_no_slot() -> None:
     await pool.close()
 
 
+async def test_what_waits_in_a_queue_is_no_task() -> None:
+    pool = pool_of(Machine(delay=0.001))
+    stream = pool.submit(wants("a", 3000))
+    await anext(stream)
+
+    assert pool.status().hosts["a"].queued > 2900
+    assert len(asyncio.all_tasks()) < 20
+    await stream.aclose()  # type: ignore[attr-defined]
+    await pool.close()
+
+
 async def test_closing_the_pool_tells_whoever_waits() -> None:
     pool = pool_of(Machine(delay=0.01))
     waiting = asyncio.create_task(collect(pool, wants("a", 30)))
