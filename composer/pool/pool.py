@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 
+from composer.errors import EngineError
 from composer.faults import kill_point
 from composer.pool.hosts import Hosts
 from composer.pool.ledger import Ledger
@@ -49,6 +50,8 @@ class Pool:
         self._scheduler = Scheduler(self._hosts, resolver, self, patience=patience, at_once=at_once)
         self._flights: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # looking up, landing
+        self._bringing: dict[asyncio.Task[None], Submission] = {}
+        self._closed = False
         self._landing = asyncio.Semaphore(LANDING)
 
     def plan(self, requests: Sequence[Request]) -> Plan:
@@ -113,18 +116,27 @@ class Pool:
         withdraws what waits and cancels what is under way, unless another caller wants the same.
         """
         submission = Submission(len(requests), still_wanted)
+        if self._closed:
+            raise _over()
         bringing = self._spawn(self._bring(submission, requests))
+        self._bringing[bringing] = submission
         try:
             while (item := await submission.next()) is not None:
                 yield item
         finally:
+            del self._bringing[bringing]
             bringing.cancel()
             self._leave(submission)
             await asyncio.wait([bringing, *submission.ending])
 
     async def close(self) -> None:
-        """End every host. Whoever still waits gets `cancelled` drafts."""
+        """End every host, for good. Whoever still waits gets `cancelled` drafts, or an EngineError."""
+        self._closed = True
         await self._scheduler.close()
+        for bringing, submission in self._bringing.items():
+            if not bringing.done():
+                bringing.cancel()
+                submission.fail(_over())
         while self._tasks:
             await asyncio.wait(self._tasks)  # a draft that was paid for is kept
         for job in list(self._flights.values()):
@@ -140,10 +152,9 @@ class Pool:
                 self._enter(submission, request)
                 if place % _BREATH == _BREATH - 1:
                     await asyncio.sleep(0)
-            await self._find(submission)
         except Exception as why:
-            submission.fail(why)
-            self._leave(submission)
+            self._give_up(submission, why)
+        await self._queue(submission, list(submission.fresh))
 
     def _enter(self, submission: Submission, request: Request) -> None:
         """Join the flight of the request's draft, or begin one."""
@@ -151,9 +162,11 @@ class Pool:
         job = self._flights.get(key)
         if job is None:
             job = self._flights[key] = Job(key, self._resolver.host_of(request.streams[0].expert), request)
-            submission.fresh.append(job)
+            submission.fresh[job] = None
         elif job.queued:
             self._scheduler.hurry(job, request)
+        elif job.written:
+            submission.hear(request, Delta(job.written))
         job.wants.append((submission, request))
         submission.jobs.add(job)
 
@@ -162,28 +175,36 @@ class Pool:
             request, {stream.expert: self._resolver.fingerprint(stream.expert) for stream in request.streams}
         )
 
-    async def _find(self, submission: Submission) -> None:
-        """Look the fresh jobs up, make their hosts ready, queue them: every file is there before a token is spent."""
-        stored = await self._store.get([job.key for job in submission.fresh])
-        for place, job in enumerate(submission.fresh):
-            if (draft := stored.get(job.key)) is not None:
-                self._deliver(job, draft)
-                if place % _BREATH == 0:
-                    await asyncio.sleep(0)
-        submission.fresh = [job for job in submission.fresh if job.key not in stored]
-        needs: dict[str, set[frozenset[str]]] = {}
-        for job in submission.fresh:
-            needs.setdefault(job.host, set()).add(frozenset(job.adapters))
-        for host, adapters in needs.items():
-            self._hosts.refuse(host, adapters)
-        for host, adapters in needs.items():
-            await self._hosts.prepare(host, adapters)
-        fresh, submission.fresh = submission.fresh, []
-        for start in range(0, len(fresh), _BREATH):
-            self._scheduler.add(job for job in fresh[start : start + _BREATH] if job.wants)
+    async def _queue(self, submission: Submission, jobs: Sequence[Job]) -> None:
+        """Look fresh jobs up, make their hosts ready, queue them: every file is there before a token is spent. Those that
+        are not the submission's to bring any more are left to whoever has inherited them."""
+        try:
+            stored = await self._store.get([job.key for job in jobs])
+            for place, job in enumerate(jobs):
+                if job.key in stored and submission.claim(job):
+                    self._deliver(job, stored[job.key])
+                    if place % _BREATH == 0:
+                        await asyncio.sleep(0)
+            needs: dict[str, set[frozenset[str]]] = {}
+            for job in jobs:
+                if job in submission.fresh:
+                    needs.setdefault(job.host, set()).add(frozenset(job.adapters))
+            for host, adapters in needs.items():
+                self._hosts.refuse(host, adapters)
+            for host, adapters in needs.items():
+                await self._hosts.prepare(host, adapters)
+        except Exception as why:
+            self._give_up(submission, why)
+        for start in range(0, len(jobs), _BREATH):
+            part = [job for job in jobs[start : start + _BREATH] if submission.claim(job)]
+            self._scheduler.add(job for job in part if job.wants)
             if start:
                 await asyncio.sleep(0)
         self._scheduler.wake()
+
+    def _give_up(self, submission: Submission, why: Exception) -> None:
+        submission.fail(why)
+        self._leave(submission)
 
     def _leave(self, submission: Submission) -> None:
         """The caller has gone: what only it wanted is withdrawn; what others want too is brought on for them."""
@@ -192,20 +213,14 @@ class Pool:
             if not job.wants:
                 self._abandon(job, submission)
         submission.jobs.clear()
-        fresh, submission.fresh = submission.fresh, []
-        for job in fresh:
-            if job.wants and self._flights.get(job.key) is job:
-                heir = job.wants[0][0]
-                heir.fresh.append(job)
-                if len(heir.fresh) == 1:
-                    self._spawn(self._adopt(heir))
-
-    async def _adopt(self, submission: Submission) -> None:
-        try:
-            await self._find(submission)
-        except Exception as why:
-            submission.fail(why)
-            self._leave(submission)
+        heirs: dict[Submission, list[Job]] = {}
+        for job in submission.fresh:
+            if job.wants:
+                heirs.setdefault(job.wants[0][0], []).append(job)
+        submission.fresh.clear()
+        for heir, jobs in heirs.items():
+            heir.fresh.update(dict.fromkeys(jobs))
+            self._spawn(self._queue(heir, jobs))
 
     def _abandon(self, job: Job, submission: Submission | None = None) -> None:
         """Nobody wants the job. A draft that is landing already is kept: it was paid for."""
@@ -241,7 +256,8 @@ class Pool:
         return bool(job.wants)
 
     def hear(self, job: Job, delta: Delta) -> None:
-        """Pass a piece on."""
+        """Pass a piece on, and keep it for who joins later."""
+        job.written += delta.text
         for submission, request in job.wants:
             submission.hear(request, delta)
 
@@ -300,3 +316,7 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _over() -> EngineError:
+    return EngineError("the pool is closed", remedy="make a new one")

@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 class Job:
     """One draft to be made, however many want it. `wants` are who does, with their own requests; the first one's is sent.
 
-    `host` is its queue, `queued` says that it waits there, `task` serves it now, `landing` that its draft is there, `deaths` counts the hosts that died of
+    `host` is its queue, `queued` says that it waits there, `task` serves it now, `landing` that its draft is there, `written` is
+    what has been heard of it, `deaths` counts the hosts that died of
     or around it, `arrived` is when it was queued (monotonic seconds).
     """
 
-    __slots__ = ("arrived", "deaths", "host", "key", "landing", "queued", "request", "task", "wants")
+    __slots__ = ("arrived", "deaths", "host", "key", "landing", "queued", "request", "task", "wants", "written")
 
     def __init__(self, key: str, host: str, request: Request) -> None:
         self.key, self.host, self.request = key, host, request
@@ -34,6 +35,7 @@ class Job:
         self.arrived = 0.0
         self.queued = self.landing = False
         self.deaths = 0
+        self.written = ""
         self.task: asyncio.Task[None] | None = None
 
     @property

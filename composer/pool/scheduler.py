@@ -59,7 +59,7 @@ class Scheduler:
 
     def again(self, job: Job) -> None:
         """A job whose host died under it goes back into its queue, to the end."""
-        job.arrived = time.monotonic()
+        job.arrived, job.written = time.monotonic(), ""
         self._queue(job.host).push(job, job.request)
 
     def withdraw(self, job: Job) -> None:
