@@ -13,6 +13,7 @@ from composer.faults import kill_point
 from composer.pool.ledger import Ledger
 from composer.pool.residency import Gdsf, Held, to_evict
 from composer.pool.resolver import Resolver, model_of
+from composer.pool.speeds import Speeds
 from composer.registry.memory import limit_of, refuse_what_cannot_fit
 from composer.types import AdapterFile, Host
 
@@ -33,7 +34,7 @@ class Running:
 class Hosts:
     """Opens and closes the hosts of a pool. `memory` bounds what is resident, in bytes (None: what the machine has)."""
 
-    def __init__(self, resolver: Resolver, ledger: Ledger, *, memory: int | None) -> None:
+    def __init__(self, resolver: Resolver, ledger: Ledger, *, memory: int | None, speeds: Speeds | None = None) -> None:
         self.memory = memory
         self.loads: dict[str, int] = {}
         self._resolver = resolver
@@ -46,6 +47,8 @@ class Hosts:
         self._grown: dict[str, int] = {}  # bytes that a host was measured above its estimate
         self._seconds: dict[str, float] = {}  # to open, as measured last
         self._sizes: dict[str, int] = {}  # bytes, as estimated
+        for name, speed in speeds.hosts.items() if speeds else ():
+            self._seconds[name], self._sizes[name] = speed.load, speed.memory
         self._local: set[str] = set()  # models that take memory here
         self._gdsf = Gdsf()
         self._room = asyncio.Lock()
@@ -167,8 +170,7 @@ class Hosts:
                     gone = self._to_evict(name, host.memory, upcoming, busy)
                     if gone is None or not set(gone).isdisjoint(upcoming) or (gone and not evict):
                         return
-                    for other in gone:
-                        await self._evict(other)
+                    await self._evict(gone)
                     self._promised[name] = host.memory
                 await self._start(name, host, needed, busy, ahead=True)
             except ComposerError:
@@ -241,8 +243,7 @@ class Hosts:
                 if self._promised or self._taken({*busy} - {name}):
                     return False
                 gone = [other for other in self._open if other not in busy]  # without a budget the bound moves
-            for other in gone:
-                await self._evict(other)
+            await self._evict(gone)
             self._promised[name] = needed
             return True
 
@@ -288,21 +289,24 @@ class Hosts:
                 if not ahead:
                     self._refuse(name, taken)
                 return
-            for other in gone:
-                await self._evict(other)
+            await self._evict(gone)
 
-    async def _evict(self, name: str) -> None:
-        self._gdsf.gone(self._open[name].held)
-        await self._shut(name)
+    async def _evict(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._gdsf.gone(self._open[name].held)
+        await self._shut(*names)
 
-    async def _shut(self, name: str) -> None:
-        """Close a host. Only whoever has the lock of the room may, so that nobody counts on bytes that are not free."""
-        running = self._open.pop(name, None)
-        if running is None:
-            return
-        self._ledger.wasted += running.ahead
+    async def _shut(self, *names: str) -> None:
+        """Close hosts. Only whoever has the lock of the room may, so that nobody counts on bytes that are not free; and
+        all leave the table before the first is closed, so that no turn begins with one that is going."""
+        leaving = [running for name in names if (running := self._open.pop(name, None)) is not None]
+        self._ledger.wasted += sum(running.ahead for running in leaving)
+        closing = asyncio.gather(*(running.engine.close() for running in leaving))
         try:
-            await running.engine.close()
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing  # whoever is cancelled meanwhile leaves no process behind
+            raise
         finally:
             self.changed()
 

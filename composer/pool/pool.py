@@ -30,7 +30,8 @@ class Pool:
     """Serves the requests of any number of callers, who meet in its queues.
 
     `memory` bounds what is resident, in bytes (None: what the machine has); `at_once` local hosts compute at a time, one
-    per accelerator; `patience` is in seconds. Hosts stay open until something else needs their room, or `close`.
+    per accelerator; `patience` is in seconds; `speeds` are what `calibrate` measured, for what loads cost before any is
+    seen. Hosts stay open until something else needs their room, or `close`.
     Belongs to the event loop it is first used in.
     """
 
@@ -42,11 +43,12 @@ class Pool:
         memory: int | None = None,
         at_once: int = 1,
         patience: float = PATIENCE,
+        speeds: Speeds | None = None,
     ) -> None:
         self.ledger = Ledger()
         self._resolver = resolver
         self._store = store
-        self._hosts = Hosts(resolver, self.ledger, memory=memory)
+        self._hosts = Hosts(resolver, self.ledger, memory=memory, speeds=speeds)
         self._scheduler = Scheduler(self._hosts, resolver, self, patience=patience, at_once=at_once)
         self._flights: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # looking up, landing
