@@ -228,7 +228,7 @@ class Pool:
         """Nobody wants the job. A draft that is landing already is kept: it was paid for."""
         if job.landing:
             return
-        self._flights.pop(job.key, None)
+        self._landed(job)
         if job.queued:
             self._scheduler.withdraw(job)
         elif job.task is not None:
@@ -278,7 +278,7 @@ class Pool:
 
     def fail(self, job: Job, why: Exception) -> None:
         """Whoever wants the job hears why there is no draft."""
-        self._flights.pop(job.key, None)
+        self._landed(job)
         for submission, _ in job.wants:
             submission.jobs.discard(job)
             submission.fail(why)
@@ -300,13 +300,16 @@ class Pool:
         self._deliver(job, draft)
 
     def _deliver(self, job: Job, draft: Draft) -> None:
-        if self._flights.get(job.key) is job:
-            del self._flights[job.key]
+        self._landed(job)
         wants, job.wants = job.wants, []
         for place, (submission, request) in enumerate(wants):
             if place == 1 and draft.error is None:
                 draft = replace(draft, cached=True)  # the same work wanted twice is paid once
             self._tell(submission, request, job, draft)
+
+    def _landed(self, job: Job) -> None:
+        if self._flights.get(job.key) is job:  # it may be another's by now
+            del self._flights[job.key]
 
     def _tell(self, submission: Submission, request: Request, job: Job, draft: Draft) -> None:
         self.ledger.charge(draft)

@@ -82,6 +82,21 @@ async def test_a_lane_goes_in_order_of_priority_deadline_and_text() -> None:
     assert [prompt for _, prompt in machine.served] == ["top", "soon", "late", "a", "b"]
 
 
+async def test_in_a_lane_what_has_waited_too_long_gets_every_second_place() -> None:
+    machine = Machine(delay=0.004, caps=Caps(slots=1))
+    pool = pool_of(machine, patience=0.02)
+    old = asyncio.create_task(collect(pool, wants("a", 20)))
+    await asyncio.sleep(0.06)
+
+    await collect(pool, [want(f"urgent {place}", "a", priority=1) for place in range(6)])
+    await old
+    await pool.close()
+
+    prompts = [prompt.split()[0] for _, prompt in machine.served]
+    first = prompts.index("urgent")
+    assert prompts[first : first + 11].count("urgent") in (5, 6), "they take turns"
+
+
 async def test_a_waiting_job_takes_the_urgency_of_whoever_wants_it_most() -> None:
     machine = Machine(delay=0.005, caps=Caps(slots=1))
     pool = pool_of(machine)
