@@ -72,13 +72,14 @@ async def measure(questions: int) -> dict[str, Any]:
         ways: dict[str, Callable[[], Awaitable[None]]] = {
             "hand-written loop": bench.hand_written,
             "ours, from a file": partial(bench.ours, stream=False),
+            "ours, from a file, two hosts at once": partial(bench.ours, stream=False, at_once=2),
             "ours, streaming": partial(bench.ours, stream=True),
             "published grouping": bench.published,
             "question order, LRU": bench.question_order,
             "llama-swap: one model at a time": partial(bench.question_order, room=1),
         }
         found: dict[str, dict[str, float]] = {}
-        near = list(ways)[:3]  # close to each other: each runs twice, in turn with the others, and the quicker counts
+        near = list(ways)[:4]  # close to each other: each runs twice, in turn with the others, and the quicker counts
         for way in [*near, *ways]:
             spent = await bench.spent(ways[way]())
             if way in found and found[way]["wall"] <= spent.wall:
