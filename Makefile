@@ -30,3 +30,4 @@ bench:
 	$(PYTHON) -m evals.bench.routing --peers
 	$(PYTHON) -m evals.bench.answers
 	$(PYTHON) -m evals.bench.serve
+	$(PYTHON) -m evals.bench.pool

@@ -13,6 +13,7 @@ from composer.faults import kill_point
 from composer.pool.ledger import Ledger
 from composer.pool.residency import Gdsf, Held, to_evict
 from composer.pool.resolver import Resolver, model_of
+from composer.pool.speeds import Speeds
 from composer.registry.memory import limit_of, refuse_what_cannot_fit
 from composer.types import AdapterFile, Host
 
@@ -33,19 +34,21 @@ class Running:
 class Hosts:
     """Opens and closes the hosts of a pool. `memory` bounds what is resident, in bytes (None: what the machine has)."""
 
-    def __init__(self, resolver: Resolver, ledger: Ledger, *, memory: int | None) -> None:
+    def __init__(self, resolver: Resolver, ledger: Ledger, *, memory: int | None, speeds: Speeds | None = None) -> None:
         self.memory = memory
         self.loads: dict[str, int] = {}
         self._resolver = resolver
         self._ledger = ledger
         self._open: dict[str, Running] = {}
         self._promised: dict[str, int] = {}  # bytes of hosts being opened
-        self._closing: dict[str, int] = {}  # bytes of hosts being closed
+        self._changed = asyncio.Event()
         self._ahead: dict[str, asyncio.Task[None]] = {}
         self._prepared: dict[tuple[str, tuple[str, ...]], Host] = {}
         self._grown: dict[str, int] = {}  # bytes that a host was measured above its estimate
         self._seconds: dict[str, float] = {}  # to open, as measured last
         self._sizes: dict[str, int] = {}  # bytes, as estimated
+        for name, speed in speeds.hosts.items() if speeds else ():
+            self._seconds[name], self._sizes[name] = speed.load, speed.memory
         self._local: set[str] = set()  # models that take memory here
         self._gdsf = Gdsf()
         self._room = asyncio.Lock()
@@ -106,7 +109,8 @@ class Hosts:
 
     def fits_beside(self, name: str, working: Collection[str]) -> bool:
         """Whether the host could be open together with those that are `working`."""
-        held = {other: host for other, host in self._held().items() if other in working}
+        sizes = self.resident
+        held = {other: Held(sizes.get(other, self.estimate(model_of(other), ()))) for other in working}
         needed = self.estimate(model_of(name), ())
         return name in self._open or to_evict(held, needed, self.limit(), pinned=held) is not None
 
@@ -123,8 +127,9 @@ class Hosts:
     ) -> Running:
         """The host with the adapters that are `needed`, and the `wished` ones if they fit too.
 
-        Others go to make room, but none that is `busy`; `upcoming` hosts have work waiting. Raises EngineError if it does
-        not start, MemoryBudgetError if it does not fit.
+        Others go to make room, but none that is `busy` (a view that follows what is): if there is none without them, this
+        waits until one of them is done. `upcoming` hosts have work waiting. Raises EngineError if it does not start,
+        MemoryBudgetError if it does not fit even alone.
         """
         if name in self._ahead:
             await asyncio.wait([self._ahead[name]])  # what failed there is tried again in earnest
@@ -136,9 +141,8 @@ class Hosts:
                 await self.close(name)
         if running is None:
             host = await self._fitting(name, needed, wished)
-            async with self._room:
-                await self._make_room(name, host.memory, upcoming, busy)
-                self._promised[name] = host.memory
+            while not await self._make_room(name, host.memory, upcoming, busy):
+                await self._changed.wait()
             running = await self._start(name, host, needed, busy)
         running.ahead = False
         cost = self._seconds.get(model_of(name), 1.0)
@@ -163,11 +167,10 @@ class Hosts:
             try:
                 host = await self._fitting(name, needed, wished)
                 async with self._room:
-                    gone = self._to_evict(host.memory, upcoming, busy)
+                    gone = self._to_evict(name, host.memory, upcoming, busy)
                     if gone is None or not set(gone).isdisjoint(upcoming) or (gone and not evict):
                         return
-                    for other in gone:
-                        await self._evict(other)
+                    await self._evict(gone)
                     self._promised[name] = host.memory
                 await self._start(name, host, needed, busy, ahead=True)
             except ComposerError:
@@ -180,15 +183,13 @@ class Hosts:
 
     async def close(self, name: str) -> None:
         """Close a host, if it is open."""
-        running = self._open.pop(name, None)
-        if running is None:
-            return
-        self._ledger.wasted += running.ahead
-        self._closing[name] = running.held.memory  # only when it has ended are its bytes free
-        try:
-            await running.engine.close()
-        finally:
-            self._closing.pop(name, None)
+        async with self._room:
+            await self._shut(name)
+
+    def changed(self) -> None:
+        """Something ended: whoever waits for room looks again."""
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def aclose(self) -> None:
         """Close everything, also what is being opened."""
@@ -230,16 +231,21 @@ class Hosts:
             running.adapters.add(adapter)
         return running
 
-    async def _make_room(self, name: str, needed: int, upcoming: Sequence[str], busy: Collection[str]) -> None:
-        gone = self._to_evict(needed, upcoming, busy)
-        if gone is None and self._ahead:
-            await self._stop_ahead()  # a guess that was wrong delays nobody
-            gone = self._to_evict(needed, upcoming, busy)
-        if gone is None:
-            self._refuse(name, needed + self._taken(busy))
-            gone = [other for other in self._open if other not in busy]  # without a budget the bound moves
-        for other in gone:
-            await self._evict(other)
+    async def _make_room(self, name: str, needed: int, upcoming: Sequence[str], busy: Collection[str]) -> bool:
+        """Promise the host its bytes, after closing what has to go; False while those that are busy leave no room."""
+        async with self._room:
+            gone = self._to_evict(name, needed, upcoming, busy)
+            if gone is None and self._ahead:
+                await self._stop_ahead()  # a guess that was wrong delays nobody
+                gone = self._to_evict(name, needed, upcoming, busy)
+            if gone is None:
+                self._refuse(name, needed)
+                if self._promised or self._taken({*busy} - {name}):
+                    return False
+                gone = [other for other in self._open if other not in busy]  # without a budget the bound moves
+            await self._evict(gone)
+            self._promised[name] = needed
+            return True
 
     async def _start(
         self, name: str, host: Host, needed: Collection[str], busy: Collection[str], *, ahead: bool = False
@@ -257,6 +263,7 @@ class Hosts:
                 raise
         finally:
             self._promised.pop(name, None)
+            self.changed()
         self._ledger.loads += 1
         self._ledger.ahead += ahead
         self._ledger.weights.add(self._resolver.weights(model))
@@ -275,19 +282,33 @@ class Hosts:
     async def _shrink(self, name: str, busy: Collection[str], *, ahead: bool) -> None:
         """A host is larger than was thought: others give way to it, but it gives way if it came before its turn."""
         async with self._room:
-            gone = self._to_evict(0, (), [name, *busy])
+            gone = self._to_evict("", 0, (), [name, *busy])
             if gone is None or (gone and ahead):
                 taken = self._taken({name, *busy})
-                await self.close(name)
+                await self._shut(name)
                 if not ahead:
                     self._refuse(name, taken)
                 return
-            for other in gone:
-                await self._evict(other)
+            await self._evict(gone)
 
-    async def _evict(self, name: str) -> None:
-        self._gdsf.gone(self._open[name].held)
-        await self.close(name)
+    async def _evict(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._gdsf.gone(self._open[name].held)
+        await self._shut(*names)
+
+    async def _shut(self, *names: str) -> None:
+        """Close hosts. Only whoever has the lock of the room may, so that nobody counts on bytes that are not free; and
+        all leave the table before the first is closed, so that no turn begins with one that is going."""
+        leaving = [running for name in names if (running := self._open.pop(name, None)) is not None]
+        self._ledger.wasted += sum(running.ahead for running in leaving)
+        closing = asyncio.gather(*(running.engine.close() for running in leaving))
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing  # whoever is cancelled meanwhile leaves no process behind
+            raise
+        finally:
+            self.changed()
 
     async def _stop_ahead(self) -> None:
         for task in (tasks := list(self._ahead.values())):
@@ -296,13 +317,13 @@ class Hosts:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def _held(self) -> dict[str, Held]:
-        """What takes memory: what is open, and beside it what is on its way in or out."""
-        moving = {f"{name} (moving)": Held(size) for name, size in (self._promised | self._closing).items()}
-        return {name: running.held for name, running in self._open.items()} | moving
+        """What takes memory: what is open, and what is being opened."""
+        opening = {f"{name} (opening)": Held(size) for name, size in self._promised.items()}
+        return {name: running.held for name, running in self._open.items()} | opening
 
-    def _to_evict(self, needed: int, upcoming: Sequence[str], busy: Collection[str]) -> list[str] | None:
+    def _to_evict(self, name: str, needed: int, upcoming: Sequence[str], busy: Collection[str]) -> list[str] | None:
         held = self._held()
-        pinned = {*busy, *(name for name in held if name not in self._open)}
+        pinned = {*busy, *(other for other in held if other not in self._open)} - {name}
         return to_evict(held, needed, self.limit(), upcoming=upcoming, pinned=pinned)
 
     def _taken(self, names: Collection[str]) -> int:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import replace
 
+from composer.errors import EngineError
 from composer.faults import kill_point
 from composer.pool.hosts import Hosts
 from composer.pool.ledger import Ledger
@@ -29,7 +30,8 @@ class Pool:
     """Serves the requests of any number of callers, who meet in its queues.
 
     `memory` bounds what is resident, in bytes (None: what the machine has); `at_once` local hosts compute at a time, one
-    per accelerator; `patience` is in seconds. Hosts stay open until something else needs their room, or `close`.
+    per accelerator; `patience` is in seconds; `speeds` are what `calibrate` measured, for what loads cost before any is
+    seen. Hosts stay open until something else needs their room, or `close`.
     Belongs to the event loop it is first used in.
     """
 
@@ -41,14 +43,17 @@ class Pool:
         memory: int | None = None,
         at_once: int = 1,
         patience: float = PATIENCE,
+        speeds: Speeds | None = None,
     ) -> None:
         self.ledger = Ledger()
         self._resolver = resolver
         self._store = store
-        self._hosts = Hosts(resolver, self.ledger, memory=memory)
+        self._hosts = Hosts(resolver, self.ledger, memory=memory, speeds=speeds)
         self._scheduler = Scheduler(self._hosts, resolver, self, patience=patience, at_once=at_once)
         self._flights: dict[str, Job] = {}
         self._tasks: set[asyncio.Task[None]] = set()  # looking up, landing
+        self._bringing: dict[asyncio.Task[None], Submission] = {}
+        self._closed = False
         self._landing = asyncio.Semaphore(LANDING)
 
     def plan(self, requests: Sequence[Request]) -> Plan:
@@ -123,18 +128,27 @@ class Pool:
         withdraws what waits and cancels what is under way, unless another caller wants the same.
         """
         submission = Submission(len(requests), still_wanted)
+        if self._closed:
+            raise _over()
         bringing = self._spawn(self._bring(submission, requests))
+        self._bringing[bringing] = submission
         try:
             while (item := await submission.next()) is not None:
                 yield item
         finally:
+            del self._bringing[bringing]
             bringing.cancel()
             self._leave(submission)
             await asyncio.wait([bringing, *submission.ending])
 
     async def close(self) -> None:
-        """End every host. Whoever still waits gets `cancelled` drafts."""
+        """End every host, for good. Whoever still waits gets `cancelled` drafts, or an EngineError."""
+        self._closed = True
         await self._scheduler.close()
+        for bringing, submission in self._bringing.items():
+            if not bringing.done():
+                bringing.cancel()
+                submission.fail(_over())
         while self._tasks:
             await asyncio.wait(self._tasks)  # a draft that was paid for is kept
         for job in list(self._flights.values()):
@@ -150,10 +164,9 @@ class Pool:
                 self._enter(submission, request)
                 if place % _BREATH == _BREATH - 1:
                     await asyncio.sleep(0)
-            await self._find(submission)
         except Exception as why:
-            submission.fail(why)
-            self._leave(submission)
+            self._give_up(submission, why)
+        await self._queue(submission, list(submission.fresh))
 
     def _enter(self, submission: Submission, request: Request) -> None:
         """Join the flight of the request's draft, or begin one."""
@@ -161,9 +174,11 @@ class Pool:
         job = self._flights.get(key)
         if job is None:
             job = self._flights[key] = Job(key, self._resolver.host_of(request.streams[0].expert), request)
-            submission.fresh.append(job)
+            submission.fresh[job] = None
         elif job.queued:
             self._scheduler.hurry(job, request)
+        elif job.written:
+            submission.hear(request, Delta(job.written))
         job.wants.append((submission, request))
         submission.jobs.add(job)
 
@@ -172,28 +187,36 @@ class Pool:
             request, {stream.expert: self._resolver.fingerprint(stream.expert) for stream in request.streams}
         )
 
-    async def _find(self, submission: Submission) -> None:
-        """Look the fresh jobs up, make their hosts ready, queue them: every file is there before a token is spent."""
-        stored = await self._store.get([job.key for job in submission.fresh])
-        for place, job in enumerate(submission.fresh):
-            if (draft := stored.get(job.key)) is not None:
-                self._deliver(job, draft)
-                if place % _BREATH == 0:
-                    await asyncio.sleep(0)
-        submission.fresh = [job for job in submission.fresh if job.key not in stored]
-        needs: dict[str, set[frozenset[str]]] = {}
-        for job in submission.fresh:
-            needs.setdefault(job.host, set()).add(frozenset(job.adapters))
-        for host, adapters in needs.items():
-            self._hosts.refuse(host, adapters)
-        for host, adapters in needs.items():
-            await self._hosts.prepare(host, adapters)
-        fresh, submission.fresh = submission.fresh, []
-        for start in range(0, len(fresh), _BREATH):
-            self._scheduler.add(job for job in fresh[start : start + _BREATH] if job.wants)
+    async def _queue(self, submission: Submission, jobs: Sequence[Job]) -> None:
+        """Look fresh jobs up, make their hosts ready, queue them: every file is there before a token is spent. Those that
+        are not the submission's to bring any more are left to whoever has inherited them."""
+        try:
+            stored = await self._store.get([job.key for job in jobs])
+            for place, job in enumerate(jobs):
+                if job.key in stored and submission.claim(job):
+                    self._deliver(job, stored[job.key])
+                    if place % _BREATH == 0:
+                        await asyncio.sleep(0)
+            needs: dict[str, set[frozenset[str]]] = {}
+            for job in jobs:
+                if job in submission.fresh:
+                    needs.setdefault(job.host, set()).add(frozenset(job.adapters))
+            for host, adapters in needs.items():
+                self._hosts.refuse(host, adapters)
+            for host, adapters in needs.items():
+                await self._hosts.prepare(host, adapters)
+        except Exception as why:
+            self._give_up(submission, why)
+        for start in range(0, len(jobs), _BREATH):
+            part = [job for job in jobs[start : start + _BREATH] if submission.claim(job)]
+            self._scheduler.add(job for job in part if job.wants)
             if start:
                 await asyncio.sleep(0)
         self._scheduler.wake()
+
+    def _give_up(self, submission: Submission, why: Exception) -> None:
+        submission.fail(why)
+        self._leave(submission)
 
     def _leave(self, submission: Submission) -> None:
         """The caller has gone: what only it wanted is withdrawn; what others want too is brought on for them."""
@@ -202,26 +225,20 @@ class Pool:
             if not job.wants:
                 self._abandon(job, submission)
         submission.jobs.clear()
-        fresh, submission.fresh = submission.fresh, []
-        for job in fresh:
-            if job.wants and self._flights.get(job.key) is job:
-                heir = job.wants[0][0]
-                heir.fresh.append(job)
-                if len(heir.fresh) == 1:
-                    self._spawn(self._adopt(heir))
-
-    async def _adopt(self, submission: Submission) -> None:
-        try:
-            await self._find(submission)
-        except Exception as why:
-            submission.fail(why)
-            self._leave(submission)
+        heirs: dict[Submission, list[Job]] = {}
+        for job in submission.fresh:
+            if job.wants:
+                heirs.setdefault(job.wants[0][0], []).append(job)
+        submission.fresh.clear()
+        for heir, jobs in heirs.items():
+            heir.fresh.update(dict.fromkeys(jobs))
+            self._spawn(self._queue(heir, jobs))
 
     def _abandon(self, job: Job, submission: Submission | None = None) -> None:
         """Nobody wants the job. A draft that is landing already is kept: it was paid for."""
         if job.landing:
             return
-        self._flights.pop(job.key, None)
+        self._landed(job)
         if job.queued:
             self._scheduler.withdraw(job)
         elif job.task is not None:
@@ -251,7 +268,8 @@ class Pool:
         return bool(job.wants)
 
     def hear(self, job: Job, delta: Delta) -> None:
-        """Pass a piece on."""
+        """Pass a piece on, and keep it for who joins later."""
+        job.written += delta.text
         for submission, request in job.wants:
             submission.hear(request, delta)
 
@@ -270,7 +288,7 @@ class Pool:
 
     def fail(self, job: Job, why: Exception) -> None:
         """Whoever wants the job hears why there is no draft."""
-        self._flights.pop(job.key, None)
+        self._landed(job)
         for submission, _ in job.wants:
             submission.jobs.discard(job)
             submission.fail(why)
@@ -292,13 +310,16 @@ class Pool:
         self._deliver(job, draft)
 
     def _deliver(self, job: Job, draft: Draft) -> None:
-        if self._flights.get(job.key) is job:
-            del self._flights[job.key]
+        self._landed(job)
         wants, job.wants = job.wants, []
         for place, (submission, request) in enumerate(wants):
             if place == 1 and draft.error is None:
                 draft = replace(draft, cached=True)  # the same work wanted twice is paid once
             self._tell(submission, request, job, draft)
+
+    def _landed(self, job: Job) -> None:
+        if self._flights.get(job.key) is job:  # it may be another's by now
+            del self._flights[job.key]
 
     def _tell(self, submission: Submission, request: Request, job: Job, draft: Draft) -> None:
         self.ledger.charge(draft)
@@ -310,3 +331,7 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _over() -> EngineError:
+    return EngineError("the pool is closed", remedy="make a new one")

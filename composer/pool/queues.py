@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 class Job:
     """One draft to be made, however many want it. `wants` are who does, with their own requests; the first one's is sent.
 
-    `host` is its queue, `queued` says that it waits there, `task` serves it now, `landing` that its draft is there, `deaths` counts the hosts that died of
-    or around it, `arrived` is when it was queued (monotonic seconds).
+    `host` is its queue, `queued` says that it waits there since it `arrived` (monotonic seconds), `task` serves it now,
+    `written` is what has been heard of its draft, `landing` that the draft is there, `deaths` counts the hosts that died
+    of it or around it.
     """
 
-    __slots__ = ("arrived", "deaths", "host", "key", "landing", "queued", "request", "task", "wants")
+    __slots__ = ("arrived", "deaths", "host", "key", "landing", "queued", "request", "task", "wants", "written")
 
     def __init__(self, key: str, host: str, request: Request) -> None:
         self.key, self.host, self.request = key, host, request
@@ -34,6 +35,7 @@ class Job:
         self.arrived = 0.0
         self.queued = self.landing = False
         self.deaths = 0
+        self.written = ""
         self.task: asyncio.Task[None] | None = None
 
     @property
@@ -81,15 +83,18 @@ class Lane:
             self._aged.append(job)
             self.queued += 1
 
-    def take(self) -> Job:
-        """The next job (there must be one): the first by rank; but once that arrived more than the patience after the
-        longest waiting one, every second goes to that."""
+    def next(self) -> Job:
+        """The next job (there must be one): the first by rank; but where that arrived more than the patience after the
+        longest waiting one, every second place is that one's."""
         job, oldest = self.first(), self._oldest()
-        late = job.arrived > oldest.arrived + self._patience
-        self._owed = late and not self._owed
-        chosen = oldest if late and not self._owed else job
-        self.drop(chosen)
-        return chosen
+        return oldest if self._owed and job.arrived > oldest.arrived + self._patience else job
+
+    def take(self) -> Job:
+        """`next`, out of the queue."""
+        job = self.next()
+        self._owed = not self._owed
+        self.drop(job)
+        return job
 
     def drop(self, job: Job) -> None:
         """Take `job` out of the queue."""
@@ -174,7 +179,7 @@ class HostQueue:
                 return None
             self._lane = self._turns.choose([lane.waiting() for lane in self._lanes.values()], now)
         lane = self._lanes[self._lane]
-        if (lane.adapter or self.adapters) and not all(adapter in has for adapter in lane.first().adapters):
+        if (lane.adapter or self.adapters) and not all(adapter in has for adapter in lane.next().adapters):
             return None
         self._pledged = False
         job = lane.take()
@@ -186,7 +191,7 @@ class HostQueue:
         if not self._keeps(now):
             self._lane = self._turns.choose([lane.waiting() for lane in self._lanes.values()], now)
         self._pledged = True  # what it is opened for it does, whatever comes meanwhile: at least one request
-        return set(self._lanes[self._lane].first().adapters)
+        return set(self._lanes[self._lane].next().adapters)
 
     def waiting(self) -> Waiting:
         """How the queue stands (not empty): urgency of its most pressing lane, age of its oldest job.

@@ -59,7 +59,7 @@ class Scheduler:
 
     def again(self, job: Job) -> None:
         """A job whose host died under it goes back into its queue, to the end."""
-        job.arrived = time.monotonic()
+        job.arrived, job.written = time.monotonic(), ""
         self._queue(job.host).push(job, job.request)
 
     def withdraw(self, job: Job) -> None:
@@ -92,9 +92,10 @@ class Scheduler:
         """The host of a turn, with the adapters that its next lane needs. Raises ComposerError."""
         now = time.monotonic()
         queue, name = turn.queue, turn.name
-        busy = [other for other in self._working if other != name]
         order = [other for other in self._order(now) if other != name]
-        return await self.hosts.open(name, queue.next_adapters(now), queue.adapters, upcoming=order, busy=busy)
+        return await self.hosts.open(
+            name, queue.next_adapters(now), queue.adapters, upcoming=order, busy=self._working.keys()
+        )
 
     def keeps(self, turn: Turn, now: float) -> bool:
         """Whether the turn goes on: nothing urgent and nothing too old waits for a turn elsewhere."""
@@ -122,7 +123,7 @@ class Scheduler:
             queue.next_adapters(now),
             queue.adapters,
             upcoming=order,
-            busy=list(self._working),
+            busy=self._working.keys(),
             evict=not self._live(),
         )
 
@@ -164,6 +165,7 @@ class Scheduler:
 
     def _ended(self, name: str) -> None:
         turn, task = self._working.pop(name)
+        self.hosts.changed()
         if not task.cancelled() and (why := task.exception()) is not None:
             # A bug, ours or of an engine: nobody may wait for ever because of it.
             for job in turn.queue.jobs():

@@ -22,7 +22,7 @@ class Submission:
     def __init__(self, requests: int, still_wanted: Callable[[Request], bool]) -> None:
         self.still_wanted = still_wanted
         self.jobs: set[Job] = set()
-        self.fresh: list[Job] = []
+        self.fresh: dict[Job, None] = {}  # in order
         self.ending: list[asyncio.Task[None]] = []
         self._left = requests
         self._items: deque[Item | BaseException] = deque()  # an asyncio.Queue takes three times as long per piece
@@ -31,6 +31,13 @@ class Submission:
     def hear(self, request: Request, piece: Delta | Draft) -> None:
         """A piece for one of its requests."""
         self._put((request.id, piece))
+
+    def claim(self, job: Job) -> bool:
+        """Whether the job was fresh, and its to bring; it is not any more."""
+        if job not in self.fresh:
+            return False
+        del self.fresh[job]
+        return True
 
     def fail(self, why: BaseException) -> None:
         """Nothing more will come, because of `why`."""

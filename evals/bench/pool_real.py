@@ -117,11 +117,11 @@ class Bench:
             async with self._host(expert) as engine:
                 await _all(engine, sorted(requests, key=lambda request: str(request.streams[0].prompt)))
 
-    async def ours(self, *, stream: bool) -> None:
-        """The pool, with a real store."""
+    async def ours(self, *, stream: bool, at_once: int = 1) -> None:
+        """The pool, with a real store. A host takes one thread, so a machine of two cores may work on two at once."""
         self.folder.joinpath("drafts.sqlite").unlink(missing_ok=True)
         async with DraftStore.open(self.folder / "drafts.sqlite") as store:
-            pool = Pool(self.registry, store, memory=BUDGET)
+            pool = Pool(self.registry, store, memory=BUDGET, at_once=at_once)
             try:
                 await (streaming if stream else from_file)(pool, self.rows, sampling=SHORT)
             finally:

@@ -178,11 +178,13 @@ class Watched(ScriptedEngine):
     def __init__(self, machine: Machine) -> None:
         super().__init__(machine.answer, caps=machine.caps, delay=machine.delay)
         self.machine = machine
+        self.entry: tuple[str, int] | None = None
 
     async def open(self, host: Host) -> Measured:
         machine = self.machine
         size = machine.real.get(host.name, host.memory)
-        machine.held.append((host.name, size))
+        self.entry = (host.name, size)
+        machine.held.append(self.entry)
         machine.loads.append(host.name)
         machine.most = max(machine.most, sum(bytes for _, bytes in machine.held))
         await asyncio.sleep(machine.opening)
@@ -206,9 +208,9 @@ class Watched(ScriptedEngine):
                 machine.flying.remove(flight)
 
     async def close(self) -> None:
-        if self._host is not None:
-            entry = next(entry for entry in self.machine.held if entry[0] == self._host.name)
-            self.machine.held.remove(entry)
+        if self.entry is not None:
+            self.machine.held.remove(self.entry)
+            self.entry = None
         await super().close()
 
 

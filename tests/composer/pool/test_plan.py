@@ -152,6 +152,17 @@ async def test_a_preview_foretells_the_order_and_the_loads() -> None:
     await pool.close()
 
 
+async def test_what_was_calibrated_decides_before_anything_is_loaded() -> None:
+    slow, quick = (HostSpeed(100, 10, 40, 4, load=load, memory=100) for load in (9.0, 1.0))
+    registry = Registry(opening=0.001)
+    pool = Pool(registry, Memory(), memory=100, speeds=Speeds(0.0, 0.0, {"slow": slow, "quick": quick}))
+
+    await collect(pool, [*wants("slow", 3), *wants("quick", 2)])
+    await pool.close()
+
+    assert registry.loads == ["quick", "slow"]
+
+
 async def test_a_preview_refuses_what_cannot_fit() -> None:
     pool = Pool(Registry(sizes={"a": 300}), Memory(), memory=250)
 

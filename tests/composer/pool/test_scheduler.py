@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scripted_hosts import Machine, Memory, collect, want, wants
 
+from composer.engines.scripted import ScriptedEngine
 from composer.errors import EngineError, MemoryBudgetError, StoreError
 from composer.pool.pool import Pool
-from composer.types import Caps, Draft, Failure, Request
+from composer.types import Caps, Delta, Draft, Failure, Request
 
 
 def pool_of(machine: Machine, *, memory: int | None = 250, **options: float) -> Pool:
@@ -79,6 +80,21 @@ async def test_a_lane_goes_in_order_of_priority_deadline_and_text() -> None:
     await pool.close()
 
     assert [prompt for _, prompt in machine.served] == ["top", "soon", "late", "a", "b"]
+
+
+async def test_in_a_lane_what_has_waited_too_long_gets_every_second_place() -> None:
+    machine = Machine(delay=0.004, caps=Caps(slots=1))
+    pool = pool_of(machine, patience=0.02)
+    old = asyncio.create_task(collect(pool, wants("a", 20)))
+    await asyncio.sleep(0.06)
+
+    await collect(pool, [want(f"urgent {place}", "a", priority=1) for place in range(6)])
+    await old
+    await pool.close()
+
+    prompts = [prompt.split()[0] for _, prompt in machine.served]
+    first = prompts.index("urgent")
+    assert prompts[first : first + 11].count("urgent") in (5, 6), "they take turns"
 
 
 async def test_a_waiting_job_takes_the_urgency_of_whoever_wants_it_most() -> None:
@@ -149,6 +165,42 @@ async def test_a_caller_that_leaves_while_the_store_is_asked_leaves_its_work_to_
     await pool.close()
 
 
+async def test_a_caller_whose_other_host_cannot_fit_takes_nothing_from_another() -> None:
+    machine = Machine(sizes={"huge": 900})
+    pool = pool_of(machine)
+
+    failing, other = await asyncio.gather(
+        collect(pool, [*wants("a", 3), want("1", "huge")]), collect(pool, wants("a", 3)), return_exceptions=True
+    )
+
+    assert isinstance(failing, MemoryBudgetError) and not isinstance(other, BaseException)
+    assert len(other) == 3 and len(machine.served) == 3
+    await pool.close()
+
+
+async def test_who_joins_a_draft_that_is_being_written_hears_its_beginning() -> None:
+    class Writing(Machine):
+        def engine(self, name: str) -> ScriptedEngine:  # type: ignore[override]
+            class Engine(ScriptedEngine):
+                async def generate(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
+                    for word in ("one ", "two ", "three"):
+                        yield requests[0].id, Delta(word)
+                        await asyncio.sleep(0.02)
+                    yield requests[0].id, Draft("", "one two three", "stop")
+
+            return Engine(lambda _: "")
+
+    pool = pool_of(Writing())
+    first = asyncio.create_task(collect(pool, [want("1", "a")]))
+    await asyncio.sleep(0.03)
+
+    heard = [piece.text async for _, piece in pool.submit([want("1", "a")])]
+
+    assert "".join(heard[:-1]) == heard[-1] == "one two three"
+    await first
+    await pool.close()
+
+
 async def test_a_slow_store_holds_up_no_slot() -> None:
     pool = Pool(Machine(delay=0.001), Memory(slow=0.05), memory=250)
 
@@ -156,6 +208,35 @@ async def test_a_slow_store_holds_up_no_slot() -> None:
     await collect(pool, wants("a", 60))
 
     assert time.monotonic() - began < 0.5, "one after the other they would take 1.5 s"
+    await pool.close()
+
+
+async def test_a_closed_pool_says_so() -> None:
+    class Stuck(Memory):
+        async def get(self, keys: Sequence[str]) -> dict[str, Draft]:
+            await asyncio.sleep(60)
+            return {}
+
+    pool = Pool(Machine(), Stuck(), memory=250)
+    waiting = asyncio.create_task(collect(pool, wants("a", 3)))
+    await asyncio.sleep(0.01)
+
+    await pool.close()
+
+    with pytest.raises(EngineError, match="the pool is closed"):
+        await waiting
+    with pytest.raises(EngineError, match="the pool is closed"):
+        await collect(pool, wants("a", 3))
+
+
+async def test_what_waits_in_a_queue_is_no_task() -> None:
+    pool = pool_of(Machine(delay=0.001))
+    stream = pool.submit(wants("a", 3000))
+    await anext(stream)
+
+    assert pool.status().hosts["a"].queued > 2900
+    assert len(asyncio.all_tasks()) < 20
+    await stream.aclose()  # type: ignore[attr-defined]
     await pool.close()
 
 
