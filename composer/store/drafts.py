@@ -199,7 +199,9 @@ class DraftStore:
         rows: list[Row] = []
         for start in range(0, len(keys), CHUNK):
             chunk = keys[start : start + CHUNK]
-            rows += self._reader.rows(CALL, f"FROM call WHERE call_key IN ({', '.join('?' * len(chunk))})", chunk)
+            # Nothing else is ever put; a file that was written by something else is not believed.
+            whole = f"FROM call WHERE finish_reason = 'stop' AND call_key IN ({', '.join('?' * len(chunk))})"
+            rows += self._reader.rows(CALL, whole, chunk)
         return {draft.key: draft for draft in map(read_draft, rows)}
 
     def _begin(
