@@ -229,10 +229,12 @@ async def _answered(
     guard: Callable[[], AbstractContextManager[None]],
 ) -> State:
     """Everything the budget allows, each draft charged, each finished question recorded."""
+    others = pipeline.hearer
 
     def hear(event: Event) -> None:
         if isinstance(event, Drafted):
             run.charge(Charge.of(event.id, event.arm, "draft", event.sample, event.draft))
+        others(event)
 
     with guard():
         state = await pipeline.astate(queries, run=run.run_id, budget=budget, hear=hear)

@@ -119,39 +119,20 @@ class Pipeline:
         hear: Callable[[Event], None] | None = None,
     ) -> State:
         """The whole final state. `run` names the run in trace ids; `budget` is asked before every request (rows it does
-        not allow are `withheld`); `hear` is told this run's events beside who listens."""
+        not allow are `withheld`); `hear` is told this run's events instead of the listener."""
         from composer.graph import build  # noqa: PLC0415 half a CPU second
 
-        if budget is not None or hear is not None:
-            return await self._in_context(self.astate(queries, run=run), budget, hear)
         state = State.of(as_queries(queries), run or secrets.token_hex(8))
         if not state.queries:
             return state
-        async with self._in_use():
-            # a policy asks each arm once at most, and once more says that it is enough
-            return await build(self._stages, rounds=len(self.registry.arms()) + 1)(state)
-
-    async def _in_context(
-        self, work: Coroutine[Any, Any, T], budget: Budget | None, hear: Callable[[Event], None] | None
-    ) -> T:
-        """Do `work` where stages find this budget, and where `hear` hears what happens as well."""
-        import asyncio  # noqa: PLC0415
-
-        own, others = copy_context(), _HEARS.get()
-
-        def both(event: Event) -> None:
-            if hear is not None:
-                hear(event)
-            (others or self._listener)(event)
-
-        own.run(_HEARS.set, both)
-        own.run(_BUDGET.set, budget)
-        task = asyncio.create_task(work, context=own)
+        heard, bounded = _HEARS.set(hear or _HEARS.get()), _BUDGET.set(budget or _BUDGET.get())
         try:
-            return await task
+            async with self._in_use():
+                # a policy asks each arm once at most, and once more says that it is enough
+                return await build(self._stages, rounds=len(self.registry.arms()) + 1)(state)
         finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            _HEARS.reset(heard)
+            _BUDGET.reset(bounded)
 
     async def stream(self, queries: Sequence[str | Query]) -> AsyncIterator[Event]:
         """The events of this run as they happen: routed, (written,) drafted, answered. `listen` hears none of them.
@@ -177,9 +158,14 @@ class Pipeline:
         """Tell `listener` everything that happens from now on, but for what is streamed."""
         self._listener = listener
 
+    @property
+    def hearer(self) -> Callable[[Event], None]:
+        """Who is told what happens: whoever hears this run, else the listener."""
+        return _HEARS.get() or self._listener
+
     def emit(self, event: Event) -> None:
-        """Tell whoever streams this run, else the listener."""
-        (_HEARS.get() or self._listener)(event)
+        """Tell whoever hears this run, else the listener."""
+        self.hearer(event)
 
     def route(self, queries: Sequence[str | Query]) -> list[Route]:
         """Who would be asked, and why; nothing is generated and no model is loaded but the encoder."""
