@@ -87,7 +87,7 @@ def ask(
             typer.echo("\n" + route_text(route) + "\n" + drafts_text(trace))
     if stopped:
         made = "the answer is made of the drafts that were there" if answer.status != "failed" else "no draft was there"
-        complain(f"stopped by {budget.why}: {made}")
+        complain(f"stopped by {budget.told}: {made}")
         raise typer.Exit(EXHAUSTED)
     if answer.status == "failed":
         if trace["abstained"]:

@@ -103,7 +103,7 @@ def run(
         print_json(asdict(done))
     if done.unfinished:
         there = f"; the finished ones are in {done.partial}" if done.partial else ""
-        by = done.stopped if stopper.why else f"stopped by {done.stopped}"
+        by = done.stopped if stopper.why else f"stopped by {budget.told}"
         complain(f"{by}: {done.unfinished} of {done.queries} questions are left{there}. Go on with:\n  {again}")
     if stopper.exit_code is not None:
         raise Ended(stopper.exit_code)

@@ -8,12 +8,14 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from composer.progress import HostView, Tally, View, line, table
+from composer.progress import HostView, Tally, View, joined, line, table
 from composer.trace import Drafted, Routed
 from composer.types import Draft, Failure, Usage
 
@@ -71,6 +73,32 @@ def test_a_terminal_gets_a_row_per_host_and_unknown_is_a_dash() -> None:
         ["small", "5", "2", "7", "31", "1024", "MiB", "1"],
         ["large", "1", "-", "0", "0", "-", "-"],
     ]
+
+
+@dataclass(frozen=True)
+class Host:
+    queued: int = 3
+    running: int = 2
+    done: int = 7
+    tokens_per_second: float = 8.5
+    resident: int = 100
+    loads: int = 1
+
+
+@dataclass(frozen=True)
+class Status:
+    hosts: Mapping[str, Host]
+    loads: int = 4
+    floor: int = 2
+
+
+def test_what_the_pool_knows_replaces_what_was_counted() -> None:
+    counted = View({"small": HostView(5, 7, 3.0), "large": HostView(1, 0, 0.0)}, 7, 13, 0, 0, 9.0)
+
+    view = joined(counted, Status({"small": Host()}))
+
+    assert view.hosts == {"small": HostView(3, 7, 8.5, 2, 100, 1), "large": HostView(1, 0, 0.0)}
+    assert (view.loads, view.floor, view.done, view.wanted) == (4, 2, 7, 13)
 
 
 WATCH = """
