@@ -79,7 +79,9 @@ def run(
         from composer.progress import watch
         from composer.resume import resume_command
 
-        again = resume_command(source, out, config, *(["--form", form] if form != "rows" else []))
+        more = {"--form": form if form != "rows" else None, "--memory": memory, "--summary": summary}
+        told = [word for name, value in more.items() if value is not None for word in (name, str(value))]
+        again = resume_command(source, out, config, *told)
         pipeline = make_pipeline(config, memory, offline)
         try:
             with watch(pipeline, "drafts", lambda: budget.stopped):

@@ -20,6 +20,7 @@ from composer.store.history import (
     costs,
     enter_ending,
     enter_start,
+    landed,
     open_questions,
     questions_of,
     run_records,
@@ -140,6 +141,10 @@ class DraftStore:
     async def costs_by_question(self, run_id: str) -> dict[str, Cost]:
         """What each question of a run cost over all its starts."""
         return await asyncio.to_thread(costs, self._reader, clean(run_id), "custom_id")
+
+    async def landed(self, run_id: str) -> tuple[int, int]:
+        """Whole drafts that the last start of a run has received, and for how many questions."""
+        return await asyncio.to_thread(landed, self._reader, clean(run_id))
 
     async def open_questions(self, run_id: str) -> list[tuple[str, int]]:
         """(id, line) of the questions of a run that have no final answer."""
