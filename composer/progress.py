@@ -18,6 +18,7 @@ from composer.pipeline import Pipeline
 from composer.trace import Drafted, Event, Routed
 
 EVERY = 5.0  # seconds between two plain lines
+OTHERS = "others"  # in place of a host, for what is asked under a name that is no expert's
 _PER_SECOND = 4  # how often the table is drawn
 
 
@@ -157,7 +158,7 @@ class Tally:
         )
 
     def _host(self, arm: str) -> _Count:
-        return self.hosts.setdefault(self.host_of(arm) if arm else "", _Count())
+        return self.hosts.setdefault(self.host_of(arm), _Count())
 
 
 def table(view: View, what: str) -> Group:
@@ -196,7 +197,8 @@ def watch(pipeline: Pipeline, what: str, stopping: Callable[[], str | None] = la
     """Show how many of the planned drafts of `pipeline` are done, until the block ends; `stopping` says why no more are
     asked. A terminal gets a table (without colours where NO_COLOR is set), anything else a line now and then."""
     registry = pipeline.registry
-    tally = Tally(registry.host_of)
+    experts = pipeline.settings.experts
+    tally = Tally(lambda arm: registry.host_of(arm) if arm in experts else OTHERS)
 
     def now() -> View:
         """The place where `joined` takes what the pool tells of its hosts, once it does."""
@@ -204,7 +206,9 @@ def watch(pipeline: Pipeline, what: str, stopping: Callable[[], str | None] = la
         if ledger is None:
             return tally.view(stopping=stopping())
         waiting = {
-            registry.weights(name) for name, count in list(tally.hosts.items()) if name and count.wanted > count.done
+            registry.weights(name)
+            for name, count in list(tally.hosts.items())
+            if name != OTHERS and count.wanted > count.done
         }
         return tally.view(ledger.loads, len(ledger.weights | waiting), stopping())
 

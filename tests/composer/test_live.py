@@ -111,6 +111,7 @@ from composer.types import Draft, Usage
 pipeline = Pipeline.from_file(offline=True)
 with watch(pipeline, "drafts"):
     pipeline.emit(Routed("q", ("sorting", "units"), {}, {}))
+    pipeline.emit(Routed("q", ("an expert with examples",), {}, {}))
     pipeline.emit(Drafted.of("q", "units", Draft("", "4", "stop", Usage(tokens_out=3, seconds=0.1))))
     time.sleep(0.6)
 """
@@ -128,7 +129,7 @@ def test_the_table_is_drawn_on_a_real_terminal_and_no_color_is_honoured(tmp_path
     os.close(ours)
 
     assert (done.returncode, done.stdout) == (0, b"")
-    assert "1 of 2 drafts" in told and "smollm2" in told
+    assert "1 of 3 drafts" in told and "smollm2" in told
     assert bool(re.search(r"\x1b\[(\d+;)*3[0-7]m", told)) == (not colour)
 
 
@@ -139,4 +140,4 @@ def test_a_log_gets_lines_and_no_escapes(tmp_path: Path) -> None:
 
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
 
-    assert done.stderr == "1 of 2 drafts, 0 from the store, 0 loads, 0 s\n"
+    assert done.stderr == "1 of 3 drafts, 0 from the store, 0 loads, 0 s\n"
