@@ -355,6 +355,8 @@ class Pipeline:
         stopped = kind is not None and not issubclass(kind, Exception)
         self.registry.stopped = stopped  # else a download would have to end before we can
         try:
+            if stopped:
+                self._runner.run(_abandon())
             self._runner.run(self.aclose())
         finally:
             self._runner.close()
@@ -383,3 +385,13 @@ def as_queries(queries: Sequence[str | Query]) -> tuple[Query, ...]:
             raise InputError("this id comes twice", where=f"query {row.id!r}", remedy="give every query its own id")
         seen.add(row.id)
     return rows
+
+
+async def _abandon() -> None:
+    """End what is under way: a signal may have left the loop without a word to its tasks, and they hold the pool."""
+    import asyncio  # noqa: PLC0415
+
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -148,6 +148,30 @@ def test_one_question_that_is_ended_leaves_nothing_either(tmp_path: Path, number
     nothing_is_left(folder)
 
 
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "with Ctrl-C ignored"])
+def test_any_verb_ends_on_sigterm_in_the_middle_of_its_work(tmp_path: Path, ignored: bool) -> None:
+    folder = prepared(tmp_path / "profile")
+    rows = [{"id": str(i), "question": f"Tell a long story about {i}.", "answer": "once"} for i in range(40)]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else None
+    try:
+        process = coe(folder, "profile", "labelled.jsonl", "--out", "profile")
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    until_hosted(folder)
+    time.sleep(1.5)
+
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 143, said
+    assert time.monotonic() - began < 10
+    assert "terminated; what was finished is in the store" in said and "Traceback" not in said
+    nothing_is_left(folder)
+
+
 def test_nobody_reads_what_a_run_says_and_it_ends_all_the_same(tmp_path: Path, whole: list[tuple[str, str]]) -> None:
     folder = prepared(tmp_path / "run")
     process = start(folder)
