@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from composer.budget import Budget, Why
 from composer.document import text_of
@@ -34,9 +34,6 @@ from composer.state import Answer, Query, State, trace_of
 from composer.store import Charge, Ending, Origin, Question, RunHandle
 from composer.trace import Drafted, Event
 from routers.types import Route
-
-if TYPE_CHECKING:
-    from composer.pool.ledger import Ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +108,13 @@ def run_file(
             sweep_drafts_of(out, partial)  # nobody else is here
             try:
                 state = pipeline.complete(_answered(pipeline, run, queries, budget, guard))
-                unfinished = any(state.withheld)
-                if not all(state.withheld) or not state.withheld:
-                    write_rows(partial if unfinished else out, _rows(state, form, shown))
-                if not unfinished:
-                    partial.unlink(missing_ok=True)
-                pipeline.complete(pipeline.pool.close())  # what its hosts have used is known when they have ended
                 done = replace(
-                    _summary(state, pipeline.ledger, budget),
+                    _written(pipeline, state, budget, out, form, shown),
                     seconds=round(time.monotonic() - began, 3),
                     cpu_seconds=round(_cpu_seconds() - cpu, 3),
                     bad_rows=len(read.errors),
-                    run_id=run_id,
-                    partial=str(partial) if unfinished and partial.exists() else None,
                 )
-                pipeline.complete(run.end(_ending(done.stopped if unfinished else None), asdict(done)))
+                pipeline.complete(run.end(_ending(done.stopped if done.unfinished else None), asdict(done)))
             except BaseException as why:
                 with suppress(StoreError):
                     used = {"cpu_seconds": round(_cpu_seconds() - cpu, 3)}
@@ -136,6 +125,40 @@ def run_file(
         with write_atomic(summary) as file:
             file.write(json.dumps(asdict(done), indent=2) + "\n")
     return done
+
+
+def _written(
+    pipeline: Pipeline, state: State, budget: Budget, out: Path, form: Form, shown: Mapping[str, int]
+) -> Summary:
+    """Write the rows that are finished: to `out` if all are, else beside it; end the hosts; what came of it."""
+    partial, left = partial_file(out), sum(state.withheld)
+    if left < len(state.queries) or not left:
+        write_rows(partial if left else out, _rows(state, form, shown))
+    if not left:
+        partial.unlink(missing_ok=True)
+    pipeline.complete(pipeline.pool.close())  # what its hosts have used is known when they have ended
+    ended = [answer.status for answer, off in zip(state.answers, state.withheld, strict=True) if not off]
+    ledger = pipeline.ledger
+    return Summary(
+        queries=len(state.queries),
+        drafts=ledger.drafts,
+        cached=ledger.cached,
+        loads=ledger.loads,
+        distinct_models=len(ledger.weights),
+        seconds=0.0,
+        cpu_seconds=0.0,
+        tokens_in=ledger.tokens_in,
+        tokens_out=ledger.tokens_out,
+        failed=ended.count("failed"),
+        degraded=ended.count("degraded"),
+        bad_rows=0,
+        run_id=state.run,
+        passes=ledger.passes,
+        cost=ledger.cost,
+        unfinished=left,
+        stopped=budget.stopped or (budget.why if left else None),
+        partial=str(partial) if left and partial.exists() else None,
+    )
 
 
 def _origin(pipeline: Pipeline, source: Path, out: Path, inputs: Sequence[Question]) -> Origin:
@@ -168,31 +191,6 @@ def _rows(state: State, form: Form, shown: Mapping[str, int]) -> Iterator[dict[s
             yield told | {"id": shown.get(answer.id, answer.id)}
         else:
             yield openai_line(told, tokens_of(trace_of(state, row)), state.run)
-
-
-def _summary(state: State, ledger: Ledger, budget: Budget) -> Summary:
-    """What the state and the ledger say; the caller adds what they do not know."""
-    ended = [answer.status for answer, off in zip(state.answers, state.withheld, strict=True) if not off]
-    left = sum(state.withheld)
-    return Summary(
-        queries=len(state.queries),
-        drafts=ledger.drafts,
-        cached=ledger.cached,
-        loads=ledger.loads,
-        distinct_models=len(ledger.weights),
-        seconds=0.0,
-        cpu_seconds=0.0,
-        tokens_in=ledger.tokens_in,
-        tokens_out=ledger.tokens_out,
-        failed=ended.count("failed"),
-        degraded=ended.count("degraded"),
-        bad_rows=0,
-        run_id=state.run,
-        passes=ledger.passes,
-        cost=ledger.cost,
-        unfinished=left,
-        stopped=budget.stopped or (budget.why if left else None),
-    )
 
 
 def ask_once(
@@ -229,10 +227,12 @@ async def _answered(
     guard: Callable[[], AbstractContextManager[None]],
 ) -> State:
     """Everything the budget allows, each draft charged, each finished question recorded."""
+    others = pipeline.hearer
 
     def hear(event: Event) -> None:
         if isinstance(event, Drafted):
             run.charge(Charge.of(event.id, event.arm, "draft", event.sample, event.draft))
+        others(event)
 
     with guard():
         state = await pipeline.astate(queries, run=run.run_id, budget=budget, hear=hear)

@@ -49,6 +49,7 @@ class Budget:
         self.calls = 0
         self.tokens = 0
         self._refused: Why | None = None  # the reason of the last refusal
+        self.needed: int | None = None  # the fewest tokens that a call refused for its tokens may cost
         self.flying: dict[str, Request] = {}  # admitted and not landed, by id
         self._reserved = 0
         self._clock = clock
@@ -63,6 +64,8 @@ class Budget:
         refused = self._refusal(request)
         if refused is not None:
             self._refused = refused
+            if refused == "max-tokens":
+                self.needed = min(most_tokens(request), self.needed or most_tokens(request))
             return False
         self.calls += 1
         self._reserved += most_tokens(request)
@@ -100,6 +103,12 @@ class Budget:
     def why(self) -> Why | None:
         """Why something was not sent, or was cut, if anything was."""
         return self._ended() or self._refused
+
+    @property
+    def told(self) -> str:
+        """`why` for people; a budget that holds no call at all is said to be too small."""
+        small = self.needed is not None and self.limits.tokens is not None and self.needed > self.limits.tokens
+        return f"{self.why} (one call may cost {self.needed} tokens)" if small else str(self.why)
 
     def left(self) -> float | None:
         """Seconds until what is in flight is cut (None: never); 0 or less: now."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -13,10 +12,10 @@ from typing import Annotated
 import typer
 
 from composer import cli_runs
-from composer.cli_kit import AsJson, Config, Memory, Offline, complain, end_quietly, print_json, say
+from composer.cli_kit import AsJson, Config, Memory, Offline, complain, end_on_sigterm, end_quietly, print_json, say
 from composer.cli_kit import make_pipeline as _pipeline
 from composer.errors import ComposerError, InputError
-from composer.exits import EXHAUSTED, INCOMPLETE, TERMINATED, UNAVAILABLE
+from composer.exits import EXHAUSTED, INCOMPLETE, UNAVAILABLE
 from composer.serve.command import serve
 from routers.errors import RouterError
 
@@ -90,7 +89,7 @@ def ask(
             typer.echo("\n" + route_text(route) + "\n" + drafts_text(trace))
     if stopped:
         made = "the answer is made of the drafts that were there" if answer.status != "failed" else "no draft was there"
-        complain(f"stopped by {budget.why}: {made}")
+        complain(f"stopped by {budget.told}: {made}")
         raise typer.Exit(EXHAUSTED)
     if answer.status == "failed":
         if trace["abstained"]:
@@ -310,8 +309,7 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     gc.set_threshold(20_000, 20, 100)  # imports make no cycles worth the tenth of their time that looking costs
     atexit.register(gc.freeze)  # nor does what is left at the end: looking through all of it takes 45 CPU ms
-    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:  # so that hosts and half-written files go with us
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    end_on_sigterm()
     try:
         app()
     except (ComposerError, RouterError) as why:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from composer.exits import CLOSED_PIPE, INTERRUPTED
+from composer.exits import CLOSED_PIPE, INTERRUPTED, TERMINATED
 
 if TYPE_CHECKING:
     from composer.pipeline import Pipeline
+
+HARD = 5.0  # seconds that hosts and files have to end after SIGTERM
+_terminated = False  # whether SIGTERM came
 
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="The registry file (else found as documented).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
@@ -48,6 +54,26 @@ def complain(text: str) -> None:
     typer.secho(printable(text), err=True, fg=typer.colors.RED)
 
 
+def end_on_sigterm() -> None:
+    """Let SIGTERM end us as Ctrl-C does, so that hosts and half-written files go with us; after `HARD` seconds at most."""
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        global _terminated
+        _terminated = True
+        import threading
+
+        timer = threading.Timer(HARD, lambda: os._exit(TERMINATED))
+        timer.daemon = True
+        timer.start()
+        interrupt = signal.getsignal(signal.SIGINT)
+        if not callable(interrupt):  # Ctrl-C is ignored, as behind a shell's `&`
+            raise KeyboardInterrupt
+        interrupt(number, frame)
+
+    if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, handler)
+
+
 class Ended(SystemExit):
     """The end by a signal about which the user was told all there is to say."""
 
@@ -55,7 +81,10 @@ class Ended(SystemExit):
 def end_quietly(end: SystemExit) -> NoReturn:
     """End as `end` says; after Ctrl-C with a word, after a closed pipe without one and as shells report it."""
     if end.code == INTERRUPTED and not isinstance(end, Ended):  # typer has caught the KeyboardInterrupt
-        complain("interrupted; what was finished is in the store: the same command goes on from there")
+        what = "terminated" if _terminated else "interrupted"
+        complain(f"{what}; what was finished is in the store: the same command goes on from there")
+        if _terminated:
+            raise SystemExit(TERMINATED) from end
     if end.code == 1 and type(sys.stdout).__name__ == "PacifyFlushWrapper":  # what typer leaves after EPIPE
         raise SystemExit(CLOSED_PIPE) from end
     raise end

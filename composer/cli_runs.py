@@ -79,7 +79,9 @@ def run(
         from composer.progress import watch
         from composer.resume import resume_command
 
-        again = resume_command(source, out, config, *(["--form", form] if form != "rows" else []))
+        more = {"--form": form if form != "rows" else None, "--memory": memory, "--summary": summary}
+        told = [word for name, value in more.items() if value is not None for word in (name, str(value))]
+        again = resume_command(source, out, config, *told)
         pipeline = make_pipeline(config, memory, offline)
         try:
             with watch(pipeline, "drafts", lambda: budget.stopped):
@@ -103,7 +105,7 @@ def run(
         print_json(asdict(done))
     if done.unfinished:
         there = f"; the finished ones are in {done.partial}" if done.partial else ""
-        by = done.stopped if stopper.why else f"stopped by {done.stopped}"
+        by = done.stopped if stopper.why else f"stopped by {budget.told}"
         complain(f"{by}: {done.unfinished} of {done.queries} questions are left{there}. Go on with:\n  {again}")
     if stopper.exit_code is not None:
         raise Ended(stopper.exit_code)

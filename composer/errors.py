@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from composer.exits import CORRUPT, UNAVAILABLE, USAGE
+from composer.exits import CORRUPT, EXHAUSTED, UNAVAILABLE, USAGE
 
 
 class ComposerError(Exception):
@@ -41,6 +41,13 @@ class InputError(ComposerError):
     """A file or a row that the user gave cannot be used."""
 
     code = "input"
+
+
+class OutputFullError(InputError):
+    """There is no room for an output file; what it would hold is in the store."""
+
+    code = "output_full"
+    exit_code = EXHAUSTED
 
 
 class RequestError(ComposerError):
@@ -94,6 +101,13 @@ class StoreLockedError(StoreError):
     """Another process works on the same run."""
 
     code = "locked"
+
+
+class StoreFullError(StoreError):
+    """There is no room for another draft; everything that was stored is kept."""
+
+    code = "store_full"
+    exit_code = EXHAUSTED
 
 
 class StoreCorruptError(StoreError):

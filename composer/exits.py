@@ -8,7 +8,9 @@ OK: Final = 0
 USAGE: Final = 2  # the command line, the registry or an input file is not what it must be
 INCOMPLETE: Final = 3  # it ended, but rows failed or were unusable, or a replay differs
 UNAVAILABLE: Final = 6  # an expert, a file or the store cannot be had (also: another process has it)
-EXHAUSTED: Final = 7  # a budget is used up or a deadline is reached; the same command goes on from there
+EXHAUSTED: Final = (
+    7  # a budget is used up, a deadline is reached, the disk is full; the same command goes on from there
+)
 CORRUPT: Final = 8  # stored data do not match their checksums
 HUNG_UP: Final = 129  # from here on as shells report the end by a signal: SIGHUP, SIGINT, SIGPIPE, SIGTERM
 INTERRUPTED: Final = 130

@@ -18,7 +18,7 @@ from composer.answers.equal import check_installed
 from composer.answers.extract import infer_kind
 from composer.answers.grade import canonical_gold
 from composer.answers.program import syntax_error
-from composer.errors import InputError
+from composer.errors import InputError, OutputFullError
 from composer.faults import kill_point
 from composer.openai_batch import is_batch_line, plain_row
 from composer.types import Kind
@@ -376,7 +376,7 @@ def _wanted(labelled: bool) -> str:
 
 
 def _unwritable(path: Path, why: OSError) -> InputError:
-    return InputError(
+    return (OutputFullError if why.errno in _FULL else InputError)(
         f"cannot be written: {why.strerror}", where=str(path), remedy="check the folder, its permissions and free space"
     )
 

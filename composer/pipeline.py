@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from composer.answers.equal import check_installed
 from composer.budget import Budget
@@ -130,31 +130,18 @@ class Pipeline:
     ) -> State:
         """The whole final state: routes, drafts, answers. `run` names the run in trace ids; `by` is who answers: `auto`,
         a pipeline of the registry by name, or an expert, which alone is asked then; `budget` is asked before every request
-        (rows it does not allow are `withheld`); `hear` is told the events of this run beside who listens. Raises InputError
-        for a name that nobody has."""
-        others = _HEARS.get()
-
-        def both(event: Event) -> None:
-            assert hear is not None
-            hear(event)
-            (others or self._listener)(event)
-
-        return await self._astate(as_queries(queries), run, by, budget, both if hear is not None else others)
-
-    async def _astate(
-        self, queries: tuple[Query, ...], run: str, by: str, budget: Budget | None, hear: Hears | None
-    ) -> State:
-        """The final state; `hear` alone is told what happens."""
-        state = State.of(queries, run or secrets.token_hex(8))
+        (rows it does not allow are `withheld`); `hear` is told the events of this run instead of the listener. Raises
+        InputError for a name that nobody has."""
+        state = State.of(as_queries(queries), run or secrets.token_hex(8))
         if not state.queries:
             return state
-        heard, spends = _HEARS.set(hear), _BUDGET.set(budget or _BUDGET.get())
+        heard, bounded = _HEARS.set(hear or _HEARS.get()), _BUDGET.set(budget or _BUDGET.get())
         try:
             async with self._in_use():
                 return await self._graph(by)(state)
         finally:
             _HEARS.reset(heard)
-            _BUDGET.reset(spends)
+            _BUDGET.reset(bounded)
 
     def _graph(self, by: str) -> Run:
         """The stages of `by`, joined once: joining takes nearly as long as going through them."""
@@ -185,7 +172,7 @@ class Pipeline:
 
         events: asyncio.Queue[Event | None] = asyncio.Queue()
         asked = [replace(query, wishes=replace(query.wishes, deltas=True)) for query in as_queries(queries)]
-        work = asyncio.create_task(self._astate(tuple(asked), "", AUTO, None, events.put_nowait))
+        work = asyncio.create_task(self.astate(asked, hear=events.put_nowait))
         work.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -199,9 +186,14 @@ class Pipeline:
         """Tell `listener` everything that happens from now on, but for what is streamed."""
         self._listener = listener
 
+    @property
+    def hearer(self) -> Callable[[Event], None]:
+        """Who is told what happens: whoever hears this run, else the listener."""
+        return _HEARS.get() or self._listener
+
     def emit(self, event: Event) -> None:
-        """Tell whoever streams this run, else the listener."""
-        (_HEARS.get() or self._listener)(event)
+        """Tell whoever hears this run, else the listener."""
+        self.hearer(event)
 
     def route(self, queries: Sequence[str | Query], by: str = AUTO) -> list[Route]:
         """Whom the pipeline `by` would ask, and why; nothing is generated and no model is loaded but the encoder."""
@@ -408,6 +400,8 @@ class Pipeline:
         stopped = kind is not None and not issubclass(kind, Exception)
         self.registry.stopped = stopped  # else a download would have to end before we can
         try:
+            if stopped:
+                self._runner.run(_abandon())
             self._runner.run(self.aclose())
         finally:
             self._runner.close()
@@ -436,3 +430,13 @@ def as_queries(queries: Sequence[str | Query]) -> tuple[Query, ...]:
             raise InputError("this id comes twice", where=f"query {row.id!r}", remedy="give every query its own id")
         seen.add(row.id)
     return rows
+
+
+async def _abandon() -> None:
+    """End what is under way: a signal may have left the loop without a word to its tasks, and they hold the pool."""
+    import asyncio  # noqa: PLC0415
+
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

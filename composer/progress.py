@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,6 +18,7 @@ from composer.pipeline import Pipeline
 from composer.trace import Drafted, Event, Routed
 
 EVERY = 5.0  # seconds between two plain lines
+OTHERS = "others"  # in place of a host, for what is asked under a name that is no expert's
 _PER_SECOND = 4  # how often the table is drawn
 
 
@@ -47,6 +49,50 @@ class View:
     loads: int = 0
     floor: int | None = None
     stopping: str | None = None
+
+
+class HostStanding(Protocol):
+    """What a pool knows of one host."""
+
+    @property
+    def queued(self) -> int: ...
+    @property
+    def running(self) -> int: ...
+    @property
+    def done(self) -> int: ...
+    @property
+    def tokens_per_second(self) -> float: ...
+    @property
+    def resident(self) -> int: ...
+    @property
+    def loads(self) -> int: ...
+
+
+class Standing(Protocol):
+    """What a pool knows of all its hosts, its loads and the fewest there could have been."""
+
+    @property
+    def hosts(self) -> Mapping[str, HostStanding]: ...
+    @property
+    def loads(self) -> int: ...
+    @property
+    def floor(self) -> int: ...
+
+
+def joined(view: View, status: Standing) -> View:
+    """A view counted from events, with what the pool knows better: it replaces what is said of each of its hosts."""
+    hosts = {
+        name: HostView(
+            queued=host.queued,
+            done=host.done,
+            tokens_per_second=host.tokens_per_second,
+            running=host.running,
+            resident=host.resident,
+            loads=host.loads,
+        )
+        for name, host in status.hosts.items()
+    }
+    return replace(view, hosts={**view.hosts, **hosts}, loads=status.loads, floor=status.floor)
 
 
 @dataclass(slots=True)
@@ -112,7 +158,7 @@ class Tally:
         )
 
     def _host(self, arm: str) -> _Count:
-        return self.hosts.setdefault(self.host_of(arm) if arm else "", _Count())
+        return self.hosts.setdefault(self.host_of(arm), _Count())
 
 
 def table(view: View, what: str) -> Group:
@@ -151,15 +197,18 @@ def watch(pipeline: Pipeline, what: str, stopping: Callable[[], str | None] = la
     """Show how many of the planned drafts of `pipeline` are done, until the block ends; `stopping` says why no more are
     asked. A terminal gets a table (without colours where NO_COLOR is set), anything else a line now and then."""
     registry = pipeline.registry
-    tally = Tally(registry.host_of)
+    experts = pipeline.settings.experts
+    tally = Tally(lambda arm: registry.host_of(arm) if arm in experts else OTHERS)
 
     def now() -> View:
-        """The place where what the pool knows of its hosts will come in."""
+        """The place where `joined` takes what the pool tells of its hosts, once it does."""
         ledger = pipeline.opened_ledger
         if ledger is None:
             return tally.view(stopping=stopping())
         waiting = {
-            registry.weights(name) for name, count in list(tally.hosts.items()) if name and count.wanted > count.done
+            registry.weights(name)
+            for name, count in list(tally.hosts.items())
+            if name != OTHERS and count.wanted > count.done
         }
         return tally.view(ledger.loads, len(ledger.weights | waiting), stopping())
 

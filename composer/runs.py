@@ -93,8 +93,10 @@ async def status_data(store: DraftStore, run: RunRecord, *, questions: bool = Fa
     """How far a run is, as `coe status --json` prints it; with `questions` also what each of them cost."""
     missing = await store.open_questions(run.run_id)
     sums = await store.costs(run.run_id)
+    drafts, asked = await store.landed(run.run_id)
     data = run_data(run) | {
         "results": dict(run.results),
+        "landed": {"drafts": drafts, "questions": asked},
         "missing": [{"id": name, "line": line} for name, line in missing],
         "resume": resume_of(run),
         "registry": run.origin.registry_path if run.origin else None,
@@ -119,6 +121,9 @@ async def status_lines(store: DraftStore, run: RunRecord) -> list[str]:
     ended = f", last ended {run.ended}" if run.ended else ""
     lines.append(f"began    {run.started}, starts: {run.starts}{ended}")
     lines.append(f"done     {run.done} of {run.questions} questions" + (f" ({by_status})" if by_status else ""))
+    if run.state == "running":
+        drafts, asked = await store.landed(run.run_id)
+        lines.append(f"so far   {drafts} drafts for {asked} questions in this start; answers are recorded at its end")
     if missing:
         named = ", ".join(name for name, _ in missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
         what = "no answer" if run.state in SETTLED else "left"

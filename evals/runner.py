@@ -59,8 +59,8 @@ async def ask_all(
     async for name, piece in pipeline.pool.submit(requests):
         if isinstance(piece, Delta):
             continue
-        pipeline.emit(Drafted.of("", "", piece))
         row, column = int(name.split(":", 1)[0]), list(arms).index(name.split(":", 1)[1])
+        pipeline.emit(Drafted.of(items[row].id, arms[column], piece))
         answers[row][column], right[row, column] = judge(piece, items[row])
         tokens[row, column] = piece.usage.tokens_in + piece.usage.tokens_out
         seconds[row, column] = piece.usage.seconds

@@ -14,8 +14,7 @@ class Ledger:
 
     `loads` counts weights opened, `ahead` those of them opened before their turn and `wasted` those closed again unused;
     `weights` are the distinct weight files of opened hosts (their sha256), `cost` is money in the registry's currency:
-    None as soon as one charged call has no known price. `arms` holds the same per arm,
-    for drafts whose arm was told.
+    None as soon as one charged call has no known price.
     """
 
     drafts: int = 0
@@ -30,7 +29,7 @@ class Ledger:
     passes: int = 0
     cost: float | None = 0.0
     weights: set[str] = field(default_factory=set)
-    arms: dict[str, Cost] = field(default_factory=dict)
+    arms: dict[str, Cost] = field(default_factory=dict)  # the same per arm, where it is told
 
     def charge(self, draft: Draft, arm: str = "") -> None:
         """Enter one draft that a request received; `arm` is the one it was asked for."""

@@ -20,6 +20,7 @@ from composer.store.history import (
     costs,
     enter_ending,
     enter_start,
+    landed,
     open_questions,
     questions_of,
     run_records,
@@ -141,6 +142,10 @@ class DraftStore:
         """What each question of a run cost over all its starts."""
         return await asyncio.to_thread(costs, self._reader, clean(run_id), "custom_id")
 
+    async def landed(self, run_id: str) -> tuple[int, int]:
+        """Whole drafts that the last start of a run has received, and for how many questions."""
+        return await asyncio.to_thread(landed, self._reader, clean(run_id))
+
     async def open_questions(self, run_id: str) -> list[tuple[str, int]]:
         """(id, line) of the questions of a run that have no final answer."""
         return await asyncio.to_thread(open_questions, self._reader, clean(run_id))
@@ -199,7 +204,9 @@ class DraftStore:
         rows: list[Row] = []
         for start in range(0, len(keys), CHUNK):
             chunk = keys[start : start + CHUNK]
-            rows += self._reader.rows(CALL, f"FROM call WHERE call_key IN ({', '.join('?' * len(chunk))})", chunk)
+            # Nothing else is ever put; a file that was written by something else is not believed.
+            whole = f"FROM call WHERE finish_reason = 'stop' AND call_key IN ({', '.join('?' * len(chunk))})"
+            rows += self._reader.rows(CALL, whole, chunk)
         return {draft.key: draft for draft in map(read_draft, rows)}
 
     def _begin(

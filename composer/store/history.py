@@ -208,6 +208,17 @@ def costs(reader: Reader, run_id: str, by: Literal["arm", "custom_id"] | None = 
     return found
 
 
+def landed(reader: Reader, run_id: str) -> tuple[int, int]:
+    """Whole drafts that the last start of a run has received, and for how many questions: how far it is while it goes
+    on, since results are recorded when it ends. Blocks."""
+    [(drafts, questions)] = reader.figures(
+        "SELECT count(*), count(DISTINCT custom_id) FROM charge WHERE run_id = ? AND stop = 'stop' "
+        "AND n = (SELECT max(n) FROM start WHERE run_id = ?)",
+        (run_id, run_id),
+    )
+    return cast(int, drafts), cast(int, questions)
+
+
 def open_questions(reader: Reader, run_id: str) -> list[tuple[str, int]]:
     """(id, line) of the questions of a run without a final answer, in file order. Blocks."""
     rows = reader.rows(

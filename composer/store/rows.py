@@ -113,8 +113,8 @@ def read_draft(row: Row) -> Draft:
 
 
 def now() -> str:
-    """The time for people (UTC); nothing is decided by it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """The time for people (UTC, to the millisecond, so that runs can be listed in their order); no result depends on it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _request_sha(request: Request) -> str:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from composer.errors import StoreCorruptError, StoreError
+from composer.errors import StoreCorruptError, StoreError, StoreFullError
 
 VERSION = 2
 APPLICATION = 0x434F4544  # "COED" in the file's header: nobody else's database is written to
@@ -258,7 +258,8 @@ def explain(why: Exception, path: Path) -> StoreError:
             "a new store is made, and what only the old one held is asked again",
         )
     if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
-        return StoreError(
+        kind = StoreFullError if code == sqlite3.SQLITE_FULL else StoreError
+        return kind(
             f"the draft store cannot be written ({why})",
             where=where,
             remedy="free disk space or check the disk, then run the same command again: everything finished is kept",

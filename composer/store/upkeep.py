@@ -83,12 +83,10 @@ def collect_garbage(path: Path, older_than: timedelta, *, dry_run: bool = False)
                 where=str(path),
                 remedy="wait until it ends, or stop it",
             )
-        while True:
-            gone = connection.execute(
-                f"DELETE FROM call WHERE call_key IN (SELECT call_key {_UNUSED} LIMIT {_SCRAP})", (before,)
-            ).rowcount
-            if not gone:
-                break
+        connection.execute(f"CREATE TEMP TABLE scrap AS SELECT call_key {_UNUSED}", (before,))
+        for first in range(1, drafts + 1, _SCRAP):
+            some = "SELECT call_key FROM scrap WHERE rowid BETWEEN ? AND ?"
+            connection.execute(f"DELETE FROM call WHERE call_key IN ({some})", (first, first + _SCRAP - 1))
         if drafts:
             connection.execute("VACUUM")
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -60,6 +60,16 @@ def test_tokens_never_pass_their_bound_whatever_lands_when(calls: list[tuple[int
     assert budget.tokens == spent <= bound
 
 
+def test_a_budget_that_no_call_fits_into_says_so() -> None:
+    small, enough = Budget(Limits(tokens=14)), Budget(Limits(tokens=15))
+
+    for budget in (small, enough):
+        budget.admits(request("a"))
+        budget.admits(request("b"))
+
+    assert (small.told, enough.told) == ("max-tokens (one call may cost 15 tokens)", "max-tokens")
+
+
 def test_what_came_from_the_store_or_from_others_is_free() -> None:
     budget = Budget(Limits(tokens=15))
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from composer.errors import ConfigError, InputError
+from composer.errors import ConfigError, InputError, OutputFullError
 from composer.jsonl import (
     MAX_LINE,
     DuplicateIds,
@@ -352,7 +352,7 @@ def test_what_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_an_input_error_and_leaves_nothing(path: Path) -> None:
     with (
-        pytest.raises(InputError, match="cannot be written: No space"),
+        pytest.raises(OutputFullError, match="cannot be written: No space"),
         write_atomic(path),
         Path("/dev/full").open("w", encoding="utf-8") as full,  # raises what a full disk raises
     ):

@@ -17,7 +17,7 @@ import pytest
 
 from composer.errors import StoreCorruptError, StoreError
 from composer.store import DraftStore
-from composer.store.schema import connect
+from composer.store.schema import connect, explain
 from composer.store.writer import Writer
 from composer.types import Draft, Request, Stream, TokenLogprob, Usage
 
@@ -292,3 +292,16 @@ def test_a_moved_copy_is_a_store_like_any_other(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "a.sqlite", tmp_path / "b.sqlite")
 
     DraftStore.open(tmp_path / "b.sqlite").close()
+
+
+def test_a_full_disk_is_an_end_that_can_be_gone_on_from(tmp_path: Path) -> None:
+    connection = connect(tmp_path / "drafts.sqlite")
+    connection.execute("PRAGMA max_page_count = 40")
+    with pytest.raises(sqlite3.OperationalError) as full:
+        connection.execute("INSERT INTO run VALUES ('run', ?, '', '', '')", ("x" * 400_000,))
+    connection.close()
+
+    why = explain(full.value, tmp_path / "drafts.sqlite")
+
+    assert (why.code, why.exit_code) == ("store_full", 7)
+    assert why.remedy is not None and "run the same command again" in why.remedy

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from composer.errors import StoreError
 from composer.store import DraftStore, clean, schema
+from composer.store.rows import draft_cells, insert
 from composer.types import Draft, Failure, Request, Stream, TokenLogprob, Usage
 
 ASKED = Request("q1", (Stream("math", "What is 2 + 2?"),), arm="math")
@@ -214,3 +215,14 @@ def test_a_store_that_appears_while_it_is_looked_at_is_not_taken_for_something_e
     schema.connect(path).close()
 
     schema.connect(path).close()
+
+
+async def test_a_truncated_draft_that_something_else_stored_is_not_served(tmp_path: Path) -> None:
+    cut = replace(GOOD, stop="length")
+    async with DraftStore.open(tmp_path / "drafts.sqlite") as store:
+        connection = schema.connect(store.path)
+        insert(connection, schema.CALL, draft_cells(cut, ASKED))  # a sound row, and sealed
+        connection.close()
+
+        assert await store.get([cut.key]) == {}
+        assert store.corrupt == 0

@@ -24,8 +24,12 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
+    return coe(folder, "run", "in.jsonl", "--out", "out.jsonl", *words)
+
+
+def coe(folder: Path, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", COE, "run", "in.jsonl", "--out", "out.jsonl", *words],
+        [sys.executable, "-c", COE, *words],
         cwd=folder,
         env={**os.environ, "COE_STORE": str(folder / "drafts.sqlite")},
         stdout=subprocess.PIPE,
@@ -128,6 +132,58 @@ def test_the_second_ctrl_c_ends_it_at_once(tmp_path: Path, whole: list[tuple[str
     assert "Traceback" not in said
     nothing_is_left(folder)
     assert finish(folder) == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_one_question_that_is_ended_leaves_nothing_either(tmp_path: Path, number: signal.Signals) -> None:
+    folder = prepared(tmp_path / "ask")
+    process = coe(folder, "ask", "Tell me a very long story about all the animals of the forest.")
+    until_hosted(folder)
+
+    process.send_signal(number)
+    out, said = process.communicate(timeout=60)
+
+    assert (process.returncode, out) == (CODES[number], "")
+    assert "Traceback" not in said
+    nothing_is_left(folder)
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["", "with Ctrl-C ignored"])
+def test_any_verb_ends_on_sigterm_in_the_middle_of_its_work(tmp_path: Path, ignored: bool) -> None:
+    folder = prepared(tmp_path / "profile")
+    rows = [{"id": str(i), "question": f"Tell a long story about {i}.", "answer": "once"} for i in range(40)]
+    (folder / "labelled.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if ignored else None
+    try:
+        process = coe(folder, "profile", "labelled.jsonl", "--out", "profile")
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGINT, before)
+    until_hosted(folder)
+    time.sleep(1.5)
+
+    process.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    _, said = process.communicate(timeout=60)
+
+    assert process.returncode == 143, said
+    assert time.monotonic() - began < 10
+    assert "terminated; what was finished is in the store" in said and "Traceback" not in said
+    nothing_is_left(folder)
+
+
+def test_nobody_reads_what_a_run_says_and_it_ends_all_the_same(tmp_path: Path, whole: list[tuple[str, str]]) -> None:
+    folder = prepared(tmp_path / "run")
+    process = start(folder)
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    process.stderr.close()
+
+    process.wait(timeout=120)
+
+    assert process.returncode in (0, 141)
+    assert answers(folder) == whole
+    nothing_is_left(folder)
 
 
 def test_a_closed_stdout_is_no_drama(tmp_path: Path) -> None:

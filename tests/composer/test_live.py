@@ -8,12 +8,14 @@ import pty
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from composer.progress import HostView, Tally, View, line, table
+from composer.progress import HostView, Tally, View, joined, line, table
 from composer.trace import Drafted, Routed
 from composer.types import Draft, Failure, Usage
 
@@ -73,6 +75,32 @@ def test_a_terminal_gets_a_row_per_host_and_unknown_is_a_dash() -> None:
     ]
 
 
+@dataclass(frozen=True)
+class Host:
+    queued: int = 3
+    running: int = 2
+    done: int = 7
+    tokens_per_second: float = 8.5
+    resident: int = 100
+    loads: int = 1
+
+
+@dataclass(frozen=True)
+class Status:
+    hosts: Mapping[str, Host]
+    loads: int = 4
+    floor: int = 2
+
+
+def test_what_the_pool_knows_replaces_what_was_counted() -> None:
+    counted = View({"small": HostView(5, 7, 3.0), "large": HostView(1, 0, 0.0)}, 7, 13, 0, 0, 9.0)
+
+    view = joined(counted, Status({"small": Host()}))
+
+    assert view.hosts == {"small": HostView(3, 7, 8.5, 2, 100, 1), "large": HostView(1, 0, 0.0)}
+    assert (view.loads, view.floor, view.done, view.wanted) == (4, 2, 7, 13)
+
+
 WATCH = """
 import time
 from composer.pipeline import Pipeline
@@ -83,6 +111,7 @@ from composer.types import Draft, Usage
 pipeline = Pipeline.from_file(offline=True)
 with watch(pipeline, "drafts"):
     pipeline.emit(Routed("q", ("sorting", "units"), {}, {}))
+    pipeline.emit(Routed("q", ("an expert with examples",), {}, {}))
     pipeline.emit(Drafted.of("q", "units", Draft("", "4", "stop", Usage(tokens_out=3, seconds=0.1))))
     time.sleep(0.6)
 """
@@ -100,7 +129,7 @@ def test_the_table_is_drawn_on_a_real_terminal_and_no_color_is_honoured(tmp_path
     os.close(ours)
 
     assert (done.returncode, done.stdout) == (0, b"")
-    assert "1 of 2 drafts" in told and "smollm2" in told
+    assert "1 of 3 drafts" in told and "smollm2" in told
     assert bool(re.search(r"\x1b\[(\d+;)*3[0-7]m", told)) == (not colour)
 
 
@@ -111,4 +140,4 @@ def test_a_log_gets_lines_and_no_escapes(tmp_path: Path) -> None:
 
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
 
-    assert done.stderr == "1 of 2 drafts, 0 from the store, 0 loads, 0 s\n"
+    assert done.stderr == "1 of 3 drafts, 0 from the store, 0 loads, 0 s\n"

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sqlite3
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from composer.export import export
 from composer.replay import find_question, replay
 from composer.resume import ChangedError
 from composer.runs import find_run, run_data, run_lines, status_data, status_lines
-from composer.store import DraftStore, RunRecord
+from composer.store import Charge, DraftStore, RunRecord
 from composer.store.upkeep import collect_garbage, find_damage, stats
 from composer.types import Draft, Failure, Request, Stream, Usage
 
@@ -123,7 +123,22 @@ def test_the_status_of_a_stopped_run_says_what_is_missing_and_how_to_go_on(bench
     assert data["ledger"]["run"]["calls"] == 5 == sum(arm["calls"] for arm in data["ledger"]["arms"].values())
     assert sum(line["calls"] for line in data["ledger"]["questions"].values()) == 5
     assert data["ledger"]["run"]["money"] is None and data["ledger"]["run"]["cpu_seconds"] is not None
+    assert data["landed"] == {"drafts": 3, "questions": 2}  # of the five calls, two failed
     json.dumps(data)
+
+
+async def test_a_run_under_way_says_how_far_it_is(tmp_path: Path) -> None:
+    whole = Charge("q1", "math", "draft", 0, "key", "stop", False, Usage())
+    async with DraftStore.open(tmp_path / "drafts.sqlite") as store:
+        with await store.begin("run", "config", "code", [("q1", 1, "x"), ("q2", 2, "y")]) as run:
+            run.charge(whole)
+            run.charge(replace(whole, custom_id="q2", stop="error"))
+            await run.finish("q2", 0, {}, "ok")  # by now what was charged before is there as well
+            [found] = await store.runs()
+            lines = await status_lines(store, found)
+
+    assert found.state == "running"
+    assert any(line.startswith("so far   1 drafts for 1 questions") for line in lines)
 
 
 @pytest.mark.parametrize("name", ["a", "c", "d"])
