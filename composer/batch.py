@@ -29,10 +29,11 @@ from composer.outputs import (
     write_rows,
 )
 from composer.pipeline import Pipeline, as_queries
+from composer.pool.status import Status
 from composer.resume import code_version, refuse_change
 from composer.state import Answer, Query, State, trace_of
 from composer.store import Charge, Ending, Origin, Question, RunHandle
-from composer.trace import Drafted, Event
+from composer.trace import Drafted, Event, Planned
 from routers.types import Route
 
 
@@ -44,6 +45,9 @@ class Summary:
 
     `stopped` says what ended it early (None: nothing), `unfinished` how many queries are left for the next start; then
     the answers that are there are in `partial`, and `ledger` sums what all starts of the run cost, in all and per arm.
+    `asking_seconds` are those between the plan and the last draft, `predicted_…` is what the plan of the first round said
+    of them (seconds None: `coe calibrate` was never run), `bottleneck` what took most of them: a host's work, or its
+    opening.
     """
 
     queries: int
@@ -65,6 +69,29 @@ class Summary:
     stopped: Why | None = None
     partial: str | None = None
     ledger: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    asking_seconds: float | None = None
+    predicted_seconds: float | None = None
+    predicted_loads: int | None = None
+    bottleneck: str | None = None
+
+
+@dataclass(slots=True)
+class _Clock:
+    """What the plan said, and when it was made and the last draft came."""
+
+    plan: Planned | None = None
+    began: float = 0.0
+    last: float = 0.0
+
+    def hear(self, event: Event) -> None:
+        if isinstance(event, Planned):
+            self.plan, self.began = event, time.monotonic()
+        elif isinstance(event, Drafted):
+            self.last = time.monotonic()
+
+    @property
+    def asking(self) -> float | None:
+        return round(max(0.0, self.last - self.began), 3) if self.plan is not None else None
 
 
 def run_file(
@@ -107,9 +134,13 @@ def run_file(
         with run:
             sweep_drafts_of(out, partial)  # nobody else is here
             try:
-                state = pipeline.complete(_answered(pipeline, run, queries, budget, guard))
+                clock = _Clock()
+                state = pipeline.complete(_answered(pipeline, run, queries, budget, guard, clock))
                 done = replace(
                     _written(pipeline, state, budget, out, form, shown),
+                    asking_seconds=clock.asking,
+                    predicted_seconds=clock.plan.seconds if clock.plan else None,
+                    predicted_loads=clock.plan.loads if clock.plan else None,
                     seconds=round(time.monotonic() - began, 3),
                     cpu_seconds=round(_cpu_seconds() - cpu, 3),
                     bad_rows=len(read.errors),
@@ -136,6 +167,7 @@ def _written(
         write_rows(partial if left else out, _rows(state, form, shown))
     if not left:
         partial.unlink(missing_ok=True)
+    status = pipeline.pool.status()
     pipeline.complete(pipeline.pool.close())  # what its hosts have used is known when they have ended
     ended = [answer.status for answer, off in zip(state.answers, state.withheld, strict=True) if not off]
     ledger = pipeline.ledger
@@ -158,7 +190,16 @@ def _written(
         unfinished=left,
         stopped=budget.stopped or (budget.why if left else None),
         partial=str(partial) if left and partial.exists() else None,
+        bottleneck=_bottleneck(status),
     )
+
+
+def _bottleneck(status: Status) -> str | None:
+    """What took most of the hosts' time; None where nobody was asked."""
+    spent = {f"the work of {name}": host.busy for name, host in status.hosts.items()}
+    spent |= {f"opening {name}": host.opening for name, host in status.hosts.items()}
+    total, most = sum(spent.values()), max(spent, key=lambda what: spent[what], default=None)
+    return f"{most}, {100 * spent[most] / total:.0f} % of {total:.1f} s" if most is not None and total > 0 else None
 
 
 def _origin(pipeline: Pipeline, source: Path, out: Path, inputs: Sequence[Question]) -> Origin:
@@ -225,6 +266,7 @@ async def _answered(
     queries: list[Query],
     budget: Budget,
     guard: Callable[[], AbstractContextManager[None]],
+    clock: _Clock | None = None,
 ) -> State:
     """Everything the budget allows, each draft charged, each finished question recorded."""
     others = pipeline.hearer
@@ -232,6 +274,8 @@ async def _answered(
     def hear(event: Event) -> None:
         if isinstance(event, Drafted):
             run.charge(Charge.of(event.id, event.arm, "draft", event.sample, event.draft))
+        if clock is not None:
+            clock.hear(event)
         others(event)
 
     with guard():

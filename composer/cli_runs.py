@@ -33,6 +33,7 @@ def mount(app: typer.Typer) -> None:
     """Add the verbs to the command."""
     app.command()(run)
     app.command("runs")(runs_)
+    app.command("calibrate")(calibrate_)
     app.command()(status)
     app.command("replay")(replay_)
     app.command()(diff)
@@ -61,6 +62,10 @@ def run(
             "--accept-config-change", help="Begin anew where an unfinished run had another registry or program."
         ),
     ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what it would cost: calls, loads, memory, seconds, first routes."),
+    ] = False,
     config: Config = None,
     memory: Memory = None,
     as_json: AsJson = False,
@@ -68,6 +73,17 @@ def run(
 ) -> None:
     """Answer a file of questions, each expert loaded once. Stopped or killed and started again it goes on where it was."""
     from composer.stopping import stopping
+
+    if dry_run:
+        from composer.forecasting import preview_file
+
+        preview = preview_file(make_pipeline(config, memory, offline), source)
+        if as_json:
+            print_json(preview.as_dict())
+        else:
+            for line in preview.lines():
+                typer.echo(line)
+        return
 
     budget = make_budget(max_calls, max_tokens, max_seconds, deadline)
     with stopping(budget) as stopper:  # before the heavy imports: what they catch of a Ctrl-C is lost
@@ -113,6 +129,28 @@ def run(
         raise typer.Exit(EXHAUSTED)
     if done.failed or done.bad_rows:
         raise typer.Exit(INCOMPLETE)
+
+
+def calibrate_(config: Config = None, memory: Memory = None, as_json: AsJson = False, offline: Offline = False) -> None:
+    """Measure once how fast this machine loads, reads and writes with each model: what `run --dry-run` predicts by."""
+    from dataclasses import asdict
+
+    from composer.pool.calibrate import calibrate, speeds_file
+    from composer.pool.speeds import HostSpeed
+
+    def told(name: str, speed: HostSpeed) -> None:
+        say(
+            f"{name}: opened in {speed.load:.1f} s ({speed.memory / 2**20:.0f} MiB), reads {speed.prefill:.0f} tokens/s, "
+            f"writes {speed.decode_one:.0f} alone and {speed.decode:.0f} with {speed.slots} at once"
+        )
+
+    pipeline = make_pipeline(config, memory, offline)
+    with pipeline:
+        speeds = pipeline.complete(calibrate(pipeline.registry, list(pipeline.settings.models), say=told))
+    if as_json:
+        print_json({**asdict(speeds), "file": str(speeds_file())})
+    else:
+        say(f"kept in {speeds_file()}")
 
 
 def runs_(
@@ -347,5 +385,11 @@ def _tell(done: Summary, out: Path) -> None:
         f"{done.distinct_models} models, {done.seconds:.1f} s; failed {done.failed}, degraded {done.degraded}, "
         f"bad rows {done.bad_rows}"
     )
+    if done.predicted_loads is not None and done.asking_seconds is not None:
+        known = "seconds unknown" if done.predicted_seconds is None else f"{done.predicted_seconds:.1f} s"
+        most = f"; most of the time: {done.bottleneck}" if done.bottleneck else ""
+        say(
+            f"predicted {done.predicted_loads} loads and {known}, measured {done.loads} and {done.asking_seconds:.1f} s{most}"
+        )
     if done.bad_rows:
         say(f"bad rows: see {errors_file(out)}")

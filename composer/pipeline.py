@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from composer.answers.equal import check_installed
 from composer.budget import Budget
@@ -23,9 +22,7 @@ from composer.registry.sources import Progress
 from composer.stages.kit import Encoder, Kit, Stage, at_once
 from composer.state import Answer, Query, State
 from composer.trace import Event, nothing
-from routers.baselines import Unprofiled
-from routers.errors import RouterError
-from routers.types import Outcomes, Questions, Route, Router
+from routers.types import Route, Router
 
 if TYPE_CHECKING:
     import asyncio
@@ -43,8 +40,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Plan = list[tuple[str, Stage]]
 Hears = Callable[[Event], None]
-LEARNT = "learnt"  # the aggregator that exists only after `coe fit answers`
-AUTO_ROUTER = "auto"  # the router that `coe fit router` has installed, else the skill router
 
 # Who hears the events of the run under way, where that is not the pipeline's listener: runs may go on side by side.
 _HEARS: ContextVar[Hears | None] = ContextVar("hears", default=None)
@@ -197,10 +192,14 @@ class Pipeline:
 
     def route(self, queries: Sequence[str | Query], by: str = AUTO) -> list[Route]:
         """Whom the pipeline `by` would ask, and why; nothing is generated and no model is loaded but the encoder."""
-        state = State.of(as_queries(queries))
-        decide = dict(self._plan(by))["decide"]
-        state = state.apply(at_once(decide(state)))
+        state = self.decided(as_queries(queries), by)
         return [state.route(row) for row in range(len(state.queries))]
+
+    def decided(self, queries: tuple[Query, ...], by: str = AUTO) -> State:
+        """The state after the first decision of the pipeline `by`: whom it asks first, and nothing asked yet."""
+        state = State.of(queries)
+        decide = dict(self._plan(by))["decide"]
+        return state.apply(at_once(decide(state)))
 
     def complete(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something of ours to its end on the loop of the open context (`with pipeline:`)."""
@@ -215,9 +214,9 @@ class Pipeline:
         return self.pool.ledger
 
     @property
-    def opened_ledger(self) -> Ledger | None:
-        """The ledger, if anything was asked yet: looking makes no pool."""
-        return self._pool.ledger if self._pool is not None else None
+    def opened_pool(self) -> Pool | None:
+        """The pool, if anything was asked yet: looking makes none."""
+        return self._pool
 
     @property
     def store(self) -> DraftStore:
@@ -232,9 +231,11 @@ class Pipeline:
     def pool(self) -> Pool:
         """The pool that every draft comes through."""
         if self._pool is None:
+            from composer.pool.calibrate import load_speeds  # noqa: PLC0415
             from composer.pool.pool import Pool  # noqa: PLC0415
 
-            self._pool = Pool(self.registry, self.drafts or self.store, memory=self.memory)
+            speeds = load_speeds({name: self.registry.weights(name) for name in self.settings.models})
+            self._pool = Pool(self.registry, self.drafts or self.store, memory=self.memory, speeds=speeds)
         return self._pool
 
     @property
@@ -249,6 +250,7 @@ class Pipeline:
             aggregator=self.aggregator,
             trust=self.trust,
             budget=lambda: _BUDGET.get() or Budget(),
+            typical=self.typical,
         )
 
     def encoder(self) -> Encoder:
@@ -263,27 +265,29 @@ class Pipeline:
         """The router `name`, fitted on the profile that goes with this registry; where there is nothing to choose, or
         nothing to choose by, one that leaves everything to the generalist."""
         if name not in self._routers:
-            self._routers[name] = self._fitted(name)
+            from composer.fitted import decider  # noqa: PLC0415 only where somebody is to be chosen
+
+            self._routers[name] = decider(self.registry, name, self._say)
         return self._routers[name]
 
     def aggregator(self, name: str) -> Aggregator:
         """The aggregator `name`: as `coe fit answers` installed it, else as it is before it has learnt anything; read
         once. Raises InputError for `learnt` where none is installed, or one that cannot be read."""
         if name not in self._aggregators:
-            self._aggregators[name] = self._combiner(name)
+            from composer.fitted import combiner  # noqa: PLC0415 pyarrow: only where there is something to combine
+
+            self._aggregators[name] = combiner(self.registry, name)
         return self._aggregators[name]
 
-    def _combiner(self, name: str) -> Aggregator:
-        from composer.profile import answers_folder  # noqa: PLC0415 pyarrow: only where there is something to combine
+    def typical(self) -> Mapping[str, float]:
+        """The tokens of an answer per arm, where they were measured."""
+        return self._typical
 
-        plain = load("aggregators", name, "by")
-        if name == LEARNT or answers_folder(self.registry).exists():
-            from composer.fit_answers import installed_aggregator  # noqa: PLC0415 only where there may be one
+    @cached_property
+    def _typical(self) -> Mapping[str, float]:
+        from composer.fitted import typical_tokens  # noqa: PLC0415 only where somebody foretells
 
-            found: Aggregator = installed_aggregator(self.registry)
-            if type(found) is plain:
-                return found
-        return cast("Aggregator", plain())
+        return typical_tokens(self.registry)
 
     def trust(self) -> Trust | None:
         """How far answers of this registry are to be believed; None where nobody has measured it as it stands."""
@@ -294,49 +298,6 @@ class Pipeline:
         from composer.fit_trust import installed_trust  # noqa: PLC0415 pyarrow: only where there are answers
 
         return installed_trust(self.registry)
-
-    def _fitted(self, name: str) -> Router:
-        every, generalist = self.registry.arms(), self.registry.generalist
-        if len(every) == 1:
-            return Unprofiled(every, generalist, "it is the only expert")
-        from composer.profile import find_profile  # noqa: PLC0415 pyarrow: only where there is a choice
-
-        profile, notes = find_profile(self.registry)
-        for note in notes:
-            self._say(note)
-        known = profile.known
-        if not known:
-            return Unprofiled(every, generalist)
-        if known == {generalist}:
-            return Unprofiled(every, generalist, "no other expert has a record yet")
-        # Without a record, too, the generalist takes what is nobody's skill.
-        arms = [arm for arm in every if arm.name in known or arm.name == generalist]
-        questions, _ = profile.columns()
-        outcomes = profile.outcomes(questions, arms)
-        if name == AUTO_ROUTER:
-            found = self._installed(questions, outcomes)
-            if found is not None:
-                return found
-        make = load("routers", name)
-        takes = "generalist" in inspect.signature(make).parameters
-        router: Router = make(generalist=generalist) if takes else make()
-        from routers.coverage import CoveredRouter  # noqa: PLC0415 only where there is a choice
-
-        return CoveredRouter(router, generalist).fit(questions, outcomes)
-
-    def _installed(self, questions: Questions, outcomes: Outcomes) -> Router | None:
-        """What `coe fit router` has installed; where that is of another profile, the user is told."""
-        from composer.profile import has_router  # noqa: PLC0415 imported before this is asked
-
-        if not has_router(self.registry):
-            return None
-        from composer.fit import installed_router  # noqa: PLC0415 only where there is one
-
-        try:
-            return installed_router(self.registry, questions, outcomes)
-        except RouterError as why:
-            self._say(f"{why}; meanwhile the skill router decides")
-            return None
 
     def _stages(self, steps: Sequence[StageSpec], at: str) -> Plan:
         """The stages of the pipeline at the setting `at`. The loop begins with a decision and the run ends with an

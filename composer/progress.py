@@ -201,16 +201,8 @@ def watch(pipeline: Pipeline, what: str, stopping: Callable[[], str | None] = la
     tally = Tally(lambda arm: registry.host_of(arm) if arm in experts else OTHERS)
 
     def now() -> View:
-        """The place where `joined` takes what the pool tells of its hosts, once it does."""
-        ledger = pipeline.opened_ledger
-        if ledger is None:
-            return tally.view(stopping=stopping())
-        waiting = {
-            registry.weights(name)
-            for name, count in list(tally.hosts.items())
-            if name != OTHERS and count.wanted > count.done
-        }
-        return tally.view(ledger.loads, len(ledger.weights | waiting), stopping())
+        pool, view = pipeline.opened_pool, tally.view(stopping=stopping())
+        return view if pool is None else joined(view, pool.status())
 
     if sys.stderr.isatty():
         shown = Live(

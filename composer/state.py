@@ -20,7 +20,8 @@ class Wishes:
     """What one caller wants otherwise than the registry says; None leaves an expert's own setting.
 
     `sample` numbers repeated draws of one question (above 0 they need a temperature), `deltas`: pieces of the drafts are
-    heard as they come, where the engine has them; `deadline` in seconds on the monotonic clock.
+    heard as they come, where the engine has them; `deadline` in seconds on the monotonic clock; more `priority` goes
+    first.
     """
 
     max_tokens: int | None = None
@@ -31,6 +32,7 @@ class Wishes:
     sample: int = 0
     deltas: bool = False
     deadline: float | None = None
+    priority: int = 0
 
     def of(self, own: Sampling) -> Sampling:
         """An expert's own sampling with these changes.

@@ -63,7 +63,19 @@ class Answered:
     trace_id: str
 
 
-Event = Routed | Written | Drafted | Answered
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the first round of a batch will cost, before anything is asked: `calls` per arm, of these in the store
+    (`stored`), loads, the `peak` of bytes, and seconds (None: unknown)."""
+
+    calls: Mapping[str, int]
+    stored: Mapping[str, int]
+    loads: int
+    peak: int
+    seconds: float | None
+
+
+Event = Routed | Planned | Written | Drafted | Answered
 
 
 def nothing(_: Event) -> None:

@@ -37,6 +37,7 @@ class Hosts:
     def __init__(self, resolver: Resolver, ledger: Ledger, *, memory: int | None, speeds: Speeds | None = None) -> None:
         self.memory = memory
         self.loads: dict[str, int] = {}
+        self.opening: dict[str, float] = {}  # seconds spent on it
         self._resolver = resolver
         self._ledger = ledger
         self._open: dict[str, Running] = {}
@@ -268,6 +269,7 @@ class Hosts:
         self._ledger.ahead += ahead
         self._ledger.weights.add(self._resolver.weights(model))
         self.loads[name] = self.loads.get(name, 0) + 1
+        self.opening[name] = self.opening.get(name, 0.0) + measured.seconds
         self._seconds[model] = measured.seconds
         self._sizes[model] = host.memory
         # The estimate stays where it is larger: the cache of a host that has answered nothing may not be touched yet.

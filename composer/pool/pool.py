@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 
 from composer.errors import EngineError
@@ -48,6 +48,7 @@ class Pool:
         self.ledger = Ledger()
         self._resolver = resolver
         self._store = store
+        self.speeds = speeds
         self._hosts = Hosts(resolver, self.ledger, memory=memory, speeds=speeds)
         self._scheduler = Scheduler(self._hosts, resolver, self, patience=patience, at_once=at_once)
         self._flights: dict[str, Job] = {}
@@ -70,8 +71,9 @@ class Pool:
             self._hosts.estimate(host, sorted(adapters)) for host, adapters in needs.items()
         )
 
-    async def preview(self, requests: Sequence[Request], speeds: Speeds | None = None) -> Forecast:
-        """What `requests` would cost now: nothing is opened, fetched or asked. Raises MemoryBudgetError for a host that
+    async def preview(self, requests: Sequence[Request], typical: Mapping[str, float] | None = None) -> Forecast:
+        """What `requests` would cost now: nothing is opened, fetched or asked. `typical` are the tokens of an answer per
+        arm, for arms of which the store has none of these. Raises MemoryBudgetError for a host that
         cannot fit, StoreError."""
         keyed: dict[str, Request] = {}
         for request in requests:
@@ -87,8 +89,8 @@ class Pool:
             plan,
             Machine(self._hosts.estimate, self._resolver.weights, self._hosts.resident, self._hosts.limit()),
             stored=Counter(keyed[key].arm for key in stored),
-            typical={arm: sum(found) / len(found) for arm, found in lengths.items()},
-            speeds=speeds,
+            typical={**(typical or {}), **{arm: sum(found) / len(found) for arm, found in lengths.items()}},
+            speeds=self.speeds,
         )
 
     def status(self) -> Status:
@@ -104,6 +106,8 @@ class Pool:
                 tokens_per_second=queue.tokens / queue.busy if queue.busy else 0.0,
                 resident=sum(resident.get(copy, 0) for copy in copies),
                 loads=sum(loads.get(copy, 0) for copy in copies),
+                busy=queue.busy,
+                opening=sum(self._hosts.opening.get(copy, 0.0) for copy in copies),
             )
         ledger = self.ledger
         return Status(

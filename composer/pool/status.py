@@ -9,7 +9,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class HostStatus:
     """One host: requests that wait, run and are done, tokens written per second of its turns, its bytes while it is open
-    (0: it is not), and how often it was opened."""
+    (0: it is not), how often it was opened; `busy` seconds of its turns, `opening` seconds spent on opening it."""
 
     queued: int
     running: int
@@ -17,6 +17,8 @@ class HostStatus:
     tokens_per_second: float
     resident: int
     loads: int
+    busy: float
+    opening: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,6 +118,7 @@ def parse(raw: bytes, limits: Limits) -> Asked:
         # Who asks for chance and names no seed wants another text each time, not the one in the store.
         seed=secrets.randbelow(2**31) if body.seed is None and body.temperature else body.seed,
         stop=_stops(body.stop, limits.stops),
+        priority=1,  # somebody waits for it: a file does not
     )
     return Asked(body.model, last.content, tuple(turns), wishes, body.n, body.stream, body.stream_options.include_usage)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge
 
@@ -13,7 +13,7 @@ from composer.errors import RequestError
 from composer.stages.foresight import Foresight, may_want
 from composer.stages.kit import Kit, Stage
 from composer.state import Query, Reply, State, Update
-from composer.trace import Drafted, Written
+from composer.trace import Drafted, Planned, Written
 from composer.types import Delta, Draft, Message, Prompt, Request
 
 
@@ -32,6 +32,8 @@ def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1, early: bool = True
         ahead = _requests(kit, state, later, samples)
         if ahead and kit.pool().keeps([*requests.values(), *ahead.values()]):
             ahead = {}  # nothing has to be opened twice: whoever is wanted later is asked later
+        if state.round == 1 and len(state.queries) > 1:
+            await _tell_plan(kit, [*requests.values(), *ahead.values()])
         drafts = await _drafts(kit, requests, ahead, Foresight(kit, state, samples))
         replies = [list(row) for row in state.replies]
         withheld, still = list(state.withheld), list(state.open)
@@ -43,6 +45,16 @@ def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1, early: bool = True
         return {"replies": tuple(map(tuple, replies)), "withheld": tuple(withheld), "open": tuple(still)}
 
     return stage
+
+
+def first_requests(kit: Kit, state: State, *, samples: int = 1, **_others: Any) -> list[Request]:
+    """What `generate` with these options would ask for the arms that are wanted now."""
+    return list(_requests(kit, state, _places(state.wanted, samples), samples).values())
+
+
+async def _tell_plan(kit: Kit, requests: Sequence[Request]) -> None:
+    plan = await kit.pool().preview(requests, kit.typical())
+    kit.emit(Planned(plan.calls, plan.stored, plan.loads, plan.peak, plan.seconds))
 
 
 def _places(arms: Sequence[Sequence[str]], samples: int) -> list[tuple[int, str, int]]:
@@ -122,6 +134,7 @@ def _request(kit: Kit, query: Query, name: str, arm: str, sample: int) -> Reques
         arm=arm,
         parent=query.id,
         deadline=query.wishes.deadline,
+        priority=query.wishes.priority,
         deltas=query.wishes.deltas,
     )
 

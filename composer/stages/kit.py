@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -72,7 +72,7 @@ def unfitted(name: str) -> Aggregator:
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
     believed was never measured) load on first use; `emit` reports events as they happen; `budget` is that of
-    the run under way."""
+    the run under way; `typical` tokens of an answer per arm, where they were measured."""
 
     registry: Arms
     encoder: Callable[[], Encoder]
@@ -82,6 +82,7 @@ class Kit:
     aggregator: Callable[[str], Aggregator] = unfitted
     trust: Callable[[], Trust | None] = lambda: None
     budget: Callable[[], Budget] = Budget
+    typical: Callable[[], Mapping[str, float]] = dict[str, float]
 
 
 def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from composer.errors import ConfigError, RequestError
 from composer.graph import build
 from composer.plugins import check_options
+from composer.pool.plan import Forecast
 from composer.stages.aggregate import aggregate
 from composer.stages.decide import decide
 from composer.stages.generate import generate
@@ -91,6 +92,9 @@ class Backwards:
 
     def keeps(self, requests: Sequence[Request]) -> bool:
         return True
+
+    async def preview(self, requests: Sequence[Request], typical: Mapping[str, float]) -> Forecast:
+        return Forecast({}, {}, (), 0, 0, 0, 0, 0, False, None)
 
     async def submit(
         self, requests: Sequence[Request], still_wanted: Callable[[Request], bool] = lambda _: True

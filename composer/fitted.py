@@ -1,0 +1,98 @@
+"""What decides and combines in a pipeline: as it was fitted and installed for its registry, else fitted now, or plain."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
+from composer.plugins import load
+from composer.registry.experts import Registry
+from routers.baselines import Unprofiled
+from routers.errors import RouterError
+from routers.types import Outcomes, Questions, Router
+
+if TYPE_CHECKING:
+    from composer.answers.ballots import Aggregator
+
+LEARNT = "learnt"  # the aggregator that exists only after `coe fit answers`
+_CHARS = 3  # per token, in short answers with numbers
+AUTO_ROUTER = "auto"  # the router that `coe fit router` has installed, else the skill router
+
+
+def combiner(registry: Registry, name: str) -> Aggregator:
+    """The aggregator `name`: as `coe fit answers` installed it, else as it is before it has learnt anything. Raises
+    InputError for `learnt` where none is installed, or one that cannot be read."""
+    from composer.profile import answers_folder  # noqa: PLC0415 pyarrow: only where there is something to combine
+
+    plain = load("aggregators", name, "by")
+    if name == LEARNT or answers_folder(registry).exists():
+        from composer.fit_answers import installed_aggregator  # noqa: PLC0415 only where there may be one
+
+        found: Aggregator = installed_aggregator(registry)
+        if type(found) is plain:
+            return found
+    return cast("Aggregator", plain())
+
+
+def decider(registry: Registry, name: str, say: Callable[[str], None]) -> Router:
+    """The router `name`, fitted on the profile that goes with this registry; where there is nothing to choose, or nothing
+    to choose by, one that leaves everything to the generalist."""
+    every, generalist = registry.arms(), registry.generalist
+    if len(every) == 1:
+        return Unprofiled(every, generalist, "it is the only expert")
+    from composer.profile import find_profile  # noqa: PLC0415 pyarrow: only where there is a choice
+
+    profile, notes = find_profile(registry)
+    for note in notes:
+        say(note)
+    known = profile.known
+    if not known:
+        return Unprofiled(every, generalist)
+    if known == {generalist}:
+        return Unprofiled(every, generalist, "no other expert has a record yet")
+    # Without a record, too, the generalist takes what is nobody's skill.
+    arms = [arm for arm in every if arm.name in known or arm.name == generalist]
+    questions, _ = profile.columns()
+    outcomes = profile.outcomes(questions, arms)
+    if name == AUTO_ROUTER:
+        found = _installed(registry, questions, outcomes, say)
+        if found is not None:
+            return found
+    make = load("routers", name)
+    takes = "generalist" in inspect.signature(make).parameters
+    router: Router = make(generalist=generalist) if takes else make()
+    from routers.coverage import CoveredRouter  # noqa: PLC0415 only where there is a choice
+
+    return CoveredRouter(router, generalist).fit(questions, outcomes)
+
+
+def typical_tokens(registry: Registry) -> dict[str, float]:
+    """How many tokens an answer of each measured arm has on average, by the characters it has on the profile."""
+    from composer.profile import find_profile  # noqa: PLC0415 pyarrow: only where somebody foretells
+
+    profile, _ = find_profile(registry)
+    if not profile.known:
+        return {}
+    outcomes = profile.outcomes(profile.columns()[0], [arm for arm in registry.arms() if arm.name in profile.known])
+    places = range(len(outcomes.arms))
+    lengths = [outcomes.length[outcomes.arm == place] for place in places]
+    means = {outcomes.arms[place].name: float(lengths[place].mean()) for place in places if len(lengths[place])}
+    return {name: max(1.0, mean / _CHARS) for name, mean in means.items()}
+
+
+def _installed(
+    registry: Registry, questions: Questions, outcomes: Outcomes, say: Callable[[str], None]
+) -> Router | None:
+    """What `coe fit router` has installed; where that is of another profile, the user is told."""
+    from composer.profile import has_router  # noqa: PLC0415 imported before this is asked
+
+    if not has_router(registry):
+        return None
+    from composer.fit import installed_router  # noqa: PLC0415 only where there is one
+
+    try:
+        return installed_router(registry, questions, outcomes)
+    except RouterError as why:
+        say(f"{why}; meanwhile the skill router decides")
+        return None

@@ -1,0 +1,81 @@
+"""What a file of questions will cost, before anything is asked: routed, looked up in the store, planned, and predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from composer.jsonl import read_questions
+from composer.pipeline import Pipeline, as_queries
+from composer.show import route_data, route_text
+from composer.stages.foresight import may_want
+from composer.stages.generate import first_requests
+from composer.state import Query
+from routers.types import Route
+
+if TYPE_CHECKING:
+    from composer.pool.plan import Forecast
+
+_ROUTES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """`forecast` is of what is asked first; a policy may ask `more` calls after it. `routes` are the first three."""
+
+    queries: int
+    bad_rows: int
+    forecast: Forecast
+    more: int
+    routes: tuple[tuple[str, Route], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        routes = [route_data(text, route) for text, route in self.routes]
+        told = {"queries": self.queries, "bad_rows": self.bad_rows, "more_calls": self.more}
+        return told | asdict(self.forecast) | {"routes": routes}
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        found = self.forecast
+        left_out = f" ({self.bad_rows} lines cannot be used)" if self.bad_rows else ""
+        yield f"{self.queries} questions{left_out}: {sum(found.calls.values())} calls, {sum(found.stored.values())} more are in the store"
+        for arm in sorted({*found.calls, *found.stored}):
+            yield f"  {arm}: {found.calls.get(arm, 0)} calls, {found.stored.get(arm, 0)} in the store"
+        if self.more:
+            yield f"the policy may ask up to {self.more} calls more"
+        yield f"{found.loads} loads (the fewest possible: {found.floor}), at most {found.peak / 2**20:.0f} MiB at a time"
+        for step in found.steps:
+            seconds = "" if step.load_seconds is None else f", to open {step.load_seconds:.1f} s"
+            work = "" if step.work_seconds is None else f", to answer {step.work_seconds:.1f} s"
+            yield f"  {step.host}: {step.calls} calls{seconds}{work}"
+        bound = ", where answers are as long as they may be" if found.bound else ""
+        yield f"about {found.tokens_in} tokens read and {found.tokens_out} written{bound}"
+        yield (
+            "seconds: unknown; `coe calibrate` measures this machine once"
+            if found.seconds is None
+            else f"about {found.seconds:.0f} s{bound}"
+        )
+        for text, route in self.routes:
+            yield ""
+            yield f"question {text}"
+            yield route_text(route)
+
+
+def preview_file(pipeline: Pipeline, source: Path) -> Preview:
+    """Route every question of `source`, and predict what asking them costs. Nothing is generated, opened or fetched but
+    the encoder. Closes the pipeline. Raises InputError and DuplicateIds as `run_file`, MemoryBudgetError for a host that
+    cannot fit."""
+    read = read_questions(source)
+    queries = as_queries([Query(row.id, row.text, row.choices, row.kind, row.tests) for row in read.rows])
+    with pipeline:
+        state = pipeline.decided(queries)
+        options = next(step.options for step in pipeline.settings.pipeline if step.use == "generate")
+        requests = first_requests(pipeline.kit, state, **options)
+        forecast = pipeline.complete(pipeline.pool.preview(requests, pipeline.typical()))
+    later = sum(map(len, may_want(state))) * int(options.get("samples", 1))
+    first = min(_ROUTES, len(queries))
+    routes = tuple((queries[row].text, state.route(row)) for row in range(first))
+    return Preview(len(queries), len(read.errors), forecast, later, routes)

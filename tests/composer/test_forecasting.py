@@ -1,0 +1,84 @@
+"""What a file will cost is said before anything is asked, and beside it what it cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from scripted import THREE, Scripted
+from typer.testing import CliRunner
+
+from composer.batch import run_file
+from composer.cli import app
+from composer.errors import MemoryBudgetError
+from composer.forecasting import preview_file
+from composer.pipeline import Pipeline
+
+STOPPING = (
+    f"{THREE}pipeline:\n- {{use: decide, options: {{policy: agreeing}}}}\n- use: generate\n- use: verify\n"
+    "- {use: aggregate, options: {by: majority}}\n"
+)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    return Scripted(tmp_path, monkeypatch)
+
+
+def rows(path: Path, n: int = 5) -> Path:
+    path.write_text("".join(json.dumps({"id": str(i), "question": f"question {i}"}) + "\n" for i in range(n)))
+    return path
+
+
+def test_a_file_is_foretold_without_asking_anybody(bench: Scripted, tmp_path: Path) -> None:
+    preview = preview_file(bench.pipeline(), rows(tmp_path / "in.jsonl"))
+
+    assert not bench.engines
+    assert (preview.queries, preview.forecast.calls, preview.forecast.loads) == (5, {"general": 5}, 1)
+    assert preview.forecast.seconds is None
+    told = "\n".join(preview.lines())
+    assert "5 questions: 5 calls, 0 more are in the store" in told
+    assert "coe calibrate" in told
+    assert told.count("\nquestion ") == 3
+    assert json.loads(json.dumps(preview.as_dict()))["calls"] == {"general": 5}
+
+
+def test_what_the_store_has_costs_nothing(bench: Scripted, tmp_path: Path) -> None:
+    source = rows(tmp_path / "in.jsonl")
+    done = run_file(bench.pipeline(), source, tmp_path / "out.jsonl")
+    preview = preview_file(bench.pipeline(), source)
+
+    assert (preview.forecast.calls, preview.forecast.stored, preview.forecast.loads) == ({}, {"general": 5}, 0)
+    assert (done.predicted_loads, done.loads, done.predicted_seconds) == (1, 1, None)
+    assert done.asking_seconds is not None and done.bottleneck is not None
+
+
+def test_what_a_policy_may_ask_later_is_told(bench: Scripted, tmp_path: Path) -> None:
+    preview = preview_file(bench.pipeline(STOPPING), rows(tmp_path / "in.jsonl"))
+
+    assert sum(preview.forecast.calls.values()) + preview.more == 15
+    assert f"the policy may ask up to {preview.more} calls more" in list(preview.lines())
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_asked(bench: Scripted, tmp_path: Path) -> None:
+    pipeline = bench.pipeline()
+    small = Pipeline(pipeline.settings, store=tmp_path / "other.sqlite", memory=1000)
+
+    with pytest.raises(MemoryBudgetError, match="small"):
+        preview_file(small, rows(tmp_path / "in.jsonl"))
+    assert not bench.engines
+
+
+def test_the_command_tells_it_as_text_and_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    source = tmp_path / "in.jsonl"
+    source.write_text('{"id": 1, "question": "What is 20 + 13?"}\n{"id": 2, "question": "Sort: pear, fig"}\n')
+    command = ["run", str(source), "--out", str(tmp_path / "out.jsonl"), "--dry-run"]
+
+    text, data = CliRunner().invoke(app, command), CliRunner().invoke(app, [*command, "--json"])
+
+    assert text.exit_code == data.exit_code == 0
+    assert "2 questions: 2 calls" in text.stdout
+    assert json.loads(data.stdout)["loads"] == 1
+    assert not (tmp_path / "out.jsonl").exists()
