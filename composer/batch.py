@@ -124,7 +124,7 @@ def run_file(
     bad.unlink(missing_ok=True)  # of an earlier run: what it complains of may be mended
     if read.errors:
         write_rows(bad, map(asdict, read.errors))
-    inputs = [(query.id, row.line, input_sha(query)) for query, row in zip(queries, read.rows, strict=True)]
+    inputs = [(query.id, row.line, query.sha) for query, row in zip(queries, read.rows, strict=True)]
     origin = _origin(pipeline, source, out, inputs)
     same = (origin.out, pipeline.settings.config_sha, code_version(), origin.inputs_sha)
     run_id = _sha(*same)[:16]  # what differs in any of these is another run: results of two are never mixed
@@ -241,10 +241,10 @@ def ask_once(
     budget ended it early (then the answer is made of what was there, and not kept). Call it inside `with pipeline:`."""
     [query] = as_queries([question])
     run_id, settings = secrets.token_hex(8), pipeline.settings
-    origin = Origin("ask", "", "", input_sha(query), str(settings.path), text_of(settings.path))
+    origin = Origin("ask", "", "", query.sha, str(settings.path), text_of(settings.path))
 
     async def asked() -> State:
-        inputs = [(query.id, 1, input_sha(query))]
+        inputs = [(query.id, 1, query.sha)]
         run = await pipeline.store.begin(run_id, settings.config_sha, code_version(), inputs, origin)
         with run:
             try:
@@ -305,11 +305,6 @@ def _ending(why: Why | None, error: BaseException | None = None) -> Ending:
             return "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
         case _:
             return "out-of-budget"
-
-
-def input_sha(query: Query) -> str:
-    """The sha256 over all of a query that its answer may depend on."""
-    return _sha(query.text, *query.choices, str(query.kind), *query.tests)
 
 
 def _sha(*parts: str) -> str:

@@ -8,16 +8,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from composer.batch import input_sha
 from composer.budget import Budget
-from composer.config import Settings, find_registry, load_settings
+from composer.config import AUTO, Settings, find_registry, load_settings
 from composer.document import text_of
 from composer.errors import ConfigError, InputError, StoreError
 from composer.pipeline import Pipeline
 from composer.resume import ChangedError, difference
-from composer.state import Query, trace_of
+from composer.state import Query, Wishes, trace_of
 from composer.store import DraftStore, RunRecord
-from composer.types import Draft, Failure, Usage
+from composer.types import Draft, Failure, Message, Usage
 
 _MORE = 24 * 3600.0  # seconds: nothing is in flight that could be cut
 
@@ -117,15 +116,17 @@ def replay(
         raise InputError(
             "this question was answered by a version that did not keep its options", where=f"run {run.run_id}"
         )
-    query = Query(trace["id"], trace["question"], tuple(trace["choices"]), trace["kind"], tuple(trace["tests"]))
+    query = _query_of(trace)
     budget = Budget()
     budget.stop("max-calls", grace=_MORE)
     with Pipeline(settings, store=store, offline=True) as pipeline:
         asked = pipeline.complete(pipeline.store.questions(run.run_id))
-        if query.id in asked and asked[query.id][1] != input_sha(query):
+        name = trace.get("asked_as", query.id)
+        if name in asked and asked[name][1] != query.sha:
             raise StoreError(f"the question {query.id!r} is not the one that was asked", where=f"run {run.run_id}")
         pipeline.drafts = _Recalled(pipeline.store, trace)
-        state = pipeline.complete(pipeline.astate([query], run=run.run_id, budget=budget))
+        work = pipeline.astate([query], run=trace.get("run", run.run_id), by=trace.get("model", AUTO), budget=budget)
+        state = pipeline.complete(work)
     if state.withheld[0]:
         missing = [reply.arm for reply in state.replies[0] if reply.draft.stop == "cancelled"]
         raise StoreError(
@@ -134,8 +135,25 @@ def replay(
             remedy="it was removed by `coe cache gc`, or the files, the profile or the engine have changed since; "
             "ask again with `coe run`",
         )
-    again = json.loads(json.dumps(trace_of(state, 0)))
+    served = {key: trace[key] for key in ("model", "run", "asked_as") if key in trace}
+    again = json.loads(json.dumps(trace_of(state, 0) | served))
     return Replayed(run.run_id, trace, again, tuple(_changes(_compared(trace, by), _compared(again, by))), by)
+
+
+def _query_of(trace: Mapping[str, Any]) -> Query:
+    """The question as it was asked, what was said before and what its caller wished included."""
+    wishes = dict(trace.get("wishes", {}))
+    if "stop" in wishes:
+        wishes["stop"] = tuple(wishes["stop"])
+    return Query(
+        trace["id"],
+        trace["question"],
+        tuple(trace["choices"]),
+        trace["kind"],
+        tuple(trace["tests"]),
+        tuple(Message(**turn) for turn in trace.get("turns", ())),
+        Wishes(**wishes),
+    )
 
 
 def _compared(trace: Mapping[str, Any], by: str | None) -> Any:

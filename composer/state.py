@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
@@ -34,14 +35,20 @@ class Wishes:
     deadline: float | None = None
     priority: int = 0
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """What of it determines a text, as far as it is said at all."""
+        names = ("max_tokens", "temperature", "top_p", "seed", "stop")
+        found = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return found | ({"sample": self.sample} if self.sample else {})
+
     def of(self, own: Sampling) -> Sampling:
         """An expert's own sampling with these changes.
 
         >>> Wishes(temperature=0.5).of(Sampling(max_tokens=9)).max_tokens
         9
         """
-        told = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "seed", "stop")}
-        return replace(own, **{name: value for name, value in told.items() if value is not None})
+        return replace(own, **{name: value for name, value in self.told.items() if name != "sample"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +64,13 @@ class Query:
     tests: tuple[str, ...] = ()
     turns: tuple[Message, ...] = ()
     wishes: Wishes = Wishes()
+
+    @property
+    def sha(self) -> str:
+        """The sha256 over all of it that its answer may depend on, but for its id."""
+        more = [str(asdict(turn)) for turn in self.turns] + ([] if (told := self.wishes.told) == {} else [str(told)])
+        parts = (self.text, *self.choices, str(self.kind), *self.tests, *more)
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()
 
     @property
     def prompt(self) -> str:
@@ -214,6 +228,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
         "id": answer.id,
         "question": query.text,
         **({"turns": [asdict(turn) for turn in query.turns]} if query.turns else {}),
+        **({"wishes": told} if (told := query.wishes.told) else {}),
         "choices": list(query.choices),
         "kind": query.kind,
         "tests": list(query.tests),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -299,3 +300,27 @@ def test_an_open_address_without_a_key_is_refused(tmp_path: Path) -> None:
 
     assert done.returncode == 2
     assert "can be reached from other machines" in done.stderr and "--api-key-file" in done.stderr
+
+
+def test_what_was_served_can_be_replayed_byte_by_byte(tmp_path: Path) -> None:
+    with serving(tmp_path, "--offline", COE_API_KEY=KEY) as server:
+        said = [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Good morning!"},
+            {"role": "assistant", "content": "Good morning."},
+            *SUM,
+        ]
+        wish: dict[str, object] = {"temperature": 0.7, "seed": 3, "max_tokens": 20}
+        reply = server.client().chat.completions.create(model="general", messages=said, **wish)  # type: ignore[call-overload]
+        trace = reply.model_dump()["x_coe"]["trace_id"]
+    code = "import sys; from composer.cli import main; sys.argv[0] = 'coe'; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "replay", trace, "--json"],
+        env={**os.environ, "COE_STORE": str(tmp_path / "drafts.sqlite")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["equal"] is True

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 import time
 from collections.abc import Callable
 from typing import Any
 
-from composer import __version__
+from composer.document import text_of
 from composer.pipeline import Pipeline
+from composer.resume import code_version
 from composer.state import State, Status, trace_of
+from composer.store import Origin
 
 _WAITING = 1000  # traces; when the store is slower than the answers, answers wait
 _GATHER = 0.1  # seconds in which traces come together: a lock file and two commits for all of them
@@ -35,10 +36,9 @@ class Traces:
     async def put(self, state: State, model: str) -> None:
         """Keep the trace of every answer of `state`, which `model` gave."""
         for row, (query, answer) in enumerate(zip(state.queries, state.answers, strict=True)):
-            asked = "\0".join([model, *(turn.content for turn in query.turns), query.text])
-            sha = hashlib.sha256(asked.encode("utf-8", "replace")).hexdigest()
-            trace = trace_of(state, row) | {"model": model}
-            await self._rows.put((f"{state.run}-{query.id}", sha, trace, answer.status))
+            name = f"{state.run}-{query.id}"
+            trace = trace_of(state, row) | {"model": model, "run": state.run, "asked_as": name}
+            await self._rows.put((name, query.sha, trace, answer.status))
 
     async def close(self) -> None:
         """Write what is left."""
@@ -62,9 +62,11 @@ class Traces:
     async def _write(self, rows: list[_Row]) -> None:
         if not rows:
             return
-        store, sha = self._pipeline.store, self._pipeline.settings.config_sha
+        store, settings = self._pipeline.store, self._pipeline.settings
+        origin = Origin("serve", "", "", "", str(settings.path), text_of(settings.path))
         inputs = [(id, self._written + i, asked) for i, (id, asked, _, _) in enumerate(rows)]
-        run = await store.begin(f"{self._name}-{self._written // _PER_RUN}", sha, __version__, inputs)
+        name = f"{self._name}-{self._written // _PER_RUN}"
+        run = await store.begin(name, settings.config_sha, code_version(), inputs, origin)
         with run:
             await asyncio.gather(*(run.finish(id, 0, trace, status) for id, _, trace, status in rows))
         self._written += len(rows)

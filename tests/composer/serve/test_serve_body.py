@@ -29,7 +29,7 @@ def refused(raw: bytes) -> Refused:
 
 
 def test_the_least_request_leaves_all_to_the_expert() -> None:
-    assert asked() == Asked("auto", "Hi", (), Wishes(), 1, False, False)
+    assert asked() == Asked("auto", "Hi", (), Wishes(priority=1), 1, False, False)
 
 
 def test_every_supported_field_is_read() -> None:
@@ -38,7 +38,7 @@ def test_every_supported_field_is_read() -> None:
         stream_options={"include_usage": True},
     )  # fmt: skip
 
-    wishes = Wishes(max_tokens=7, temperature=0.5, top_p=0.9, seed=3, stop=("a", "b"))
+    wishes = Wishes(max_tokens=7, temperature=0.5, top_p=0.9, seed=3, stop=("a", "b"), priority=1)
     assert found == Asked("auto", "Hi", (), wishes, 2, True, True)
     assert asked(max_tokens=8, stop="x").wishes == Wishes(max_tokens=8, stop=("x",))
 
