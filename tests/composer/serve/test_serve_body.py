@@ -40,7 +40,7 @@ def test_every_supported_field_is_read() -> None:
 
     wishes = Wishes(max_tokens=7, temperature=0.5, top_p=0.9, seed=3, stop=("a", "b"), priority=1)
     assert found == Asked("auto", "Hi", (), wishes, 2, True, True)
-    assert asked(max_tokens=8, stop="x").wishes == Wishes(max_tokens=8, stop=("x",))
+    assert asked(max_tokens=8, stop="x").wishes == Wishes(max_tokens=8, stop=("x",), priority=1)
 
 
 def test_a_conversation_keeps_its_turns() -> None:
