@@ -61,6 +61,7 @@ class ModelSpec:
     price: Price | None
     slots: int
     threads: int
+    replicas: int
     options: tuple[tuple[str, Scalar], ...]
 
 
@@ -289,6 +290,7 @@ class _Reading:
             price=Price(row.price.tokens_in, row.price.tokens_out) if row.price else None,
             slots=row.slots,
             threads=row.threads,
+            replicas=row.replicas,
             options=tuple(row.options.items()),
         )
 

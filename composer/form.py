@@ -56,6 +56,7 @@ class ModelRow(Row):
     )
     slots: int = _about("requests that run at once", 8, default=8, ge=1, le=1024)
     threads: int = _about("processor threads", 1, default=1, ge=1, le=1024)
+    replicas: int = _about("copies that may run beside each other when many wait", 1, default=1, ge=1, le=64)
     options: dict[str, Scalar] = _about("options of the engine", {"flash_attention": True}, default_factory=dict)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -214,6 +215,12 @@ class Pipeline:
         return self.pool.ledger
 
     @property
+    def at_once(self) -> int:
+        """How many models may compute at a time: as often as the threads of the greediest one fit into the processor."""
+        greediest = max(model.threads for model in self.settings.models.values())
+        return max(1, len(os.sched_getaffinity(0)) // greediest) if hasattr(os, "sched_getaffinity") else 1
+
+    @property
     def opened_pool(self) -> Pool | None:
         """The pool, if anything was asked yet: looking makes none."""
         return self._pool
@@ -235,7 +242,8 @@ class Pipeline:
             from composer.pool.pool import Pool  # noqa: PLC0415
 
             speeds = load_speeds({name: self.registry.weights(name) for name in self.settings.models})
-            self._pool = Pool(self.registry, self.drafts or self.store, memory=self.memory, speeds=speeds)
+            store = self.drafts or self.store
+            self._pool = Pool(self.registry, store, memory=self.memory, speeds=speeds, at_once=self.at_once)
         return self._pool
 
     @property

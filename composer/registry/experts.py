@@ -115,6 +115,10 @@ class Registry:
         model = self.settings.models[name]
         return self._memory(model, self._here(model), adapters)
 
+    def replicas(self, name: str) -> int:
+        """How many copies of the model may run beside each other."""
+        return self.settings.models[name].replicas
+
     def where(self, name: str) -> str:
         """Where the model is declared."""
         return self.settings.where(f"models.{name}")

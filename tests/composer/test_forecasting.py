@@ -82,3 +82,14 @@ def test_the_command_tells_it_as_text_and_as_json(tmp_path: Path, monkeypatch: p
     assert "2 questions: 2 calls" in text.stdout
     assert json.loads(data.stdout)["loads"] == 1
     assert not (tmp_path / "out.jsonl").exists()
+
+
+@pytest.mark.parametrize(("threads", "cores", "at_once"), [(1, 4, 4), (2, 4, 2), (8, 4, 1)])
+def test_as_many_models_compute_at_once_as_their_threads_fit_the_processor(
+    bench: Scripted, monkeypatch: pytest.MonkeyPatch, threads: int, cores: int, at_once: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    pipeline = bench.pipeline(THREE.replace("memory: 1MiB", f"memory: 1MiB, threads: {threads}, replicas: 3"))
+
+    assert pipeline.at_once == at_once
+    assert pipeline.registry.replicas("small") == 3

@@ -18,7 +18,7 @@ from composer.pipeline import Pipeline
 from composer.profiling import profile_file
 from composer.registry.progress import Progress
 from composer.show import why
-from composer.trace import Answered, Drafted, Event, Routed
+from composer.trace import Answered, Drafted, Event, Planned, Routed
 
 QUESTIONS = "".join(
     f'{{"id": "{task}{i}", "question": "{text} {i}", "answer": "{i}", "kind": "number", "task": "{task}"}}\n'
@@ -252,7 +252,7 @@ def test_a_stream_closes_what_it_opened_also_when_nobody_reads_on(bench: Scripte
     async def all_events() -> list[Event]:
         return [event async for event in pipeline.stream(["one"])]
 
-    assert [type(event) for event in asyncio.run(until_the_first_draft())] == [Routed, Routed, Drafted]
+    assert [type(event) for event in asyncio.run(until_the_first_draft())] == [Routed, Routed, Planned, Drafted]
     assert [type(event) for event in asyncio.run(all_events())] == [Routed, Drafted, Answered]
     assert all(engine.closes == 1 for engine in bench.engines)
 
