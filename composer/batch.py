@@ -28,10 +28,10 @@ from composer.outputs import (
     tokens_of,
     write_rows,
 )
-from composer.pipeline import Pipeline, as_queries
+from composer.pipeline import Pipeline
 from composer.pool.status import Status
 from composer.resume import code_version, refuse_change
-from composer.state import Answer, Query, State, trace_of
+from composer.state import Answer, Query, State, as_queries, trace_of
 from composer.store import Charge, Ending, Origin, Question, RunHandle
 from composer.trace import Drafted, Event, Planned
 from routers.types import Route

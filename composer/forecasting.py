@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer.jsonl import read_questions
-from composer.pipeline import Pipeline, as_queries
+from composer.pipeline import Pipeline
 from composer.show import route_data, route_text
 from composer.stages.foresight import may_want
 from composer.stages.generate import first_requests
-from composer.state import Query
+from composer.state import Query, as_queries
 from routers.types import Route
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from composer.plugins import check_options, load
 from composer.registry.experts import Registry
 from composer.registry.sources import Progress
 from composer.stages.kit import Encoder, Kit, Stage, at_once
-from composer.state import Answer, Query, State
+from composer.state import Answer, Query, State, as_queries
 from composer.trace import Event, nothing
 from routers.types import Route, Router
 
@@ -386,19 +386,6 @@ class Pipeline:
         self._uses -= 1
         if not self._uses:
             await self.aclose()
-
-
-def as_queries(queries: Sequence[str | Query]) -> tuple[Query, ...]:
-    """Plain texts get their place as id. Raises InputError for an empty question or an id that comes twice."""
-    rows = tuple(Query(str(i), query) if isinstance(query, str) else query for i, query in enumerate(queries))
-    seen: set[str] = set()
-    for row in rows:
-        if not row.text.strip():
-            raise InputError("the question is empty", where=f"query {row.id!r}", remedy="give it a text")
-        if row.id in seen:
-            raise InputError("this id comes twice", where=f"query {row.id!r}", remedy="give every query its own id")
-        seen.add(row.id)
-    return rows
 
 
 async def _abandon() -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from composer.answers.program import Verdict
+from composer.errors import InputError
 from composer.types import Draft, Kind, Message, Sampling
 from routers.types import Arm, Array, Policy, Reason, Route, Seen
 
@@ -88,6 +89,19 @@ def lettered(text: str, choices: Sequence[str]) -> str:
     """
     lines = [f"{chr(ord('A') + i)}) {choice}" for i, choice in enumerate(choices)]
     return "\n".join([text, *lines])
+
+
+def as_queries(queries: Sequence[str | Query]) -> tuple[Query, ...]:
+    """Plain texts get their place as id. Raises InputError for an empty question or an id that comes twice."""
+    rows = tuple(Query(str(i), query) if isinstance(query, str) else query for i, query in enumerate(queries))
+    seen: set[str] = set()
+    for row in rows:
+        if not row.text.strip():
+            raise InputError("the question is empty", where=f"query {row.id!r}", remedy="give it a text")
+        if row.id in seen:
+            raise InputError("this id comes twice", where=f"query {row.id!r}", remedy="give every query its own id")
+        seen.add(row.id)
+    return rows
 
 
 @dataclass(frozen=True, slots=True)

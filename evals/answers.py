@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from composer.answers.ballots import Aggregator, Table
+from composer.answers.ballots import Aggregator
 from composer.answers.learn import Learnt
 from composer.answers.signals import Sureness, aurc, aurc_difference, caught, risk_coverage, selective
 from composer.answers.trust import dissociated
@@ -344,61 +344,3 @@ def _contested(
         taken = "right" if played.right[row] >= 0.5 else "wrong"
         found.append(Contested(record.text[int(test[row])], drafts, taken, round(float(played.sure[row]), 4)))
     return tuple(found)
-
-
-def worth_of_arms(
-    record: Recorded, vectors: Array, *, group: str, test_split: str, say: Callable[[str], None]
-) -> list[AnswerRow]:
-    """Leave one out: what the learnt combination of all arms loses on the test split without each of them, paired."""
-    profile, test = splits(record, test_split)
-    profile = distinct(profile, test, vectors, False, [])
-    record = covered(record, profile, test, [])
-    data = Data.of(record, vectors)
-    learn, check = data.take(profile), data.take(test)
-    labelled = has_categories(learn.questions)
-    make = family(labelled)[USUAL]
-    scores, there = (
-        cross_scores(make, learn.questions, learn.outcomes),
-        make().fit(learn.questions, learn.outcomes).score(check.asked),
-    )
-    every = np.arange(len(data.grid.arms))
-
-    def learnt(keep: Table) -> Played:
-        arms = keep.astype(np.int64)
-        made: Aggregator = fit_aggregators(learn.grid.only(arms), scores[:, arms], {"learnt": aggregators()["learnt"]})[
-            "learnt"
-        ]
-        grid = check.grid.only(arms)
-        return combine(made, grid, there[:, arms], ranked(there[:, arms], grid.arms))
-
-    whole = learnt(every.astype(np.float64))
-    rows = []
-    for place, arm in enumerate(data.grid.arms):
-        say(f"{group}: without {arm.name}")
-        played = learnt(np.delete(every, place).astype(np.float64))
-        low, high = bootstrap_interval(played.right)
-        rows.append(
-            AnswerRow(
-                f"without {arm.name}",
-                group,
-                len(played.right),
-                round(float(played.right.mean()), 4),
-                round(low, 4),
-                round(high, 4),
-                known_mean(played.calls),
-                None,
-                None,
-                False,
-                "all at once",
-                "learnt",
-                cost=known_mean(played.cost, 8),
-                to_majority=None,
-                to_best_single=None,
-                aurc_to_vote_share=None,
-                selective_50=round(selective(played.sure, played.right), 4),
-                aurc=round(aurc(played.sure, played.right), 4),
-                ece=round(calibration_error(played.sure, played.right), 4),
-            )
-        )
-        rows[-1] = replace(rows[-1], to_majority=paired_gap(played.right, whole.right))
-    return rows

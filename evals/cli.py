@@ -157,9 +157,10 @@ def answers(
     from composer.config import load_settings, packaged_registry
     from composer.pipeline import Pipeline
     from composer.registry.progress import console_progress
-    from evals.answers import evaluate, worth_of_arms
+    from evals.answers import evaluate
     from evals.recorded import cases, check_calls
     from evals.report import answers_table, write_answers_page, write_json
+    from evals.worth import worth_of_arms
 
     def say(text: str) -> None:
         typer.echo(text, err=True)

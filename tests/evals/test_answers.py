@@ -12,9 +12,10 @@ from test_routing import record
 
 from composer.errors import InputError
 from composer.tune import most_calls
-from evals.answers import AnswerReport, evaluate, worth_of_arms
+from evals.answers import AnswerReport, evaluate
 from evals.recorded import check_calls
 from evals.report import answers_table, write_answers_page, write_json
+from evals.worth import worth_of_arms
 
 
 @pytest.fixture(scope="module")
