@@ -1,7 +1,7 @@
 # `make check` is what CI runs; `make fix` repairs what a machine can.
 PYTHON ?= python
 
-.PHONY: check fix lint types imports test slow bench
+.PHONY: check fix lint types imports test slow bench faults
 
 check: lint imports types test
 
@@ -31,3 +31,7 @@ bench:
 	$(PYTHON) -m evals.bench.answers
 	$(PYTHON) -m evals.bench.serve
 	$(PYTHON) -m evals.bench.pool
+
+# About 25 minutes on two idle cores; `pip install '.[faults]'` brings what cuts the power (R2). Every push runs smaller numbers.
+faults:
+	$(PYTHON) -m evals.faults --large --out docs/faults.md

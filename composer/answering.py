@@ -15,6 +15,7 @@ from composer.profile import find_profile
 from composer.recorded import Recorded, read_folder, read_pools, vectors_of
 from composer.rewrite import is_packaged, write_plan
 from composer.tune import check_budget
+from routers.errors import RouterError
 from routers.types import Array
 
 
@@ -61,8 +62,11 @@ def fit_and_install(
     write_plan(pipeline.settings.path, fitted.options, fitted.by)
     folder = install_answers(fitted, registry, record.questions(vectors), record.outcomes)
     installed = Pipeline.from_file(pipeline.settings.path, say=say)
-    for line in told(install_trust(installed)):
-        say(line)
+    try:
+        for line in told(install_trust(installed)):
+            say(line)
+    except (InputError, RouterError) as why:
+        say(f"how sure answers are is not calibrated: {str(why).partition(chr(10))[0]}")
     return fitted, f"written into {pipeline.settings.path} and {folder}"
 
 

@@ -36,6 +36,8 @@ from composer.store import Charge, Ending, Origin, Question, RunHandle
 from composer.trace import Drafted, Event, Planned
 from routers.types import Route
 
+_AT_ONCE = 1024  # results on their way to the store: all rows of a large file at once would be most of its memory
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -283,7 +285,9 @@ async def _answered(
     left = budget.left()
     if left is not None and left <= 0:
         pipeline.registry.stopped = True  # else a download would have to end before we can
-    await asyncio.gather(*(_finish(run, state, row) for row in range(len(queries))))
+    for first in range(0, len(queries), _AT_ONCE):
+        rows = range(first, min(first + _AT_ONCE, len(queries)))
+        await asyncio.gather(*(_finish(run, state, row) for row in rows))
     return state
 
 

@@ -157,6 +157,7 @@ def fit_router_(config: Config = None, as_json: AsJson = False, offline: Offline
     from dataclasses import asdict
 
     from composer.fit import fit_router, install, outcomes_of
+    from composer.fit_trust import install_trust, told
     from composer.profile import find_profile
 
     pipeline = _pipeline(config, None, offline)
@@ -167,6 +168,8 @@ def fit_router_(config: Config = None, as_json: AsJson = False, offline: Offline
     questions, outcomes = outcomes_of(profile, registry.arms(), registry.generalist)
     fitted = fit_router(questions, outcomes, registry.generalist, say)
     folder = install(fitted, registry, questions, outcomes)
+    for line in told(install_trust(_pipeline(config, None, offline))):
+        say(line)
     if as_json:
         print_json({**asdict(fitted), "router": None, "folder": str(folder)})
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from composer.errors import InputError
 from composer.fit_answers import record_of
 from composer.folders import mend, replacing
 from composer.grid import Grid
-from composer.profile import TRUST, find_profile, trust_folder
+from composer.profile import TRUST, find_profile, router_folder, trust_folder
 from composer.registry.experts import Registry
 from composer.stages.decide import policy_of
 from composer.stages.kit import unfitted
@@ -97,6 +98,8 @@ def install_trust(pipeline: Pipeline, folder: Path | None = None) -> Trust | Non
     try:
         with replacing(place) as fresh:
             write(trust or _UNKNOWN, fresh, keys=_keys(pipeline.registry), homes=_HOMES)
+        if folder is not None:
+            shutil.rmtree(trust_folder(pipeline.registry), ignore_errors=True)  # the older one would be found first
     except OSError as why:
         raise InputError(
             f"nothing can be written here: {why.strerror or why}", where=str(place), remedy="check the folder"
@@ -144,4 +147,7 @@ def options_of(settings: Settings, stage: str) -> dict[str, Any]:
 
 def _keys(registry: Registry) -> dict[str, str]:
     arms = hashlib.sha256(json.dumps(registry.prints(), sort_keys=True).encode()).hexdigest()
-    return {"registry": registry.settings.config_sha, "arms": arms, "encoder": registry.encoder_sha}
+    learnt = router_folder(registry) / FILE  # what `coe fit router` installed decides whose scores are looked at
+    router = hashlib.sha256(learnt.read_bytes()).hexdigest() if learnt.exists() else "none"
+    told = {"registry": registry.settings.config_sha, "arms": arms, "encoder": registry.encoder_sha}
+    return {**told, "router": router}

@@ -82,18 +82,20 @@ def audit(
     traces: Sequence[Mapping[str, Any]], labelled: Sequence[Labelled], *, run_code: bool = False
 ) -> tuple[Alarm, ...]:
     """The experts whose answers in runs were sure and wrong in a domain (`dissociated`), by questions whose right answer is
-    known; answers that were withheld, or say nothing of how sure they are, do not count. The window goes
-    over `traces` in their order."""
+    known; answers that were withheld, or whose confidence is not calibrated, do not count. The window goes over `traces`
+    in their order, oldest first."""
     place = {item.question.text: item for item in labelled}
-    rows = []
+    last: dict[tuple[str, str], tuple[str, str | None, float, float]] = {}  # of a question asked again the newest
     for trace in traces:
         item = place.get(str(trace["question"]))
-        if item is not None and trace.get("sure") is not None and trace["chosen"] is not None:
+        if item is not None and trace.get("calibrated") and trace["sure"] is not None and trace["chosen"]:
             _, worth = mark(item, str(trace["answer"]), True, run_code=run_code)
             if worth is not None:
                 skills = trace["route"]["reason"]["skills"]
-                rows.append((str(trace["chosen"]), str(skills[0][0]) if skills else None, trace["sure"], worth))
-    if not rows:
+                name = (str(trace["question"]), str(trace["chosen"]))
+                last.pop(name, None)
+                last[name] = (name[1], str(skills[0][0]) if skills else None, trace["sure"], worth)
+    if not last:
         return ()
-    arms, domains, sure, right = zip(*rows, strict=True)
+    arms, domains, sure, right = zip(*last.values(), strict=True)
     return dissociated(arms, domains, np.array(sure, dtype=np.float64), np.array(right, dtype=np.float64))

@@ -324,7 +324,9 @@ class Pipeline:
         factory = load("stages", step.use, self.settings.where(f"{where}.use"))
         options = check_options(factory, step.options, lambda name: self.settings.where(f"{where}.options.{name}"))
         try:
-            stage: Stage = factory(self.kit, **options)
+            # what was rehearsed is `pipeline:`; of others, and of experts by name, nobody knows how sure they may be
+            kit = self.kit if where.startswith("pipeline[") else replace(self.kit, trust=lambda: None)
+            stage: Stage = factory(kit, **options)
         except ConfigError as why:
             option = (why.where or "").partition(".")[0]
             at = f"{where}.options.{why.where}" if option in step.options else f"{where}.options"

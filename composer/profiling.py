@@ -32,6 +32,7 @@ from composer.profile import (
 from composer.state import lettered
 from composer.trace import Drafted, Routed
 from composer.types import Draft
+from routers.errors import RouterError
 
 ITEMS = PACKAGED / "items.jsonl"
 SPLITS = ("profile", "calibration")
@@ -144,8 +145,8 @@ def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None, *, r
     if out is None or (declared is not None and out.resolve() == declared.resolve()):
         try:
             notes += told(install_trust(pipeline, out))
-        except InputError as why:
-            notes.append(f"how sure answers are is not calibrated: {why.what}")
+        except (InputError, RouterError) as why:
+            notes.append(f"how sure answers are is not calibrated: {str(why).partition(chr(10))[0]}")
     return Report(
         profile=new.without_stale(prints)[0],
         folder=folder,

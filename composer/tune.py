@@ -184,8 +184,9 @@ def play(plan: Plan, grid: Grid, scores: Array) -> Played:
 
 def crossed(policy: Policy, aggregator: Aggregator, grid: Grid, scores: Array, questions: Questions) -> Played:
     """What this policy with this aggregator comes to, every question combined by an aggregator that was fitted without it
-    (and without its near-duplicates): what its confidence is worth can be learnt from that."""
-    place = rehearse(policy, scores, grid.arms, grid.code, questions.ids, grid.flags)[0]
+    (and without its near-duplicates): what its confidence is worth can be learnt from that. Of a question that the policy
+    withholds nobody's draft is taken."""
+    place, withheld = rehearse(policy, scores, grid.arms, grid.code, questions.ids, grid.flags)
     parts = folds(questions.ids, questions.vectors, PARTS)
     found: Played | None = None
     for part in range(PARTS):
@@ -202,7 +203,7 @@ def crossed(policy: Policy, aggregator: Aggregator, grid: Grid, scores: Array, q
         for name in _PLAYED:
             getattr(found, name)[outer] = getattr(played, name)
     assert found is not None
-    return found
+    return replace(found, taken=np.where(withheld, -1, found.taken))
 
 
 def front(tried: Sequence[tuple[Plan, Played]]) -> list[tuple[Plan, Played]]:

@@ -22,7 +22,8 @@ class Doubting:
 
     Source: Transitive Expert Error (METHODS F.3; the formulas are ours). A question is flagged by a coverage gap or a
     boundary (`routers.coverage`); experts of one domain share its surface cues and agree on the same error, so an
-    outsider is heard. They disagree where the largest group of equal answers is less than 1 - `most` of all asked.
+    outsider is heard. They disagree where `most` of all asked, or more, do not give the most common answer: METHODS says more, but of
+    two that differ neither is the most common.
     """
 
     policy: Policy
@@ -43,7 +44,7 @@ class Doubting:
         for row, places in zip(doubted, order, strict=True):
             own = seen[row]
             missing = [name for name in _panel([arms[int(i)] for i in places]) if name not in own.asked]
-            if self.generalist not in (None, *own.asked) and not missing and disagreement(own) > self.most:
+            if self.generalist not in (None, *own.asked) and not missing and disagree(own, self.most):
                 missing = [name for name in (arm.name for arm in arms) if name == self.generalist]
             if missing:
                 decisions[row] = Ask(tuple(missing))
@@ -68,8 +69,14 @@ def disagreement(seen: Seen) -> float:
     """
     if len(seen.asked) < 2:
         return 0.0
-    counted = Counter(answer for _, answer in seen.answers if answer is not None)
+    first = dict(reversed(seen.answers))  # of several samples the first
+    counted = Counter(answer for answer in first.values() if answer is not None)
     return 1 - max(counted.values(), default=0) / len(seen.asked)
+
+
+def disagree(seen: Seen, most: float = 0.5) -> bool:
+    """Whether `most` of those asked, or more, do not give the most common answer."""
+    return len(seen.asked) > 1 and disagreement(seen) >= most
 
 
 def _panel(best_first: Sequence[Arm]) -> list[str]:

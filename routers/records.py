@@ -136,7 +136,8 @@ def label_matrix(questions: Questions, known: tuple[str, ...] | None = None) -> 
 
 def at_home(questions: Questions, outcomes: Outcomes) -> Outcomes:
     """The same outcomes, whose arms know their domain: the skill on which an arm is furthest ahead of the mean of all
-    arms (shares shrunk as `Records.share` does, by ten questions). Without two skills nobody has one.
+    arms (shares shrunk as `Records.share` does, by ten questions). Without two skills nobody has one, nor has
+    an arm without an outcome.
     """
     skills = {name for own in questions.skills for name in own}
     if len(skills) < 2 or not len(outcomes.arm):
@@ -147,7 +148,8 @@ def at_home(questions: Questions, outcomes: Outcomes) -> Outcomes:
     return replace(
         outcomes,
         arms=tuple(
-            replace(arm, domain=records.skills[int(place)]) for arm, place in zip(outcomes.arms, ahead, strict=True)
+            replace(arm, domain=records.skills[int(place)]) if seen else arm
+            for arm, place, seen in zip(outcomes.arms, ahead, (records.count > 0).any(axis=1).tolist(), strict=True)
         ),
     )
 

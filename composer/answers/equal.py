@@ -77,6 +77,18 @@ class Algebra:
     def _running(self) -> subprocess.Popen[str]:
         if self._process is not None and self._owner == os.getpid():  # a fork must not share its parent's pipes
             return self._process
+        for _ in range(2):  # one that somebody else killed while it started says nothing about the library
+            process = self._started()
+            if _ask(process, "", _START):
+                return process
+            self._end()
+        raise ConfigError(
+            "the process that compares formulas did not start",
+            where="kind `math`",
+            remedy=f"see what this prints: python {_CHILD} {self.memory} {self.timeout + 1}",
+        )
+
+    def _started(self) -> subprocess.Popen[str]:
         self._process = process = subprocess.Popen(
             # What -I does, and a fixed hash seed: what sympy makes of a formula can depend on the order of sets.
             [sys.executable, "-P", "-s", "-B", str(_CHILD), str(self.memory), str(self.timeout + 1)],
@@ -88,13 +100,6 @@ class Algebra:
         )
         self._owner = os.getpid()
         atexit.register(self.close)
-        if not _ask(process, "", _START):
-            self._end()
-            raise ConfigError(
-                "the process that compares formulas did not start",
-                where="kind `math`",
-                remedy=f"see what this prints: python {_CHILD} {self.memory} {self.timeout + 1}",
-            )
         return process
 
     def _end(self) -> None:

@@ -46,6 +46,10 @@ class Sureness:
         rows, price = self._rows(sure, signals), np.log(len(right)) / 2
         kept = [0, 1, *(column for column in _NEVER_FOR if np.ptp(rows[:, column]) > 0)]
         self.weights_, likely = _logistic(rows, kept, target)
+        if self.weights_[1] <= 0:  # confidence that speaks against an answer is noise: what is left is the share right
+            share = (target.sum() + 1) / (len(target) + 2)
+            self.weights_ = np.array([np.log(share / (1 - share)), 0.0, 0.0, 0.0])
+            return self
         while len(kept) > 2:
             rising = [column for column in kept[2:] if self.weights_[column] > 0]
             fewer = {column: _logistic(rows, [one for one in kept if one != column], target) for column in kept[2:]}

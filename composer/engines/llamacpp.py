@@ -21,6 +21,7 @@ from composer.engines.common import in_slots, with_deltas
 from composer.engines.http import ChatClient
 from composer.errors import ConfigError, EngineError
 from composer.registry.gguf import read_header
+from composer.registry.memory import available_memory, mebibytes
 from composer.types import AdapterFile, Caps, Delta, Draft, Failure, Host, Measured, Message, Request, Sampling, Stream
 
 LONGEST_START = 600.0  # seconds; large models on slow disks take minutes
@@ -196,7 +197,8 @@ class LlamaCppEngine:
         words = self._last_words()
         if "No module named 'xllamacpp'" in problem:
             remedy = "pip install xllamacpp"
-        elif "killed" in problem or "alloc" in words.lower():
+        elif "killed" in problem or "exit code 137" in problem or "alloc" in words.lower():
+            problem += self._sizes()
             remedy = f"memory may be short: {_LESS_MEMORY}"
         else:
             remedy = f"compare the file, its template and its adapters with what is declared; or {_LESS_MEMORY}"
@@ -204,6 +206,16 @@ class LlamaCppEngine:
             f"the llama.cpp process did not start: {problem}{_quoted(words)}",
             where=self._where,
             remedy=remedy,
+        )
+
+    def _sizes(self) -> str:
+        """What it was thought to need, against what there is."""
+        needed, free = self._host.memory if self._host else 0, available_memory()
+        return "".join(
+            [
+                f"; it is estimated at {mebibytes(needed)}" if needed else "",
+                f"; {mebibytes(free)} are free now" if free is not None else "",
+            ]
         )
 
     def _last_words(self) -> str:

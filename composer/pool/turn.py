@@ -75,6 +75,7 @@ class Turn:
         """Work until the turn ends."""
         try:
             while not self._over and self._scheduler.prune(self.queue):
+                self._running = None  # what comes meanwhile waits: with other adapters it is closed and opened again
                 try:
                     self._running = await self._scheduler.open(self)
                 except ComposerError as why:

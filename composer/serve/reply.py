@@ -75,7 +75,9 @@ def choice_of(state: State, row: int) -> Choice:
         "experts": list(answer.experts),
         "chosen": answer.chosen,
         "status": "ok" if answer.status == "ok" else "degraded",
-        "sure": None if state.scores is None else answer.sure,  # of an expert by name nobody has said how good it is
+        "sure": answer.sure,
+        "calibrated": answer.calibrated,
+        "marks": list(answer.marks),
         "agreement": round(answer.agreement, 4),
         "cached": sum(draft.cached for draft in drafts),
         "failed": [

@@ -17,7 +17,7 @@ from composer.state import Answer, Reply, State, Status, Update
 from composer.trace import Answered
 from composer.types import Kind
 from routers.coverage import GAP, Signals
-from routers.doubting import DISAGREEMENT, disagreement
+from routers.doubting import DISAGREEMENT, disagree
 from routers.types import Arm
 
 
@@ -38,6 +38,7 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
         verdicts = combiner.combine(ballots)
         shares = agreement(ballots, verdicts.slot)
         trust = kit.trust()
+        scored = state.scores is not None  # of an expert by name nobody has said how good it is
         sure, inside = verdicts.sure, np.array([GAP not in reason.flags for reason in state.reasons], dtype=bool)
         if trust:
             sure = np.where(inside, trust.sureness.probable(sure, ballots.signals), sure)
@@ -59,7 +60,7 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
                 agreement=float(shares[row]),
                 chosen=reply.arm if reply else None,
                 trace_id=hashlib.sha256(f"{state.run}\0{query.id}".encode()).hexdigest()[:16],
-                sure=round(float(sure[row]), 4) if reply and verdicts.slot[row] >= 0 else None,
+                sure=round(float(sure[row]), 4) if reply and verdicts.slot[row] >= 0 and scored else None,
                 calibrated=trust is not None and bool(inside[row]),
                 marks=marks[row],
             )
@@ -85,7 +86,7 @@ async def _marks(kit: Kit, trust: Trust | None, state: State, taken: Sequence[Re
     found = []
     for row, (reply, seen, domain) in enumerate(zip(taken, state.seen, domains, strict=True)):
         told = list(state.reasons[row].flags)
-        if disagreement(seen) > 0.5:
+        if disagree(seen):
             told.append(DISAGREEMENT)
         if trust and reply and trust.loose(reply.arm, domain):
             told.append(DISSOCIATION)

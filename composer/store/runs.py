@@ -182,11 +182,11 @@ def run_of_trace(reader: Reader, trace_id: str) -> str | None:
 
 
 def all_traces(run_id: str | None, reader: Reader) -> list[dict[str, Any]]:
-    """The payloads of the results of one run (None: of all), by run and id. Blocks."""
+    """The payloads of the results of one run (None: of all), oldest run first, then by id. Blocks."""
     which = "" if run_id is None else " WHERE result.run_id = ?"
     rows = reader.rows(
         RESULT,
-        f"{_JOINED}{which} ORDER BY result.run_id, result.custom_id, k",
+        f"{_JOINED}{which} ORDER BY run.started, result.run_id, result.custom_id, k",
         () if run_id is None else (run_id,),
         _BOUND,
     )

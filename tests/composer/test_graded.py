@@ -85,7 +85,7 @@ def test_an_expert_that_was_sure_and_wrong_in_runs_raises_an_alarm() -> None:
         item = f"{n} + 1?"
         own = trace(n, item, draft("a", answer))
         reason = {"skills": [["sums", 1.0]]}
-        return {**own, "answer": answer, "chosen": "a", "sure": 0.9, "route": {"reason": reason}}
+        return {**own, "answer": answer, "chosen": "a", "sure": 0.9, "calibrated": True, "route": {"reason": reason}}
 
     labelled = [Labelled(Question(str(n), f"{n} + 1?", (), "number", n), str(n + 1), "sums", None) for n in range(60)]
     wrong = [answered(n, "0" if n % 2 else str(n + 1)) for n in range(60)]
@@ -97,3 +97,4 @@ def test_an_expert_that_was_sure_and_wrong_in_runs_raises_an_alarm() -> None:
     assert alarm.excess == pytest.approx(0.4)
     assert audit(right, labelled) == ()
     assert audit([{**each, "sure": None} for each in wrong], labelled) == ()
+    assert audit([{**each, "calibrated": False} for each in wrong], labelled) == ()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -219,3 +220,20 @@ def test_a_missing_library_is_named_with_the_extra_that_brings_it(monkeypatch: p
     with pytest.raises(ConfigError, match="math-verify"):
         Algebra().compare("x", "y")
     assert compare("0.5", "0.50").equal  # numbers and equal texts need no library
+
+
+def test_a_child_that_is_killed_while_it_starts_is_started_again() -> None:
+    algebra = Algebra()
+
+    def strike() -> None:
+        while (child := algebra._process) is None:
+            time.sleep(0.001)
+        child.kill()
+
+    striking = threading.Thread(target=strike)
+    striking.start()
+    found = algebra.compare("x+1", "1+x")
+    striking.join()
+    algebra.close()
+
+    assert found == Comparison(True)

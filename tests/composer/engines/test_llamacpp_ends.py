@@ -146,7 +146,7 @@ async def test_memory_that_does_not_suffice_is_said_with_what_helps(smollm2: Pat
     told, _ = await parent.communicate()
 
     assert "did not start" in told.decode()
-    for remedy in ("memory may be short", "context", "slots", "quantisation", "--memory"):
+    for remedy in ("MiB are free now", "memory may be short", "context", "slots", "quantisation", "--memory"):
         assert remedy in told.decode()
 
 

@@ -75,3 +75,9 @@ async def test_whatever_happens_everybody_is_told_once(seed: int, callers: int) 
 async def test_whatever_happens_for_long() -> None:
     for seed in range(3000):
         await day(seed, 1 + seed % 8)
+
+
+@pytest.mark.slow
+async def test_nothing_is_asked_of_a_host_that_is_being_opened_again_with_other_adapters() -> None:
+    for _ in range(600):  # it was one in a hundred
+        await day(2354, 3)
