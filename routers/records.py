@@ -149,7 +149,7 @@ def at_home(questions: Questions, outcomes: Outcomes) -> Outcomes:
         outcomes,
         arms=tuple(
             replace(arm, domain=records.skills[int(place)]) if seen else arm
-            for arm, place, seen in zip(outcomes.arms, ahead, (records.count > 0).any(axis=1).tolist(), strict=True)
+            for arm, place, seen in zip(outcomes.arms, ahead, records.count.sum(axis=1), strict=True)
         ),
     )
 

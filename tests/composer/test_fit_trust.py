@@ -12,13 +12,14 @@ from composer.answers.vote import BestScored, Majority
 from composer.config import load_settings, packaged_registry
 from composer.fit_trust import install_trust, installed_trust, rehearsed_trust, told
 from composer.pipeline import Pipeline
-from composer.profile import trust_folder
+from composer.profile import router_folder, trust_folder
 from composer.rewrite import with_plan
 from routers.calibrate import calibration_error
 from routers.coverage import CoveredRouter
 from routers.policy import Fixed
 from routers.select import TopK
 from routers.skill import SkillRouter
+from routers.stopping import Abstaining
 from routers.testing import GENERALIST
 
 
@@ -101,3 +102,25 @@ def test_a_damaged_file_is_no_calibration(tmp_path: Path) -> None:
 
     assert found is not None and packaged is not None
     assert found.sureness.weights_.tolist() == packaged.sureness.weights_.tolist(), "the declared profile's is taken"
+
+
+def test_answers_that_are_withheld_teach_nothing() -> None:
+    made, vectors = record(600)
+    router = CoveredRouter(SkillRouter(), GENERALIST)
+
+    every = rehearsed_trust(router, Fixed(TopK(2)), Majority(), made, made.questions(vectors))
+    some = rehearsed_trust(router, Abstaining(Fixed(TopK(2)), 0.8), Majority(), made, made.questions(vectors))
+
+    assert every is not None and some is not None
+    assert some.questions < every.questions
+
+
+def test_another_router_is_another_pipeline(tmp_path: Path) -> None:
+    (tmp_path / "experts.yaml").write_text(packaged_registry().read_text(encoding="utf-8"), encoding="utf-8")
+    registry = Pipeline.from_file(tmp_path / "experts.yaml").registry
+    assert installed_trust(registry) is not None, "the packaged one"
+
+    router_folder(registry).mkdir(parents=True)
+    (router_folder(registry) / "router.json").write_text("{}", encoding="utf-8")
+
+    assert installed_trust(registry) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,3 +157,20 @@ def test_a_rule_that_asks_several_is_only_completed() -> None:
     policy = Doubting(Fixed(NullArm(0.05, 2)), "chat")
 
     assert policy.next(SCORES, ARMS, [said(("algebra", "4"), ("calculus", "4"))]) == [Ask(("law",))]
+
+
+def test_two_that_differ_disagree_and_samples_of_one_arm_are_one_voice() -> None:
+    policy = Doubting(Fixed(TopK(1)), "chat")
+    scores = np.array([[0.9, 0.2, 0.8, 0.1]], dtype=np.float32)
+    sampled = said(("algebra", "4"), ("algebra", "4"), ("law", "5"), ("law", "5"))
+
+    assert policy.next(scores, ARMS, [said(("algebra", "4"), ("law", "5"))]) == [Ask(("chat",))]
+    assert policy.next(scores, ARMS, [replace(sampled, asked=("algebra", "law"))]) == [Ask(("chat",))]
+    assert disagreement(replace(sampled, asked=("algebra", "law"))) == 0.5
+
+
+def test_an_arm_without_an_outcome_is_at_home_nowhere() -> None:
+    questions, outcomes = simulate(90)
+    outcomes = replace(outcomes, arms=(*outcomes.arms, Arm("new")))
+
+    assert at_home(questions, outcomes).arms[-1].domain is None

@@ -94,3 +94,13 @@ def test_knowing_more_has_a_smaller_area_under_risk_and_coverage() -> None:
 
 def test_nothing_to_measure_is_no_number() -> None:
     assert np.isnan(aurc([], [])) and np.isnan(selective([], [])) and np.isnan(caught([0.5], [1]))
+
+
+def test_confidence_that_is_only_noise_leaves_the_share_right() -> None:
+    rng = np.random.default_rng(0)
+    sure = rng.uniform(0.1, 0.9, 400)
+    right = (rng.random(400) < 1 - sure).astype(float)
+
+    found = Sureness().fit(sure, None, right).probable(np.array([0.1, 0.9]), None)
+
+    assert found[0] == found[1] == pytest.approx(right.mean(), abs=0.01)
