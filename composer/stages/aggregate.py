@@ -24,8 +24,9 @@ from routers.types import Arm
 def aggregate(kit: Kit, *, by: str = "best") -> Stage:
     """Combine each row's complete drafts with the aggregator `by`: `best` scored, `majority`, `weighted`, `log-odds`,
     `self-consistent`, `dawid-skene`, or `learnt` (by `coe fit answers`). Where no answer could be read, the best scored text is taken as it stands; where
-    no draft is complete, a text that was cut off is a `degraded` answer. Of programs that were tried only those that pass
-    the most tests are combined, whatever `by` says; one that passes none is no answer."""
+    no draft is complete, a text that was cut off is a `degraded` answer. Of programs those that pass
+    all their tests are combined, else those that could not be tried, else those that pass the most; one that passes none is
+    no answer."""
     load(
         "aggregators", by, "by"
     )  # what it has learnt is read with the first answers, but a misspelt name is told before

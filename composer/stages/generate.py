@@ -34,7 +34,7 @@ def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1, early: bool = True
             ahead = {}  # nothing has to be opened twice: whoever is wanted later is asked later
         if state.round == 1 and len(state.queries) > 1:
             await _tell_plan(kit, [*requests.values(), *ahead.values()])
-        drafts = await _drafts(kit, requests, ahead, Foresight(kit, state, samples))
+        drafts = await _drafts(kit, requests, ahead, Foresight(kit, state, samples) if ahead else None)
         replies = [list(row) for row in state.replies]
         withheld, still = list(state.withheld), list(state.open)
         for row, arm, sample in places:
@@ -70,7 +70,7 @@ def _requests(kit: Kit, state: State, places: Sequence[tuple[int, str, int]], sa
 
 
 async def _drafts(
-    kit: Kit, certain: dict[str, Request], ahead: dict[str, Request], sight: Foresight
+    kit: Kit, certain: dict[str, Request], ahead: dict[str, Request], sight: Foresight | None
 ) -> dict[str, Draft]:
     """The drafts by request id; those that the budget did not allow, or that it cut, are left out. Of those `ahead`
     what `sight` no longer wants when its turn comes is withdrawn; the rest is in the store then."""
@@ -82,7 +82,7 @@ async def _drafts(
     withdrawn: set[str] = set()
 
     def wanted(request: Request) -> bool:
-        if request.id in ahead and not sight.wants(request.id):
+        if sight is not None and request.id in ahead and not sight.wants(request.id):
             withdrawn.add(request.id)
             return False
         if budget.admits(request):
@@ -102,7 +102,7 @@ async def _drafts(
                     elif name not in refused and name not in withdrawn:
                         budget.landed(request, piece)
                         drafts[name] = piece
-                        if ahead:
+                        if sight is not None:
                             sight.land(name, piece)
                         kit.emit(Drafted.of(query, request.arm, piece, request.sample))
             # What was set aside for calls that are cheaper in the end is there for others.
