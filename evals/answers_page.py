@@ -29,7 +29,7 @@ def _section(report: AnswerReport) -> str:
     return (
         f"<h2>{escape(report.group)}: {report.rows[0].n} test questions</h2>{notes}{_table(report.rows)}"
         f"<h3>Risk and coverage</h3>{_curves(report)}"
-        f"<h3>Share of questions on which two arms give the same answer</h3>{heat(report.agreement, 'arm')}"
+        f"<h3>Share of questions on which two arms give the same answer</h3>{heat(dict(sorted(report.agreement.items())), 'arm')}"
         f"<h3>The most contested questions</h3>{''.join(map(_contested, report.contested))}"
     )
 
