@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from composer.answers.equal import check_installed
 from composer.budget import Budget
 from composer.config import AUTO, Settings, StageSpec, find_registry, load_settings
-from composer.errors import ConfigError, InputError, suggest
-from composer.plugins import check_options, load
+from composer.errors import InputError, suggest
 from composer.registry.experts import Registry
 from composer.registry.sources import Progress
 from composer.stages.kit import Encoder, Kit, Stage, at_once
 from composer.state import Answer, Query, State, as_queries
+from composer.steps import stage_of, stages_of
 from composer.trace import Event, nothing
 from routers.types import Route, Router
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from composer.answers.ballots import Aggregator
     from composer.answers.trust import Trust
-    from composer.graph import Run
+    from composer.graph import Run, Settle
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
@@ -131,10 +131,33 @@ class Pipeline:
         state = State.of(as_queries(queries), run or secrets.token_hex(8))
         if not state.queries:
             return state
+        async with self._heard(budget, hear):
+            return await self._graph(by)(state)
+
+    async def settle(
+        self,
+        queries: Sequence[Query],
+        settled: Settle,
+        *,
+        run: str,
+        by: str = AUTO,
+        budget: Budget | None = None,
+        hear: Hears | None = None,
+    ) -> None:
+        """As `astate`, for many queries: nothing is kept, and `settled` is told of each row once, when it is answered (or
+        withheld), in states that hold some of the rows."""
+        state = State.of(as_queries(queries), run)
+        if state.queries:
+            async with self._heard(budget, hear):
+                await self._graph(by).settle(state, settled)
+
+    @asynccontextmanager
+    async def _heard(self, budget: Budget | None, hear: Hears | None) -> AsyncIterator[None]:
+        """A run with its budget and its hearer; what it opens is open as long."""
         heard, bounded = _HEARS.set(hear or _HEARS.get()), _BUDGET.set(budget or _BUDGET.get())
         try:
             async with self._in_use():
-                return await self._graph(by)(state)
+                yield
         finally:
             _HEARS.reset(heard)
             _BUDGET.reset(bounded)
@@ -156,8 +179,12 @@ class Pipeline:
             raise InputError(f"no expert and no pipeline is called {by!r}", remedy=remedy)
         from composer.stages.decide import alone  # noqa: PLC0415
 
-        rest = (StageSpec(use, {}, 1) for use in ("generate", "verify", "aggregate"))
-        return [("decide", alone(by)), *((step.use, self._stage(step, f"experts.{by}")) for step in rest)]
+        rest = [StageSpec(use, {}, 1) for use in ("generate", "verify", "aggregate")]
+        kit = replace(self.kit, trust=lambda: None)
+        return [
+            ("decide", alone(by)),
+            *((step.use, stage_of(self.settings, kit, step, f"experts.{by}")) for step in rest),
+        ]
 
     async def stream(self, queries: Sequence[str | Query]) -> AsyncIterator[Event]:
         """The events of this run as they happen: routed, (written,) drafted, answered. `listen` hears none of them.
@@ -308,30 +335,9 @@ class Pipeline:
         return installed_trust(self.registry)
 
     def _stages(self, steps: Sequence[StageSpec], at: str) -> Plan:
-        """The stages of the pipeline at the setting `at`. The loop begins with a decision and the run ends with an
-        answer, or it never ends, or ends without one: ConfigError."""
-        names = [step.use for step in steps]
-        if len(names) < 3 or (names[0], names[-1]) != ("decide", "aggregate") or "generate" not in names:
-            raise ConfigError(
-                f"the pipeline is {', '.join(names) or 'empty'}: it must begin with `decide`, hold `generate`, and end with `aggregate`",
-                where=self.settings.where(at),
-                remedy="write `decide` first and `aggregate` last, `generate` and the other stages between them",
-            )
-        return [(step.use, self._stage(step, f"{at}[{place}]")) for place, step in enumerate(steps)]
-
-    def _stage(self, step: StageSpec, where: str) -> Stage:
-        """The stage of this step, its options checked; every error names the line."""
-        factory = load("stages", step.use, self.settings.where(f"{where}.use"))
-        options = check_options(factory, step.options, lambda name: self.settings.where(f"{where}.options.{name}"))
-        try:
-            # what was rehearsed is `pipeline:`; of others, and of experts by name, nobody knows how sure they may be
-            kit = self.kit if where.startswith("pipeline[") else replace(self.kit, trust=lambda: None)
-            stage: Stage = factory(kit, **options)
-        except ConfigError as why:
-            option = (why.where or "").partition(".")[0]
-            at = f"{where}.options.{why.where}" if option in step.options else f"{where}.options"
-            raise ConfigError(why.what, where=self.settings.where(at), remedy=why.remedy) from why
-        return stage
+        # what was rehearsed is `pipeline:`; of others, and of experts by name, nobody knows how sure they may be
+        kit = self.kit if at == "pipeline" else replace(self.kit, trust=lambda: None)
+        return stages_of(self.settings, kit, steps, at)
 
     # Ending
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from composer.answers.program import Verdict
 from composer.errors import InputError
@@ -203,6 +203,25 @@ class State:
             withheld=(False,) * n,
         )
 
+    def part(self, rows: Sequence[int]) -> State:
+        """The same batch with these rows alone, in this order; the scores are a copy."""
+        columns = {name: tuple(column[row] for row in rows) for name in _COLUMNS if (column := getattr(self, name))}
+        return self.apply({"scores": None if self.scores is None else self.scores[list(rows)], **columns})
+
+    def joined(self, parts: Sequence[Part]) -> State:
+        """This batch as its parts, which hold every row once, have left it when they ended; routes stay as they are
+        here."""
+        columns = {name: self.column(name, parts) for name in _COLUMNS}
+        return self.apply({"round": max((part.round for _, part in parts), default=self.round), **columns})
+
+    def column(self, name: str, parts: Sequence[Part]) -> tuple[Any, ...]:
+        """A field with an entry per query, out of parts that hold every row once."""
+        column: list[Any] = [None] * len(self.queries)
+        for rows, part in parts:
+            for row, value in zip(rows, getattr(part, name), strict=True):
+                column[row] = value
+        return tuple(column)
+
     @property
     def seen(self) -> list[Seen]:
         """What each row has shown, for the policy: in plan order, never in order of arrival."""
@@ -224,6 +243,32 @@ class State:
         if unknown:
             raise TypeError(f"a stage returned fields that the state does not have: {', '.join(sorted(unknown))}")
         return replace(self, **update)
+
+
+class Place(NamedTuple):
+    """Where a draft belongs: the row of its query, the arm, and which sample of it."""
+
+    row: int
+    arm: str
+    sample: int
+
+
+Part = tuple[tuple[int, ...], State]
+"""Rows of a batch, and the state of these alone."""
+
+_COLUMNS = (
+    "queries",
+    "reasons",
+    "asked",
+    "wanted",
+    "replies",
+    "evidence",
+    "abstained",
+    "answers",
+    "open",
+    "withheld",
+)
+"""The fields with an entry per query; `wanted` and `answers` are empty until somebody has filled them."""
 
 
 def told(replies: Sequence[Reply]) -> tuple[tuple[str, str | None], ...]:

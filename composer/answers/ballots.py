@@ -99,10 +99,10 @@ class Verdicts:
 
 
 class Aggregator(Protocol):
-    """Takes one draft per question."""
+    """Takes one draft per question. One that also has `whole`, and it is true, needs all questions of a batch together."""
 
     def combine(self, ballots: Ballots) -> Verdicts:
-        """Pure; a question alone and in a batch has the same verdict."""
+        """Pure; a question alone and in a batch has the same verdict, unless it is `whole`."""
         ...
 
 

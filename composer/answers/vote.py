@@ -123,6 +123,11 @@ class DawidSkene:
     accuracy_: Table | None = field(default=None, init=False, repr=False, compare=False)
     arms_: tuple[str, ...] = field(default=(), init=False, repr=False, compare=False)
 
+    @property
+    def whole(self) -> bool:
+        """Unfitted, a question's verdict depends on the others of its batch."""
+        return self.accuracy_ is None
+
     def fit(self, ballots: Ballots, right: Table) -> Self:
         """Find the arms' accuracies on these ballots; `right` is not looked at."""
         arms = len(ballots.arms)

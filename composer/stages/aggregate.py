@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -29,10 +30,25 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
     no answer."""
     load(
         "aggregators", by, "by"
-    )  # what it has learnt is read with the first answers, but a misspelt name is told before
+    )  # what it has learnt is read with the first question, but a misspelt name is told before
+    return _Aggregate(kit, by)
 
-    async def stage(state: State) -> Update:
-        combiner = kit.aggregator(by)
+
+@dataclass(frozen=True, slots=True)
+class _Aggregate:
+    """The stage (`Whole` with an aggregator that learns from the batch itself)."""
+
+    kit: Kit
+    by: str
+
+    @property
+    def whole(self) -> bool:
+        """As the aggregator says."""
+        return bool(getattr(self.kit.aggregator(self.by), "whole", False))
+
+    async def __call__(self, state: State) -> Update:
+        kit = self.kit
+        combiner = kit.aggregator(self.by)
         good = [[reply for reply in replies if reply.draft.ok] for replies in state.replies]
         kinds = [kind_of(kit, query, asked) for query, asked in zip(state.queries, state.asked, strict=True)]
         ballots = ballots_of(state, good)
@@ -68,8 +84,6 @@ def aggregate(kit: Kit, *, by: str = "best") -> Stage:
             kit.emit(Answered(answer.id, answer.text, answer.status, answer.trace_id))
             answers.append(answer)
         return {"answers": tuple(answers), "open": (False,) * len(answers)}
-
-    return stage
 
 
 async def _marks(kit: Kit, trust: Trust | None, state: State, taken: Sequence[Reply | None]) -> list[tuple[str, ...]]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from composer.stages.kit import Kit, kind_of
 from composer.stages.reading import compared, read
-from composer.state import Reply, State, told
+from composer.state import Place, Reply, State, told
 from composer.types import Draft
 from routers.types import Ask, Foreseeing, Seen
 
@@ -34,15 +34,15 @@ class Foresight:
             for reply in replies:
                 self._landed[row].setdefault(reply.arm, []).append(reply)
 
-    def land(self, name: str, draft: Draft) -> None:
-        """The draft of the request `ROW:ARM:SAMPLE` has come."""
-        row, arm, sample = _parsed(name)
+    def land(self, place: Place, draft: Draft) -> None:
+        """The draft for this place has come."""
+        row, arm, sample = place
         reply = read(Reply(arm, draft, sample), self._state.queries[row], self._kinds[row])
         self._landed[row].setdefault(arm, []).append(reply)
 
-    def wants(self, name: str) -> bool:
-        """Whether the policy wants the draft of this request, or may still come to want it."""
-        row, arm, _ = _parsed(name)
+    def wants(self, place: Place) -> bool:
+        """Whether the policy wants the draft for this place, or may still come to want it."""
+        row, arm, _ = place
         course = self._state.course
         if course is None or self._state.scores is None or self._kinds[row] in ("math", "code"):
             return True
@@ -81,9 +81,3 @@ def may_want(state: State) -> list[tuple[str, ...]]:
     for row, arms in zip(rows, later, strict=True):
         found[row] = arms
     return found
-
-
-def _parsed(name: str) -> tuple[int, str, int]:
-    row, _, rest = name.partition(":")
-    arm, _, sample = rest.rpartition(":")
-    return int(row), arm, int(sample)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
 from annotated_types import Ge
@@ -12,9 +12,9 @@ from annotated_types import Ge
 from composer.errors import RequestError
 from composer.stages.foresight import Foresight, may_want
 from composer.stages.kit import Kit, Stage
-from composer.state import Query, Reply, State, Update
-from composer.trace import Drafted, Planned, Written
-from composer.types import Delta, Draft, Message, Prompt, Request
+from composer.state import Part, Place, Query, State, Update
+from composer.trace import Planned
+from composer.types import Message, Prompt, Request
 
 
 def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1, early: bool = True) -> Stage:
@@ -23,28 +23,41 @@ def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1, early: bool = True
     Where a policy asks one arm after the other and not all hosts fit into memory at once, what it may still want is drawn
     `early`, while its host is open, unless it is known by then that it will not be: no host is opened twice, and some
     drafts are drawn in vain. Without `early` every round of the policy opens what it needs again.
-    """
 
-    async def stage(state: State) -> Update:
-        places = _places(state.wanted, samples)
-        requests = _requests(kit, state, places, samples)
-        later = _places(may_want(state), samples) if early else []
-        ahead = _requests(kit, state, later, samples)
+    A row goes on when the last of its drafts has landed.
+    """
+    return _Generate(kit, samples, early)
+
+
+@dataclass(frozen=True, slots=True)
+class _Generate:
+    """The stage (`Landing`)."""
+
+    kit: Kit
+    samples: int
+    early: bool
+
+    async def __call__(self, state: State) -> Update:
+        async with aclosing(self.landing(state)) as parts:
+            found = [part async for part in parts]
+        return {name: state.column(name, found) for name in ("replies", "withheld", "open")}
+
+    async def landing(self, state: State) -> AsyncGenerator[Part]:
+        """The rows, with their replies in plan order, as their last drafts land."""
+        kit, places = self.kit, _places(state.wanted, self.samples)
+        requests = _requests(kit, state, places, self.samples)
+        later = _places(may_want(state), self.samples) if self.early else []
+        ahead = _requests(kit, state, later, self.samples)
         if ahead and kit.pool().keeps([*requests.values(), *ahead.values()]):
             ahead = {}  # nothing has to be opened twice: whoever is wanted later is asked later
         if state.round == 1 and len(state.queries) > 1:
             await _tell_plan(kit, [*requests.values(), *ahead.values()])
-        drafts = await _drafts(kit, requests, ahead, Foresight(kit, state, samples) if ahead else None)
-        replies = [list(row) for row in state.replies]
-        withheld, still = list(state.withheld), list(state.open)
-        for row, arm, sample in places:
-            draft = drafts.get(f"{row}:{arm}:{sample}")
-            if draft is None:  # the budget did not allow it: the row is left for the next start
-                draft, withheld[row], still[row] = Draft("", "", "cancelled"), True, False
-            replies[row].append(Reply(arm, draft, sample))
-        return {"replies": tuple(map(tuple, replies)), "withheld": tuple(withheld), "open": tuple(still)}
+        from composer.stages.drawing import Drawn  # noqa: PLC0415 asyncio: `coe route` makes this stage and never runs it
 
-    return stage
+        sight = Foresight(kit, state, self.samples) if ahead else None
+        async with aclosing(Drawn(kit, state, requests, ahead, sight).rows()) as rows:
+            async for part in rows:
+                yield part
 
 
 def first_requests(kit: Kit, state: State, *, samples: int = 1, **_others: Any) -> list[Request]:
@@ -57,77 +70,21 @@ async def _tell_plan(kit: Kit, requests: Sequence[Request]) -> None:
     kit.emit(Planned(plan.calls, plan.stored, plan.loads, plan.peak, plan.seconds))
 
 
-def _places(arms: Sequence[Sequence[str]], samples: int) -> list[tuple[int, str, int]]:
-    return [(row, arm, sample) for row, own in enumerate(arms) for arm in own for sample in range(samples)]
+def _places(arms: Sequence[Sequence[str]], samples: int) -> list[Place]:
+    return [Place(row, arm, sample) for row, own in enumerate(arms) for arm in own for sample in range(samples)]
 
 
-def _requests(kit: Kit, state: State, places: Sequence[tuple[int, str, int]], samples: int) -> dict[str, Request]:
-    found: dict[str, Request] = {}
-    for row, arm, sample in places:
-        asked, name = state.queries[row], f"{row}:{arm}:{sample}"
-        found[name] = _request(kit, asked, name, arm, asked.wishes.sample * samples + sample)
-    return found
+def _requests(kit: Kit, state: State, places: Sequence[Place], samples: int) -> dict[Place, Request]:
+    return {place: _request(kit, state.queries[place.row], place, samples) for place in places}
 
 
-async def _drafts(
-    kit: Kit, certain: dict[str, Request], ahead: dict[str, Request], sight: Foresight | None
-) -> dict[str, Draft]:
-    """The drafts by request id; those that the budget did not allow, or that it cut, are left out. Of those `ahead`
-    what `sight` no longer wants when its turn comes is withdrawn; the rest is in the store then."""
-    import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
-
-    budget, requests = kit.budget(), certain | ahead
-    drafts: dict[str, Draft] = {}
-    refused: set[str] = set()
-    withdrawn: set[str] = set()
-
-    def wanted(request: Request) -> bool:
-        if sight is not None and request.id in ahead and not sight.wants(request.id):
-            withdrawn.add(request.id)
-            return False
-        if budget.admits(request):
-            return True
-        refused.add(request.id)
-        return False
-
-    async def collect(asked: list[Request]) -> None:
-        while asked:
-            refused.clear()
-            async with aclosing(kit.pool().submit(asked, wanted)) as pieces:  # type: ignore[type-var]
-                async for name, piece in pieces:
-                    request = requests[name]
-                    query = request.parent or ""
-                    if isinstance(piece, Delta):
-                        kit.emit(Written(query, request.arm, piece.text, piece.at))
-                    elif name not in refused and name not in withdrawn:
-                        budget.landed(request, piece)
-                        drafts[name] = piece
-                        if sight is not None:
-                            sight.land(name, piece)
-                        kit.emit(Drafted.of(query, request.arm, piece, request.sample))
-            # What was set aside for calls that are cheaper in the end is there for others.
-            asked = [request for request in asked if request.id in refused and budget.has_room(request)]
-
-    work, cut = asyncio.create_task(collect(list(requests.values()))), asyncio.create_task(budget.over())
-    try:
-        await asyncio.wait({work, cut}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            await work
-    finally:
-        work.cancel()
-        cut.cancel()
-        await asyncio.gather(work, cut, return_exceptions=True)
-    for name in [name for name in budget.flying if name in requests]:
-        request = budget.flying.pop(name)
-        kit.emit(Drafted.of(request.parent or "", request.arm, Draft("", "", "cancelled"), request.sample))
-    return drafts
-
-
-def _request(kit: Kit, query: Query, name: str, arm: str, sample: int) -> Request:
-    """`sample` counts the draws of this question by everybody who repeats it."""
+def _request(kit: Kit, query: Query, place: Place, samples: int) -> Request:
+    """Its `sample` counts the draws of this question by everybody who repeats it. The id is unique in a batch, whatever
+    part of it the row is asked in."""
+    arm, sample = place.arm, query.wishes.sample * samples + place.sample
     sampling = query.wishes.of(kit.registry.sampling(arm))
     return Request(
-        id=name,
+        id=f"{query.id}:{arm}:{place.sample}",
         streams=(kit.registry.stream(arm, _prompt(kit, query, arm)),),
         sampling=replace(sampling, seed=sampling.seed + sample),
         sample=sample,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from composer.budget import Budget
 from composer.plugins import load
-from composer.state import Query, State, Update
+from composer.state import Part, Query, State, Update
 from composer.trace import Event
 from composer.types import Kind, Prompt, Sampling, Stream
 from routers.types import Arm, Array, Router
@@ -19,6 +19,29 @@ if TYPE_CHECKING:
     from composer.pool.pool import Pool
 
 Stage = Callable[[State], Awaitable[Update]]
+
+
+@runtime_checkable
+class Landing(Protocol):
+    """A stage that can give rows on before it has done with the others."""
+
+    async def __call__(self, state: State) -> Update:
+        """All rows at once."""
+        ...
+
+    def landing(self, state: State) -> AsyncGenerator[Part]:
+        """The rows of `state` as they are ready, every one once, as the stage leaves them."""
+        ...
+
+
+@runtime_checkable
+class Whole(Protocol):
+    """A stage that may need all rows of a batch together."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether a row's answer depends on the others: then all rows pass through every stage together."""
+        ...
 
 
 class Encoder(Protocol):
