@@ -8,41 +8,42 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial as bound
 from pathlib import Path
 from typing import Any
 
 from composer.budget import Budget, Why
 from composer.document import text_of
-from composer.errors import StoreError
+from composer.errors import StoreError, plain_errors
 from composer.jsonl import check_outputs, read_questions, write_atomic
 from composer.outputs import (
     Form,
     errors_file,
-    openai_line,
     partial_file,
-    row_of,
     sweep_drafts_of,
-    tokens_of,
     write_rows,
 )
 from composer.pipeline import Pipeline
 from composer.pool.status import Status
+from composer.results import Results
 from composer.resume import code_version, refuse_change
 from composer.state import Answer, Query, State, as_queries, trace_of
 from composer.store import Charge, Ending, Origin, Question, RunHandle
 from composer.trace import Drafted, Event, Planned
+from composer.types import Request
 from routers.types import Route
 
-_AT_ONCE = 1024  # results on their way to the store: all rows of a large file at once would be most of its memory
+_WINDOW = 8192  # questions that are under way together, twice over
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a start of a run did. `loads` counts weights opened, `distinct_models` the weight files among them, `failed`
-    queries without an answer; tokens, passes, seconds, CPU seconds (hosts included) and money are of this start alone:
+    """What a start of a run did. `drafts` are those that the answers were made of, `cached` those of them that were in the
+    store, or of questions that an earlier start has answered. `loads` counts weights opened, `distinct_models` the weight
+    files among them, `failed` queries without an answer; tokens, passes, seconds, CPU seconds (hosts included) and money are of this start alone:
     cached drafts cost none, and `cost` None is unknown.
 
     `stopped` says what ended it early (None: nothing), `unfinished` how many queries are left for the next start; then
@@ -79,21 +80,41 @@ class Summary:
 
 @dataclass(slots=True)
 class _Clock:
-    """What the plan said, and when it was made and the last draft came."""
+    """What the plans said, and when the first was made and the last draft came."""
 
-    plan: Planned | None = None
+    host_of: Callable[[str], str]
+    plans: list[Planned] = field(default_factory=list[Planned])
     began: float = 0.0
     last: float = 0.0
 
     def hear(self, event: Event) -> None:
         if isinstance(event, Planned):
-            self.plan, self.began = event, time.monotonic()
+            self.began = self.began or time.monotonic()
+            self.plans.append(event)
         elif isinstance(event, Drafted):
             self.last = time.monotonic()
 
     @property
     def asking(self) -> float | None:
-        return round(max(0.0, self.last - self.began), 3) if self.plan is not None else None
+        return round(max(0.0, self.last - self.began), 3) if self.plans else None
+
+    @property
+    def predicted(self) -> float | None:
+        told = [plan.seconds for plan in self.plans]
+        return None if not told or None in told else sum(seconds for seconds in told if seconds is not None)
+
+    @property
+    def loads(self) -> int | None:
+        """Several plans are of windows that share their hosts, which are all open together: each is opened once."""
+        if not self.plans:
+            return None
+        asked = {
+            self.host_of(arm)
+            for plan in self.plans
+            for arm, calls in plan.calls.items()
+            if calls > plan.stored.get(arm, 0)
+        }
+        return min(len(asked), sum(plan.loads for plan in self.plans))
 
 
 def run_file(
@@ -131,21 +152,24 @@ def run_file(
     same = (origin.out, pipeline.settings.config_sha, code_version(), origin.inputs_sha)
     run_id = _sha(*same)[:16]  # what differs in any of these is another run: results of two are never mixed
     shown = {row.id: int(row.id) for row in read.rows if row.numeric}
+    bad_rows, results = len(read.errors), Results([query.id for query in queries])
+    del read  # of a large file this is a good part of its memory
     with pipeline:
         run = pipeline.complete(_begun(pipeline, run_id, origin, inputs, accept_change))
+        del inputs
         with run:
             sweep_drafts_of(out, partial)  # nobody else is here
             try:
-                clock = _Clock()
-                state = pipeline.complete(_answered(pipeline, run, queries, budget, guard, clock))
+                clock = _Clock(pipeline.registry.host_of)
+                pipeline.complete(_settled(pipeline, run, queries, results, budget, guard, clock))
                 done = replace(
-                    _written(pipeline, state, budget, out, form, shown),
+                    _written(pipeline, run, results, budget, out, form, shown),
                     asking_seconds=clock.asking,
-                    predicted_seconds=clock.plan.seconds if clock.plan else None,
-                    predicted_loads=clock.plan.loads if clock.plan else None,
+                    predicted_seconds=clock.predicted,
+                    predicted_loads=clock.loads,
                     seconds=round(time.monotonic() - began, 3),
                     cpu_seconds=round(_cpu_seconds() - cpu, 3),
-                    bad_rows=len(read.errors),
+                    bad_rows=bad_rows,
                 )
                 pipeline.complete(run.end(_ending(done.stopped if done.unfinished else None), asdict(done)))
             except BaseException as why:
@@ -161,32 +185,37 @@ def run_file(
 
 
 def _written(
-    pipeline: Pipeline, state: State, budget: Budget, out: Path, form: Form, shown: Mapping[str, int]
+    pipeline: Pipeline,
+    run: RunHandle,
+    results: Results,
+    budget: Budget,
+    out: Path,
+    form: Form,
+    shown: Mapping[str, int],
 ) -> Summary:
     """Write the rows that are finished: to `out` if all are, else beside it; end the hosts; what came of it."""
-    partial, left = partial_file(out), sum(state.withheld)
-    if left < len(state.queries) or not left:
-        write_rows(partial if left else out, _rows(state, form, shown))
+    partial, left = partial_file(out), len(results.withheld)
+    if left < len(results.names) or not left:
+        write_rows(partial if left else out, results.rows(pipeline, run, form, shown))
     if not left:
         partial.unlink(missing_ok=True)
     status = pipeline.pool.status()
     pipeline.complete(pipeline.pool.close())  # what its hosts have used is known when they have ended
-    ended = [answer.status for answer, off in zip(state.answers, state.withheld, strict=True) if not off]
     ledger = pipeline.ledger
     return Summary(
-        queries=len(state.queries),
-        drafts=ledger.drafts,
-        cached=ledger.cached,
+        queries=len(results.names),
+        drafts=ledger.drafts + results.drafts_before,
+        cached=ledger.cached + results.drafts_before,
         loads=ledger.loads,
         distinct_models=len(ledger.weights),
         seconds=0.0,
         cpu_seconds=0.0,
         tokens_in=ledger.tokens_in,
         tokens_out=ledger.tokens_out,
-        failed=ended.count("failed"),
-        degraded=ended.count("degraded"),
+        failed=len(results.failed),
+        degraded=results.degraded,
         bad_rows=0,
-        run_id=state.run,
+        run_id=run.run_id,
         passes=ledger.passes,
         cost=ledger.cost,
         unfinished=left,
@@ -224,18 +253,6 @@ async def _begun(
     return await pipeline.store.begin(run_id, config_sha, code_version(), inputs, origin)
 
 
-def _rows(state: State, form: Form, shown: Mapping[str, int]) -> Iterator[dict[str, Any]]:
-    """The rows of the finished queries, in their order; ids as they were written in the input."""
-    for row, answer in enumerate(state.answers):
-        if state.withheld[row]:
-            continue
-        told = row_of(answer)
-        if form == "rows":
-            yield told | {"id": shown.get(answer.id, answer.id)}
-        else:
-            yield openai_line(told, tokens_of(trace_of(state, row)), state.run)
-
-
 def ask_once(
     pipeline: Pipeline, question: str, budget: Budget | None = None
 ) -> tuple[Answer, dict[str, Any], Route, bool]:
@@ -248,9 +265,12 @@ def ask_once(
     async def asked() -> State:
         inputs = [(query.id, 1, query.sha)]
         run = await pipeline.store.begin(run_id, settings.config_sha, code_version(), inputs, origin)
+        hear = _charging(pipeline, run)
         with run:
             try:
-                state = await _answered(pipeline, run, [query], budget or Budget(), nullcontext)
+                state = await pipeline.astate([query], run=run_id, budget=budget, hear=hear)
+                if state.answers[0].status != "failed" and not state.withheld[0]:
+                    await run.finish(query.id, 0, trace_of(state, 0), state.answers[0].status)
             except BaseException as why:
                 with suppress(StoreError):
                     await run.end(_ending(None, why), {})
@@ -262,40 +282,70 @@ def ask_once(
     return state.answers[0], trace_of(state, 0), state.route(0), state.withheld[0]
 
 
-async def _answered(
+async def _settled(
     pipeline: Pipeline,
     run: RunHandle,
     queries: list[Query],
+    results: Results,
     budget: Budget,
     guard: Callable[[], AbstractContextManager[None]],
-    clock: _Clock | None = None,
-) -> State:
-    """Everything the budget allows, each draft charged, each finished question recorded."""
+    clock: _Clock,
+) -> None:
+    """Everything the budget allows that no earlier start has answered, each draft charged, each question recorded as soon
+    as it is answered."""
+    if not pipeline.whole:
+        await results.look_up(run)
+        queries = [query for query in queries if query.id not in results.before]
+    charge = _charging(pipeline, run)
+
+    def hear(event: Event) -> None:
+        clock.hear(event)
+        charge(event)
+
+    apart = pipeline.whole or not _fits(pipeline)
+    window = len(queries) if apart else _WINDOW
+    under_way = asyncio.Semaphore(2)  # the end of one leaves nobody idle
+
+    async def answer(part: list[Query]) -> None:
+        try:
+            await pipeline.settle(part, bound(results.settle, run), run=run.run_id, budget=budget, hear=hear)
+        finally:
+            under_way.release()
+
+    with guard(), plain_errors():
+        async with asyncio.TaskGroup() as group:
+            for start in range(0, len(queries), max(1, window)):
+                await under_way.acquire()
+                if budget.ended is not None:
+                    results.withheld.update(query.id for query in queries[start:])
+                    break
+                group.create_task(answer(queries[start : start + window]))
+    left = budget.left()
+    if left is not None and left <= 0:
+        pipeline.registry.stopped = True  # else a download would have to end before we can
+
+
+def _fits(pipeline: Pipeline) -> bool:
+    """Whether every host fits into memory beside the others: then the order of the questions costs no load, and a large
+    file is routed and asked a window after the other."""
+    registry = pipeline.registry
+    every = [
+        Request(arm.name, (registry.stream(arm.name, ""),), registry.sampling(arm.name), arm=arm.name)
+        for arm in registry.arms()
+    ]
+    return pipeline.pool.keeps(every)
+
+
+def _charging(pipeline: Pipeline, run: RunHandle) -> Callable[[Event], None]:
+    """Enters every draft into the ledger of the run, and passes every event on."""
     others = pipeline.hearer
 
     def hear(event: Event) -> None:
         if isinstance(event, Drafted):
             run.charge(Charge.of(event.id, event.arm, "draft", event.sample, event.draft))
-        if clock is not None:
-            clock.hear(event)
         others(event)
 
-    with guard():
-        state = await pipeline.astate(queries, run=run.run_id, budget=budget, hear=hear)
-    left = budget.left()
-    if left is not None and left <= 0:
-        pipeline.registry.stopped = True  # else a download would have to end before we can
-    for first in range(0, len(queries), _AT_ONCE):
-        rows = range(first, min(first + _AT_ONCE, len(queries)))
-        await asyncio.gather(*(_finish(run, state, row) for row in rows))
-    return state
-
-
-async def _finish(run: RunHandle, state: State, row: int) -> None:
-    """A result is final, so a query that failed, or whose drafts are not all there, is left open for the next start."""
-    answer = state.answers[row]
-    if answer.status != "failed" and not state.withheld[row]:
-        await run.finish(answer.id, 0, trace_of(state, row), answer.status)
+    return hear
 
 
 def _ending(why: Why | None, error: BaseException | None = None) -> Ending:

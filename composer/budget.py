@@ -100,9 +100,21 @@ class Budget:
         return self._stopped[0] if self._stopped else None
 
     @property
+    def ended(self) -> Why | None:
+        """Why nothing at all may be sent any more."""
+        limits, spent = self.limits, self._clock() - self._began
+        if self._stopped is not None:
+            return self._stopped[0]
+        if limits.deadline is not None and spent >= limits.deadline:
+            return "deadline"
+        if limits.seconds is not None and spent >= limits.seconds:
+            return "max-seconds"
+        return None
+
+    @property
     def why(self) -> Why | None:
         """Why something was not sent, or was cut, if anything was."""
-        return self._ended() or self._refused
+        return self.ended or self._refused
 
     @property
     def told(self) -> str:
@@ -137,19 +149,8 @@ class Budget:
         finally:
             self._wakes.discard(wake)
 
-    def _ended(self) -> Why | None:
-        """Why nothing at all may be sent any more."""
-        limits, spent = self.limits, self._clock() - self._began
-        if self._stopped is not None:
-            return self._stopped[0]
-        if limits.deadline is not None and spent >= limits.deadline:
-            return "deadline"
-        if limits.seconds is not None and spent >= limits.seconds:
-            return "max-seconds"
-        return None
-
     def _refusal(self, request: Request) -> Why | None:
-        limits, ended = self.limits, self._ended()
+        limits, ended = self.limits, self.ended
         if ended is not None:
             return ended
         if limits.calls is not None and self.calls >= limits.calls:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from composer.exits import CORRUPT, EXHAUSTED, UNAVAILABLE, USAGE
 
@@ -140,3 +141,12 @@ def child(path: str, key: str | int) -> str:
     if isinstance(key, int):
         return f"{path}[{key}]"
     return f"{path}.{key}" if path else key
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Around a group of tasks: the first error that one of them raised is raised as it is, not as one of a group."""
+    try:
+        yield
+    except BaseExceptionGroup as whys:
+        raise whys.exceptions[0] from None

@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 
 from composer.errors import InputError
 from composer.jsonl import check_outputs, write_atomic
-from composer.outputs import Form, openai_line, tokens_of, write_rows
+from composer.outputs import Form, openai_line, row_of, row_without, tokens_of, write_rows
 from composer.store import DraftStore, RunRecord
 
 
@@ -41,17 +41,8 @@ async def export(store: DraftStore, run: RunRecord, to: Path, form: Form = "rows
 def _row(name: str, trace: Mapping[str, Any] | None, run: RunRecord) -> dict[str, Any]:
     """The same row as `coe run` writes."""
     if trace is None:
-        status = "failed" if run.state == "finished" else "unfinished"
-        return {"id": name, "answer": None, "status": status, "experts": [], "score": None, "trace_id": None}
-    score = trace["route"]["scores"].get(trace["chosen"]) if trace["chosen"] else None
-    return {
-        "id": name,
-        "answer": trace["answer"],
-        "status": trace["status"],
-        "experts": trace["route"]["chosen"],
-        "score": None if score is None else round(score, 4),
-        "trace_id": trace["trace_id"],
-    }
+        return row_without(name, "failed" if run.state == "finished" else "unfinished")
+    return row_of(trace) | {"id": name}
 
 
 def _write_parquet(to: Path, rows: list[dict[str, Any]]) -> None:
@@ -60,7 +51,17 @@ def _write_parquet(to: Path, rows: list[dict[str, Any]]) -> None:
 
     text = pa.string()
     schema = pa.schema(
-        {"id": text, "answer": text, "status": text, "experts": pa.list_(text), "score": pa.float64(), "trace_id": text}
+        {
+            "id": text,
+            "answer": text,
+            "status": text,
+            "experts": pa.list_(text),
+            "score": pa.float64(),
+            "sure": pa.float64(),
+            "calibrated": pa.bool_(),
+            "marks": pa.list_(text),
+            "trace_id": text,
+        }
     )
     table = pa.Table.from_pylist(rows, schema=schema)
     with write_atomic(to) as file:

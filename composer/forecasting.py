@@ -74,7 +74,7 @@ def preview_file(pipeline: Pipeline, source: Path) -> Preview:
         state = pipeline.decided(queries)
         options = next(step.options for step in pipeline.settings.pipeline if step.use == "generate")
         requests = first_requests(pipeline.kit, state, **options)
-        forecast = pipeline.complete(pipeline.pool.preview(requests, pipeline.typical()))
+        forecast = pipeline.complete(pipeline.pool.preview(requests, pipeline.typical))
     later = sum(map(len, may_want(state))) * int(options.get("samples", 1))
     first = min(_ROUTES, len(queries))
     routes = tuple((queries[row].text, state.route(row)) for row in range(first))

@@ -11,6 +11,7 @@ from typing import Any, TypedDict, cast
 
 from langgraph.graph import END, START, StateGraph
 
+from composer.errors import plain_errors
 from composer.stages.kit import Landing, Stage, Whole
 from composer.state import Part, State
 
@@ -97,7 +98,7 @@ class Run:
 
         async def node(box: _Box) -> _Box:
             state = box["state"]
-            if isinstance(stage, Landing) and len(state.queries) > 1 and not self._whole():
+            if isinstance(stage, Landing) and len(state.queries) > 1 and not self.whole:
                 return {"state": await self._apart(name, stage, state), "done": True}
             state, settle = state.apply(await stage(state)), _SETTLE.get()
             if name == self._names[-1] and settle is not None:
@@ -106,7 +107,9 @@ class Run:
 
         return node
 
-    def _whole(self) -> bool:
+    @property
+    def whole(self) -> bool:
+        """Whether a row's answer may depend on the others of its batch."""
         return any(isinstance(stage, Whole) and stage.whole for stage in self._stages.values())
 
     async def _apart(self, name: str, stage: Landing, state: State) -> State:
@@ -118,12 +121,10 @@ class Run:
             if _SETTLE.get() is None:
                 found.append((rows, ended))
 
-        try:
+        with plain_errors():
             async with asyncio.TaskGroup() as group, aclosing(stage.landing(state)) as parts:
                 async for rows, part in parts:
                     group.create_task(go_on(rows, part))
-        except BaseExceptionGroup as whys:
-            raise whys.exceptions[0] from None
         return state.joined(found) if found else state
 
 

@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 
 from composer.errors import InputError, suggest
 from composer.jsonl import write_atomic
-from composer.state import Answer
 
 Form = Literal["rows", "openai-batch"]
 """`rows` are ours; `openai-batch` are the lines of an OpenAI batch's output file, ours beside them as `x_coe`."""
@@ -37,16 +36,27 @@ def partial_file(out: Path) -> Path:
     return out.with_name(f"{out.stem}.partial.jsonl") if out.name else out
 
 
-def row_of(answer: Answer) -> dict[str, Any]:
-    """The output row of one answer. A query that failed has the answer null."""
+def row_of(trace: Mapping[str, Any]) -> dict[str, Any]:
+    """The output row of one answer, out of its trace. A query that failed has the answer null."""
+    score = trace["route"]["scores"].get(trace["chosen"]) if trace["chosen"] else None
     return {
-        "id": answer.id,
-        "answer": answer.text if answer.status != "failed" else None,
-        "status": answer.status,
-        "experts": list(answer.experts),
-        "score": round(answer.score, 4) if answer.score is not None else None,
-        "trace_id": answer.trace_id,
+        "id": trace["id"],
+        "answer": trace["answer"] if trace["status"] != "failed" else None,
+        "status": trace["status"],
+        "experts": list(trace["route"]["chosen"]),
+        "score": None if score is None else round(score, 4),
+        # a run of an earlier version did not keep the rest
+        "sure": trace.get("sure"),
+        "calibrated": trace.get("calibrated", False),
+        "marks": list(trace.get("marks", ())),
+        "trace_id": trace["trace_id"],
     }
+
+
+def row_without(name: str, status: str) -> dict[str, Any]:
+    """The row of a question that has no final answer."""
+    nothing: dict[str, Any] = {"answer": None, "status": status, "experts": [], "score": None}
+    return {"id": name, **nothing, "sure": None, "calibrated": False, "marks": [], "trace_id": None}
 
 
 def openai_line(row: Mapping[str, Any], usage: Mapping[str, int], run_id: str) -> dict[str, Any]:
@@ -75,7 +85,7 @@ def openai_line(row: Mapping[str, Any], usage: Mapping[str, int], run_id: str) -
         "custom_id": str(row["id"]),
         "response": {"status_code": 200, "request_id": trace, "body": body} if answered else None,
         "error": None if answered else {"code": FAILED, "message": "no expert gave an answer"},
-        "x_coe": {"run_id": run_id, **{key: row[key] for key in ("status", "experts", "score", "trace_id")}},
+        "x_coe": {"run_id": run_id, **{key: value for key, value in row.items() if key not in ("id", "answer")}},
     }
 
 

@@ -214,10 +214,6 @@ class Pipeline:
         """Who is told what happens: whoever hears this run, else the listener."""
         return _HEARS.get() or self._listener
 
-    def emit(self, event: Event) -> None:
-        """Tell whoever hears this run, else the listener."""
-        self.hearer(event)
-
     def route(self, queries: Sequence[str | Query], by: str = AUTO) -> list[Route]:
         """Whom the pipeline `by` would ask, and why; nothing is generated and no model is loaded but the encoder."""
         state = self.decided(as_queries(queries), by)
@@ -230,7 +226,7 @@ class Pipeline:
         return state.apply(at_once(decide(state)))
 
     def complete(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run something of ours to its end on the loop of the open context (`with pipeline:`)."""
+        """Run something of ours to its end on the loop of the open context."""
         assert self._runner is not None, "only inside `with pipeline:`"
         return self._runner.run(work)
 
@@ -246,6 +242,11 @@ class Pipeline:
         """How many models may compute at a time: as often as the threads of the greediest one fit into the processor."""
         greediest = max(model.threads for model in self.settings.models.values())
         return max(1, len(os.sched_getaffinity(0)) // greediest) if hasattr(os, "sched_getaffinity") else 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether an answer may depend on the others of its batch."""
+        return self._graph(AUTO).whole
 
     @property
     def opened_pool(self) -> Pool | None:
@@ -281,11 +282,11 @@ class Pipeline:
             encoder=self.encoder,
             router=self.router,
             pool=lambda: self.pool,
-            emit=self.emit,
+            emit=lambda event: self.hearer(event),
             aggregator=self.aggregator,
-            trust=self.trust,
+            trust=lambda: self.trust,
             budget=lambda: _BUDGET.get() or Budget(),
-            typical=self.typical,
+            typical=lambda: self.typical,
         )
 
     def encoder(self) -> Encoder:
@@ -314,22 +315,16 @@ class Pipeline:
             self._aggregators[name] = combiner(self.registry, name)
         return self._aggregators[name]
 
+    @cached_property
     def typical(self) -> Mapping[str, float]:
         """The tokens of an answer per arm, where they were measured."""
-        return self._typical
-
-    @cached_property
-    def _typical(self) -> Mapping[str, float]:
         from composer.fitted import typical_tokens  # noqa: PLC0415 only where somebody foretells
 
         return typical_tokens(self.registry)
 
+    @cached_property
     def trust(self) -> Trust | None:
         """How far answers of this registry are to be believed; None where nobody has measured it as it stands."""
-        return self._trust
-
-    @cached_property
-    def _trust(self) -> Trust | None:
         from composer.fit_trust import installed_trust  # noqa: PLC0415 pyarrow: only where there are answers
 
         return installed_trust(self.registry)

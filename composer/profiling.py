@@ -110,12 +110,12 @@ def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None, *, r
     vectors = pipeline.encoder().encode([lettered(item.question.text, item.question.choices) for item in items])
     arms = tuple(arm.name for arm in registry.arms())
     for item in items:
-        pipeline.emit(Routed(item.question.id, arms, {}, {}))
+        pipeline.hearer(Routed(item.question.id, arms, {}, {}))
     drafts: list[Draft] = []
 
     def done(arm: str, draft: Draft) -> None:
         drafts.append(draft)
-        pipeline.emit(Drafted.of("", arm, draft))
+        pipeline.hearer(Drafted.of("", arm, draft))
 
     prints = registry.prints()
     with pipeline:

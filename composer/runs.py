@@ -123,7 +123,7 @@ async def status_lines(store: DraftStore, run: RunRecord) -> list[str]:
     lines.append(f"done     {run.done} of {run.questions} questions" + (f" ({by_status})" if by_status else ""))
     if run.state == "running":
         drafts, asked = await store.landed(run.run_id)
-        lines.append(f"so far   {drafts} drafts for {asked} questions in this start; answers are recorded at its end")
+        lines.append(f"so far   {drafts} drafts for {asked} questions in this start")
     if missing:
         named = ", ".join(name for name, _ in missing[:_NAMED]) + (", …" if len(missing) > _NAMED else "")
         what = "no answer" if run.state in SETTLED else "left"

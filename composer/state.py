@@ -49,7 +49,8 @@ class Wishes:
         >>> Wishes(temperature=0.5).of(Sampling(max_tokens=9)).max_tokens
         9
         """
-        return replace(own, **{name: value for name, value in self.told.items() if name != "sample"})
+        changes = {name: value for name, value in self.told.items() if name != "sample"}
+        return replace(own, **changes) if changes else own
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +252,11 @@ class Place(NamedTuple):
     row: int
     arm: str
     sample: int
+
+
+def request_id(query: str, arm: str, sample: int) -> str:
+    """The id of the request for a draft: unique in a batch."""
+    return f"{query}:{arm}:{sample}"
 
 
 Part = tuple[tuple[int, ...], State]

@@ -52,7 +52,7 @@ async def ask_all(
             stream = registry.stream(expert, prompt)
             requests.append(Request(f"{row}:{arm}", (stream,), registry.sampling(expert), arm=arm, parent=item.id))
     for item in items:
-        pipeline.emit(Routed(item.id, tuple(arms), {}, {}))
+        pipeline.hearer(Routed(item.id, tuple(arms), {}, {}))
     shape = (len(items), len(arms))
     right, tokens, seconds = np.zeros(shape), np.zeros(shape), np.zeros(shape)
     answers: list[list[str | None]] = [[None] * len(arms) for _ in items]
@@ -60,7 +60,7 @@ async def ask_all(
         if isinstance(piece, Delta):
             continue
         row, column = int(name.split(":", 1)[0]), list(arms).index(name.split(":", 1)[1])
-        pipeline.emit(Drafted.of(items[row].id, arms[column], piece))
+        pipeline.hearer(Drafted.of(items[row].id, arms[column], piece))
         answers[row][column], right[row, column] = judge(piece, items[row])
         tokens[row, column] = piece.usage.tokens_in + piece.usage.tokens_out
         seconds[row, column] = piece.usage.seconds

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 from composer.stages.foresight import Foresight
 from composer.stages.kit import Kit
-from composer.state import Part, Place, Reply, State
+from composer.state import Part, Place, Reply, State, request_id
 from composer.trace import Drafted, Written
 from composer.types import Delta, Draft, Request
 
@@ -18,29 +17,24 @@ _PACE = 0.2  # seconds between two parts: what comes after a part costs some ms,
 
 class Drawn:
     """Asks the pool for what the rows of `state` want for `certain`, and for what they may come to want (`ahead`): of that
-    nothing is drawn that `sight` no longer wants when its turn comes; the rest is in the store then."""
+    nothing is drawn that the policy no longer wants when its turn comes; the rest is in the store then."""
 
     def __init__(
-        self,
-        kit: Kit,
-        state: State,
-        certain: Mapping[Place, Request],
-        ahead: Mapping[Place, Request],
-        sight: Foresight | None,
+        self, kit: Kit, state: State, certain: Sequence[Request], ahead: Sequence[Request], samples: int
     ) -> None:
-        self._kit, self._state, self._sight = kit, state, sight
+        self._kit, self._state, self._samples = kit, state, samples
         self._budget = kit.budget()
+        self._sight = Foresight(kit, state, samples) if ahead else None
         # What has landed is taken out of these: a large file's requests are most of its memory.
-        self._asked = {request.id: (place, request) for place, request in (*certain.items(), *ahead.items())}
-        self._ahead = {request.id for request in ahead.values()}
+        self._asked = {request.id: request for request in (*certain, *ahead)}
+        self._ahead = {request.id for request in ahead}
+        self._row = {query.id: row for row, query in enumerate(state.queries)}
         self._withdrawn: set[str] = set()
         self._refused: dict[str, Request] = {}
-        self._drafts: dict[Place, Draft] = {}
-        self._places: dict[int, list[Place]] = {row: [] for row in range(len(state.queries))}  # of rows not given on
-        for place in certain:
-            self._places[place.row].append(place)
-        self._left = Counter(place.row for place in certain)
-        self._ready = [row for row, places in self._places.items() if not places]
+        self._drafts: dict[str, Draft] = {}
+        self._open = set(range(len(state.queries)))  # rows that are not given on
+        self._left = {row: many for row, arms in enumerate(state.wanted) if (many := len(arms) * samples) > 1}
+        self._ready = [row for row, arms in enumerate(state.wanted) if not arms]
         self._bell = asyncio.Event()
         if self._ready:
             self._bell.set()
@@ -69,32 +63,34 @@ class Drawn:
                 request = self._budget.flying.pop(name)
                 cancelled = Draft("", "", "cancelled")
                 self._kit.emit(Drafted.of(request.parent or "", request.arm, cancelled, request.sample))
-        if self._places:
-            yield self._part(sorted(self._places))
+        if self._open:
+            yield self._part(sorted(self._open))
 
     def _part(self, rows: Sequence[int]) -> Part:
         """These rows with their replies, in plan order."""
-        replies, withheld, still = [], [], []
+        self._open.difference_update(rows)
+        state, replies, withheld, still = self._state, [], [], []
         for row in rows:
-            places = self._places.pop(row)
-            found = [self._drafts.pop(place, None) for place in places]
-            replies.append(
-                (
-                    *self._state.replies[row],
-                    *(
-                        Reply(place.arm, draft or Draft("", "", "cancelled"), place.sample)
-                        for place, draft in zip(places, found, strict=True)
-                    ),
-                )
-            )
-            cut = None in found  # the row is left for the next start
-            withheld.append(cut or self._state.withheld[row])
-            still.append(self._state.open[row] and not cut)
+            own, cut = list(state.replies[row]), False
+            for place in self._places(row):
+                draft = self._drafts.pop(request_id(state.queries[row].id, place.arm, place.sample), None)
+                cut = cut or draft is None  # then the row is left for the next start
+                own.append(Reply(place.arm, draft or Draft("", "", "cancelled"), place.sample))
+            replies.append(tuple(own))
+            withheld.append(cut or state.withheld[row])
+            still.append(state.open[row] and not cut)
         update = {"replies": tuple(replies), "withheld": tuple(withheld), "open": tuple(still)}
-        return tuple(rows), self._state.part(rows).apply(update)
+        return tuple(rows), state.part(rows).apply(update)
+
+    def _places(self, row: int) -> list[Place]:
+        return [Place(row, arm, sample) for arm in self._state.wanted[row] for sample in range(self._samples)]
+
+    def _place(self, request: Request) -> Place:
+        sample = request.sample % self._samples  # what it counts besides are repetitions of the question
+        return Place(self._row[request.parent or ""], request.arm, sample)
 
     async def _collect(self) -> None:
-        asked = [request for _, request in self._asked.values()]
+        asked = list(self._asked.values())
         while asked:
             self._refused = {}
             async with aclosing(self._kit.pool().submit(asked, self._wanted)) as pieces:  # type: ignore[type-var]
@@ -106,7 +102,7 @@ class Drawn:
 
     def _wanted(self, request: Request) -> bool:
         name = request.id
-        if self._sight is not None and name in self._ahead and not self._sight.wants(self._asked[name][0]):
+        if self._sight is not None and name in self._ahead and not self._sight.wants(self._place(request)):
             self._withdrawn.add(name)
             return False
         if self._budget.admits(request):
@@ -115,7 +111,7 @@ class Drawn:
         return False
 
     def _hear(self, name: str, piece: Delta | Draft) -> None:
-        place, request = self._asked[name]
+        request = self._asked[name]
         query = request.parent or ""
         if isinstance(piece, Delta):
             self._kit.emit(Written(query, request.arm, piece.text, piece.at))
@@ -125,12 +121,14 @@ class Drawn:
         del self._asked[name]
         self._budget.landed(request, piece)
         if self._sight is not None:
-            self._sight.land(place, piece)
+            self._sight.land(self._place(request), piece)
         self._kit.emit(Drafted.of(query, request.arm, piece, request.sample))
         if name in self._ahead:
             return
-        self._drafts[place] = piece
-        self._left[place.row] -= 1
-        if not self._left[place.row]:
-            self._ready.append(place.row)
+        self._drafts[name] = piece
+        row = self._row[query]
+        left = self._left[row] = self._left.get(row, 1) - 1
+        if not left:
+            del self._left[row]
+            self._ready.append(row)
             self._bell.set()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -10,9 +10,9 @@ from typing import Annotated, Any
 from annotated_types import Ge
 
 from composer.errors import RequestError
-from composer.stages.foresight import Foresight, may_want
+from composer.stages.foresight import may_want
 from composer.stages.kit import Kit, Stage
-from composer.state import Part, Place, Query, State, Update
+from composer.state import Part, Query, State, Update, request_id
 from composer.trace import Planned
 from composer.types import Message, Prompt, Request
 
@@ -44,25 +44,25 @@ class _Generate:
 
     async def landing(self, state: State) -> AsyncGenerator[Part]:
         """The rows, with their replies in plan order, as their last drafts land."""
-        kit, places = self.kit, _places(state.wanted, self.samples)
-        requests = _requests(kit, state, places, self.samples)
-        later = _places(may_want(state), self.samples) if self.early else []
-        ahead = _requests(kit, state, later, self.samples)
-        if ahead and kit.pool().keeps([*requests.values(), *ahead.values()]):
-            ahead = {}  # nothing has to be opened twice: whoever is wanted later is asked later
+        kit = self.kit
+        requests = _requests(kit, state, state.wanted, self.samples)
+        ahead = _requests(kit, state, may_want(state), self.samples) if self.early else []
+        if ahead and kit.pool().keeps([*requests, *ahead]):
+            ahead = []  # nothing has to be opened twice: whoever is wanted later is asked later
         if state.round == 1 and len(state.queries) > 1:
-            await _tell_plan(kit, [*requests.values(), *ahead.values()])
+            await _tell_plan(kit, [*requests, *ahead])
         from composer.stages.drawing import Drawn  # noqa: PLC0415 asyncio: `coe route` makes this stage and never runs it
 
-        sight = Foresight(kit, state, self.samples) if ahead else None
-        async with aclosing(Drawn(kit, state, requests, ahead, sight).rows()) as rows:
+        drawn = Drawn(kit, state, requests, ahead, self.samples)
+        del requests, ahead  # it lets go of what has landed
+        async with aclosing(drawn.rows()) as rows:
             async for part in rows:
                 yield part
 
 
 def first_requests(kit: Kit, state: State, *, samples: int = 1, **_others: Any) -> list[Request]:
     """What `generate` with these options would ask for the arms that are wanted now."""
-    return list(_requests(kit, state, _places(state.wanted, samples), samples).values())
+    return _requests(kit, state, state.wanted, samples)
 
 
 async def _tell_plan(kit: Kit, requests: Sequence[Request]) -> None:
@@ -70,30 +70,30 @@ async def _tell_plan(kit: Kit, requests: Sequence[Request]) -> None:
     kit.emit(Planned(plan.calls, plan.stored, plan.loads, plan.peak, plan.seconds))
 
 
-def _places(arms: Sequence[Sequence[str]], samples: int) -> list[Place]:
-    return [Place(row, arm, sample) for row, own in enumerate(arms) for arm in own for sample in range(samples)]
+def _requests(kit: Kit, state: State, arms: Sequence[Sequence[str]], samples: int) -> list[Request]:
+    """One per row, arm of the row and sample, in that order."""
+    asked = zip(state.queries, arms, strict=True)
+    return [request for query, own in asked for arm in own for request in _samples(kit, query, arm, samples)]
 
 
-def _requests(kit: Kit, state: State, places: Sequence[Place], samples: int) -> dict[Place, Request]:
-    return {place: _request(kit, state.queries[place.row], place, samples) for place in places}
-
-
-def _request(kit: Kit, query: Query, place: Place, samples: int) -> Request:
-    """Its `sample` counts the draws of this question by everybody who repeats it. The id is unique in a batch, whatever
-    part of it the row is asked in."""
-    arm, sample = place.arm, query.wishes.sample * samples + place.sample
+def _samples(kit: Kit, query: Query, arm: str, samples: int) -> Iterator[Request]:
+    """The draws of this question from this arm. A request's `sample` counts the draws by everybody who repeats the
+    question; its id is unique in the batch, whatever part of it the row is asked in."""
+    stream = kit.registry.stream(arm, _prompt(kit, query, arm))
     sampling = query.wishes.of(kit.registry.sampling(arm))
-    return Request(
-        id=f"{query.id}:{arm}:{place.sample}",
-        streams=(kit.registry.stream(arm, _prompt(kit, query, arm)),),
-        sampling=replace(sampling, seed=sampling.seed + sample),
-        sample=sample,
-        arm=arm,
-        parent=query.id,
-        deadline=query.wishes.deadline,
-        priority=query.wishes.priority,
-        deltas=query.wishes.deltas,
-    )
+    for place in range(samples):
+        sample = query.wishes.sample * samples + place
+        yield Request(
+            id=request_id(query.id, arm, place),
+            streams=(stream,),
+            sampling=replace(sampling, seed=sampling.seed + sample) if sample else sampling,
+            sample=sample,
+            arm=arm,
+            parent=query.id,
+            deadline=query.wishes.deadline,
+            priority=query.wishes.priority,
+            deltas=query.wishes.deltas,
+        )
 
 
 def _prompt(kit: Kit, query: Query, arm: str) -> Prompt:

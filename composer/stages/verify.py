@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
+from composer.answers.program import Verdict
 from composer.stages.kit import Kit, Stage, kind_of
 from composer.stages.reading import compared, read
 from composer.state import Query, Reply, State, Update
 from composer.types import Kind
+
+_ONE = threading.Lock()
 
 
 def verify(kit: Kit, *, run_code: bool = False) -> Stage:
@@ -45,12 +49,17 @@ async def _compared(replies: Sequence[Reply], kind: Kind) -> tuple[Reply, ...]:
 
 
 async def _tried(reply: Reply, query: Query) -> Reply:
-    """With what came of the tests. One program runs at a time: others beside it would cost it its time."""
+    """With what came of the tests. One program runs at a time, whoever asked: others beside it would cost it its time."""
     if reply.answer is None or reply.verdicts:
         return reply
     import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
 
     from composer.answers.trial import run_tests  # noqa: PLC0415 - only where it is allowed
 
-    trial = await asyncio.to_thread(run_tests, reply.answer, query.tests, execute=True)
-    return replace(reply, verdicts=trial.verdicts)
+    program = reply.answer
+
+    def tried() -> tuple[Verdict, ...]:
+        with _ONE:
+            return run_tests(program, query.tests, execute=True).verdicts
+
+    return replace(reply, verdicts=await asyncio.to_thread(tried))

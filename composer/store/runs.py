@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, cast
 
@@ -13,7 +13,7 @@ from composer.errors import StoreError
 from composer.store.history import Charge, Ending, Origin, enter_charge, enter_ending, enter_start
 from composer.store.lock import RunLock
 from composer.store.reader import Reader
-from composer.store.rows import Row, clean, dump, insert, now, text
+from composer.store.rows import Cell, Row, clean, dump, insert, now, text
 from composer.store.schema import QUESTION, RESULT, RUN
 from composer.store.writer import Writer
 
@@ -50,16 +50,20 @@ class RunHandle:
         self._writer = writer
         self._closed = False
 
-    async def results(self, k: int = 0) -> dict[str, StoredResult]:
-        """The finished questions of sample `k`, by custom_id. Damaged ones are left out: they count as unfinished."""
-        rows = await asyncio.to_thread(
-            self._reader.rows, RESULT, f"{_JOINED} WHERE result.run_id = ? AND k = ?", (self.run_id, k), _BOUND
-        )
+    async def results(self, names: Sequence[str] | None = None, k: int = 0) -> dict[str, StoredResult]:
+        """The finished questions of sample `k`, by custom_id; of these `names` alone (at most 900) where they are given.
+        Damaged ones are left out: they count as unfinished."""
+        which, values = "WHERE result.run_id = ? AND k = ?", cast("list[Cell]", [self.run_id, k])
+        if names is not None:
+            which += f" AND result.custom_id IN ({', '.join('?' * len(names))})"
+            values += map(clean, names)
+        rows = await asyncio.to_thread(self._reader.rows, RESULT, f"{_JOINED} {which}", values, _BOUND)
         found = [_read_result(row) for row in rows]
         return {result.custom_id: result for result in found}
 
     async def finish(self, custom_id: str, k: int, payload: Mapping[str, Any], status: Status) -> None:
-        """Record the one result of a question's sample; returns after the commit that holds it. The first one stays.
+        """Record the one result of a question's sample; returns after the commit that holds it. The first one stays; but
+        one that is `ok` takes the place of one that is degraded.
 
         `payload` is a JSON object; its `trace_id`, if it has one, is what `DraftStore.trace` finds it by. Raises
         StoreError if the run is closed, has no such question, or nothing can be written.
@@ -78,6 +82,9 @@ class RunHandle:
             ).fetchone()
             if bound is None:
                 raise StoreError(f"the run {self.run_id!r} has no question {custom_id!r}")
+            if status == "ok":
+                worse = "DELETE FROM result WHERE run_id = ? AND custom_id = ? AND k = ? AND status = 'degraded'"
+                connection.execute(worse, cells[:3])
             insert(connection, RESULT, cells, *bound)
 
         await asyncio.wrap_future(self._writer.submit(write))

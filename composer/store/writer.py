@@ -62,8 +62,9 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            while batch := self._next():
-                self._commit(batch)
+            # no name holds a batch while the next is waited for: a run's questions are megabytes
+            while self._commit(self._next()):
+                pass
         except BaseException as why:
             # Nobody can catch it here; every caller, now and later, gets it instead of waiting for ever.
             with self._wake:
@@ -82,14 +83,17 @@ class Writer:
             self._wake.wait_for(lambda: len(self._jobs) >= ROWS or self._closing, timeout=rest)
             return [self._jobs.popleft() for _ in range(min(ROWS, len(self._jobs)))]
 
-    def _commit(self, batch: list[_Job]) -> None:
+    def _commit(self, batch: list[_Job]) -> bool:
+        """Whether there was anything to commit."""
+        if not batch:
+            return False
         # A caller that has gone away meanwhile gets no answer, but its row is written: it was paid for.
         told = [job for job in batch if job[1].set_running_or_notify_cancel()]
         try:
             refused = self._transact(batch)
         except sqlite3.Error as why:
             _fail(told, explain(why, self._path), why)
-            return
+            return True
         except BaseException as why:
             with self._wake:
                 self._died = why
@@ -103,6 +107,7 @@ class Writer:
                 future.set_exception(refused[future])
             else:
                 future.set_result(None)
+        return True
 
     def _transact(self, batch: list[_Job]) -> dict[Future[None], StoreError]:
         """Write a batch as one transaction; return who refused."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,9 @@ from composer.outputs import row_of
 from composer.pipeline import Pipeline
 from composer.registry.experts import Registry
 from composer.resume import ChangedError
-from composer.state import Answer
 from composer.store import DraftStore
-from composer.types import Draft, Failure, Request, Usage
+from composer.trace import Routed
+from composer.types import Delta, Draft, Failure, Request, Usage
 from routers.types import Array
 
 Say = Callable[[Request], str | Draft | Failure]
@@ -88,21 +89,29 @@ def finished(tmp_path: Path, run_id: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(("status", "shown"), [("ok", "Paris"), ("degraded", "Paris"), ("failed", None)])
-def test_an_output_row_has_the_documented_keys(status: Any, shown: str | None) -> None:
-    answer = Answer("7", "Paris", status, ("sums", "law"), 1 / 3, 1.0, "sums", "abc")
+def test_an_output_row_has_the_documented_keys(status: str, shown: str | None) -> None:
+    route = {"chosen": ["sums", "law"], "scores": {"sums": 1 / 3, "law": 0.1}}
+    told = {"answer": "Paris", "status": status, "chosen": "sums", "sure": 0.9, "calibrated": True, "marks": ["border"]}
 
-    assert row_of(answer) == {
+    assert row_of({"id": "7", "trace_id": "abc", "route": route, **told}) == {
         "id": "7",
         "answer": shown,
         "status": status,
         "experts": ["sums", "law"],
         "score": 0.3333,
+        "sure": 0.9,
+        "calibrated": True,
+        "marks": ["border"],
         "trace_id": "abc",
     }
 
 
-def test_a_row_of_nobody_has_no_score() -> None:
-    assert row_of(Answer("7", "", "failed", (), None, 0.0, None, "abc"))["score"] is None
+def test_a_row_of_nobody_has_no_score_and_one_of_an_earlier_version_is_not_sure() -> None:
+    told = {"answer": "", "status": "failed", "chosen": None, "route": {"chosen": [], "scores": {}}}
+
+    row = row_of({"id": "7", "trace_id": "abc", **told})
+
+    assert (row["score"], row["sure"], row["calibrated"], row["marks"]) == (None, None, False, [])
 
 
 def test_every_question_gets_its_row_in_input_order(make: Make, tmp_path: Path) -> None:
@@ -293,7 +302,7 @@ def test_a_run_that_a_budget_ended_goes_on_and_ends_as_one_that_was_not_limited(
     assert (second.stopped, second.unfinished, second.cached, second.run_id) == (None, 0, 2, first.run_id)
     assert not partial.exists()
     assert shown(out) == shown(tmp_path / "whole.jsonl")
-    assert (second.ledger["run"]["calls"], second.ledger["run"]["cached"]) == (3, 2)
+    assert (second.ledger["run"]["calls"], second.ledger["run"]["cached"]) == (3, 0)  # who has an answer is not asked
 
 
 def shown(path: Path) -> list[dict[str, Any]]:
@@ -331,7 +340,7 @@ def test_what_failed_or_was_cut_off_is_charged_and_never_served_again(make: Make
 
     assert sorted(asked) == ["a", "a", "b", "b", "c"]
     run = done.ledger["run"]
-    assert (run["calls"], run["failed"], run["cached"], run["tokens_out"], run["passes"]) == (5, 4, 1, 15, 24)
+    assert (run["calls"], run["failed"], run["cached"], run["tokens_out"], run["passes"]) == (5, 4, 0, 15, 24)
     assert run["money"] is None  # the registry names no price
     assert done.ledger["arms"]["general"] == run
 
@@ -392,3 +401,99 @@ def test_a_run_that_never_came_to_a_draft_does_not_hinder_what_it_asked_for(make
     registry.write_text(old)
 
     assert run_file(make(failing()), source, out).failed == 0
+
+
+def test_an_answer_is_recorded_while_others_are_still_asked(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One draft after the other is held back until the answers before it are in the store."""
+    names = [f"q{i}" for i in range(5)]
+    there: list[int] = []
+
+    class Held(ScriptedEngine):
+        async def generate(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
+            [request] = requests
+            async with asyncio.timeout(60):
+                while len(in_store(tmp_path)) < names.index(str(request.parent)):
+                    await asyncio.sleep(0.01)
+            there.append(len(in_store(tmp_path)))
+            async for piece in super().generate(requests):
+                yield piece
+
+    source = write(tmp_path / "in.jsonl", [{"id": name, "question": f"what is {name}?"} for name in names])
+    pipeline = make(failing())
+    monkeypatch.setattr(Registry, "engine", lambda self, name: Held(failing()))
+    done = run_file(pipeline, source, tmp_path / "out.jsonl")
+
+    assert there == [0, 1, 2, 3, 4] and (done.drafts, done.failed) == (5, 0)
+
+
+def in_store(tmp_path: Path) -> list[str]:
+    with sqlite3.connect(tmp_path / "drafts.sqlite") as connection:
+        return [name for (name,) in connection.execute("SELECT custom_id FROM result")]
+
+
+def test_a_question_with_an_answer_is_not_asked_again(make: Make, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def answer(request: Request) -> str | Failure:
+        asked.append(str(request.parent))
+        return f"answer to {request.parent}"
+
+    source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    first = run_file(make(answer), source, out, budget=Budget(Limits(calls=2)))
+    with sqlite3.connect(tmp_path / "drafts.sqlite") as connection:
+        connection.execute("DELETE FROM call")  # nor looked for: its answer stands
+    done = run_file(make(answer), source, out)
+
+    assert (first.unfinished, sorted(asked)) == (1, ["a", "b", "c"])
+    assert (done.drafts, done.cached, [row["answer"] for row in read(out)]) == (
+        3,
+        2,
+        ["answer to a", "answer to b", "answer to c"],
+    )
+
+
+def test_a_degraded_answer_gives_way_to_a_whole_one(make: Make, tmp_path: Path) -> None:
+    def cut(request: Request) -> Draft:
+        return Draft("", f"answer to {request.parent}", "length" if request.parent == "b" else "stop")
+
+    source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    first = run_file(make(cut), source, out)
+    done = run_file(make(failing()), source, out)
+
+    assert (first.degraded, done.degraded, done.run_id) == (1, 0, first.run_id)
+    assert finished(tmp_path, done.run_id) == dict.fromkeys("abc", "ok")
+
+
+def test_a_file_of_several_windows_is_one_file(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "in.jsonl", [{"id": str(i), "question": f"question {i}"} for i in range(50)])
+    whole = run_file(make(failing()), source, tmp_path / "whole.jsonl")
+    (tmp_path / "drafts.sqlite").unlink()
+    monkeypatch.setattr("composer.batch._WINDOW", 8)
+
+    first = run_file(make(failing()), source, tmp_path / "out.jsonl", budget=Budget(Limits(calls=20)))
+    done = run_file(make(failing()), source, tmp_path / "out.jsonl")
+
+    assert (first.unfinished, done.unfinished, done.drafts, done.cached) == (30, 0, 50, 20)
+    assert shown(tmp_path / "out.jsonl") == shown(tmp_path / "whole.jsonl")
+    assert (whole.predicted_loads, done.predicted_loads) == (1, 1)
+
+
+def test_nothing_is_routed_any_more_when_a_run_is_stopped(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("composer.batch._WINDOW", 4)
+    source = write(tmp_path / "in.jsonl", [{"id": str(i), "question": f"question {i}"} for i in range(40)])
+    budget, routed = Budget(), []
+
+    def answer(request: Request) -> str:
+        budget.stop("interrupted")
+        return "yes"
+
+    pipeline = make(answer)
+    pipeline.listen(lambda event: routed.append(event.id) if isinstance(event, Routed) else None)
+    done = run_file(pipeline, source, tmp_path / "out.jsonl", budget=budget)
+
+    assert done.stopped == "interrupted" and done.unfinished + done.drafts == 40
+    assert len(routed) <= 12

@@ -137,7 +137,7 @@ def test_a_policy_comes_back_from_the_registry_as_it_was(policy: Policy, tmp_pat
     from composer.stages.decide import _policy, _rule
     from composer.stages.kit import Kit
 
-    kit = Kit(pipeline.registry, pipeline.encoder, pipeline.router, lambda: pipeline.pool, pipeline.emit)
+    kit = Kit(pipeline.registry, pipeline.encoder, pipeline.router, lambda: pipeline.pool, pipeline.hearer)
     _, rule = _rule(kit, step.options.get("select", "top-k"), step.options.get("k"))
     assert _policy(step.options.get("policy", "fixed"), rule, None) == policy
 

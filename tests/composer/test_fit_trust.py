@@ -63,7 +63,7 @@ def test_too_few_answers_teach_nothing() -> None:
 def test_the_packaged_pipeline_comes_calibrated() -> None:
     pipeline = Pipeline(load_settings(packaged_registry()))
 
-    trust = pipeline.trust()
+    trust = pipeline.trust
 
     assert trust is not None and trust.questions > 300
     assert 0.5 < trust.sureness.probable(np.array([0.85]), None)[0] < 0.95

@@ -20,6 +20,7 @@ from composer.budget import Budget, Limits
 from composer.compare import compare
 from composer.errors import ComposerError, InputError, StoreError, StoreLockedError
 from composer.export import export
+from composer.outputs import row_without
 from composer.replay import find_question, replay
 from composer.resume import ChangedError
 from composer.runs import find_run, run_data, run_lines, status_data, status_lines
@@ -235,7 +236,7 @@ def test_an_export_holds_the_rows_of_the_run(bench: Scripted) -> None:
 
     written = [json.loads(line) for line in (bench.folder / "out.jsonl").read_text().splitlines()]
     exported = [json.loads(line) for line in rows.read_text().splitlines()]
-    failed = {"id": "b", "answer": None, "status": "failed", "experts": [], "score": None, "trace_id": None}
+    failed = row_without("b", "failed")
     assert exported == [failed if row["id"] == "b" else row for row in written]
     assert pq.read_table(table).to_pylist() == exported
     batch = [json.loads(line) for line in lines.read_text().splitlines()]

@@ -110,9 +110,9 @@ from composer.types import Draft, Usage
 
 pipeline = Pipeline.from_file(offline=True)
 with watch(pipeline, "drafts"):
-    pipeline.emit(Routed("q", ("sorting", "units"), {}, {}))
-    pipeline.emit(Routed("q", ("an expert with examples",), {}, {}))
-    pipeline.emit(Drafted.of("q", "units", Draft("", "4", "stop", Usage(tokens_out=3, seconds=0.1))))
+    pipeline.hearer(Routed("q", ("sorting", "units"), {}, {}))
+    pipeline.hearer(Routed("q", ("an expert with examples",), {}, {}))
+    pipeline.hearer(Drafted.of("q", "units", Draft("", "4", "stop", Usage(tokens_out=3, seconds=0.1))))
     time.sleep(0.6)
 """
 

@@ -45,7 +45,7 @@ async def test_a_resumed_run_knows_what_is_finished(tmp_path: Path) -> None:
                 "q1": StoredResult("q1", 0, "ok", {"answer": "4", "score": 0.5}),
                 "q2": StoredResult("q2", 0, "failed", {"answer": None}),
             }
-            assert await run.results(1) == {"q2": StoredResult("q2", 1, "degraded", {"answer": "5"})}
+            assert await run.results(k=1) == {"q2": StoredResult("q2", 1, "degraded", {"answer": "5"})}
 
 
 async def test_the_first_result_of_a_question_stays(tmp_path: Path) -> None:
