@@ -184,6 +184,15 @@ def test_duplicate_ids_stop_the_run_before_it_starts(tmp_path: Path) -> None:
     assert "'sum' on lines 1, 3" in done.stderr
     assert not (tmp_path / "answers.jsonl").exists()
 
+    kept = coe("run", source, "--out", "answers.jsonl", "--dedupe", "first", "--json", cwd=tmp_path)
+
+    assert kept.returncode == 3, kept.stderr
+    assert json.loads(kept.stdout)["bad_rows"] == 1
+    assert [row["id"] for row in read(tmp_path / "answers.jsonl")] == [row["id"] for row in QUESTIONS[:2]]
+    assert [(row["line"], "on line 1 already" in row["reason"]) for row in read(tmp_path / "answers.errors.jsonl")] == [
+        (3, True)
+    ]
+
 
 def test_what_cannot_fit_into_the_memory_budget_is_refused_by_name(tmp_path: Path) -> None:
     done = coe("ask", "--memory", "10MiB", "What is 47 + 38?", cwd=tmp_path)

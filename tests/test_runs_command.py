@@ -123,9 +123,11 @@ def test_looking_into_a_store_that_is_not_there_makes_none(tmp_path: Path, words
         (["--max-calls", "0"], "--max-calls"),
         (["--deadline", "yesterday"], "--deadline"),
         (["--form", "csv"], "--form"),
+        (["--dedupe", "last"], "--dedupe"),
+        (["--dedupe", "last", "--dry-run"], "--dedupe"),
     ],
 )
-def test_a_budget_that_is_none_is_refused_before_anything(tmp_path: Path, words: list[str], said: str) -> None:
+def test_an_option_that_says_nothing_is_refused_before_anything(tmp_path: Path, words: list[str], said: str) -> None:
     (tmp_path / "in.jsonl").write_text('{"id": "a", "question": "?"}\n')
 
     done = coe("run", "in.jsonl", "--out", "out.jsonl", *words, cwd=tmp_path)
