@@ -55,17 +55,42 @@ def runs_(
 def status(
     name: RunName = None,
     questions: Annotated[bool, typer.Option("--questions", help="With --json: what each question cost.")] = False,
+    traffic: Annotated[
+        bool,
+        typer.Option("--traffic", help="Instead: what all runs together, single questions too, say about memory."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """How far a run is, what is missing, what it cost, and how to go on with it."""
+    """How far a run is, what is missing, what it cost, what memory is worth to it, and how to go on with it."""
     from composer.runs import find_run, status_data, status_lines
 
+    if traffic:
+        _tell_traffic(name, as_json)
+        return
     found = find_run(known_runs(), name)
     if as_json:
         print_json(in_store(lambda store: status_data(store, found, questions=questions)))
         return
     for line in in_store(lambda store: status_lines(store, found)):
         typer.echo(line)
+
+
+def _tell_traffic(name: str | None, as_json: bool) -> None:
+    """The traffic of all runs, one stream in the order in which they were begun."""
+    from composer.show import printable
+    from composer.traffic import traffic
+
+    if name is not None:
+        raise InputError(
+            f"--traffic is about all runs, and {name!r} is one", where="--traffic", remedy=f"coe status {name}"
+        )
+    runs = known_runs()
+    found = in_store(lambda store: traffic(store, runs))
+    if as_json:
+        print_json(found.as_dict())
+        return
+    for line in found.lines() or ["no question needed a host yet"]:
+        typer.echo(printable(line))
 
 
 def replay_(

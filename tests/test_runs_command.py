@@ -60,6 +60,10 @@ def test_a_batch_of_openai_is_stopped_gone_on_with_replayed_compared_and_exporte
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["cached"], summary["stopped"], summary["ledger"]["run"]["calls"]) == (2, None, 4)
     assert "4 of 4 questions" in coe("status", "out.jsonl", cwd=tmp_path).stdout
+    traffic = told(coe("status", "--traffic", "--json", cwd=tmp_path))
+    assert (traffic["questions"], list(traffic["hosts"]), traffic["advice"]) == (4, ["smollm2"], None)
+    assert traffic["hosts"]["smollm2"] > 90 * 2**20
+    assert coe("status", "out.jsonl", "--traffic", cwd=tmp_path).returncode == 2
 
     again = coe("replay", rows[0]["trace_id"], cwd=tmp_path)
     assert (again.returncode, again.stdout) == (0, rows[0]["answer"] + "\n")
