@@ -17,6 +17,7 @@ from typing import Any
 from composer.budget import Budget, Why
 from composer.document import text_of
 from composer.errors import StoreError
+from composer.honours import refusal
 from composer.jsonl import Dedupe, check_outputs, read_questions, write_atomic
 from composer.outputs import (
     Form,
@@ -25,7 +26,6 @@ from composer.outputs import (
     partial_file,
     row_of,
     sweep_drafts_of,
-    tokens_of,
     write_rows,
 )
 from composer.pipeline import Pipeline
@@ -123,8 +123,8 @@ def run_file(
     budget = budget or Budget()
     bad, partial = errors_file(out), partial_file(out)
     check_outputs([out, bad, partial, *([summary] if summary else [])], [source])
-    read = read_questions(source, dedupe=dedupe)
-    queries = [Query(row.id, row.text, row.choices, row.kind, row.tests) for row in read.rows]
+    read = read_questions(source, dedupe=dedupe, refuse=refusal(pipeline.settings))
+    queries = [Query(row.id, row.text, row.choices, row.kind, row.tests, row.turns, row.wishes) for row in read.rows]
     bad.unlink(missing_ok=True)  # of an earlier run: what it complains of may be mended
     if read.errors:
         write_rows(bad, map(asdict, read.errors))
@@ -235,7 +235,7 @@ def _rows(state: State, form: Form, shown: Mapping[str, int]) -> Iterator[dict[s
         if form == "rows":
             yield told | {"id": shown.get(answer.id, answer.id)}
         else:
-            yield openai_line(told, tokens_of(trace_of(state, row)), state.run)
+            yield openai_line(told, trace_of(state, row), state.run)
 
 
 def ask_once(

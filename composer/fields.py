@@ -63,7 +63,7 @@ def text_of(row: dict[str, Any], key: str, wanted: str = "text") -> str:
         raise BadRow(f"`{key}` must be {wanted}")
     if not value.strip():
         raise BadRow(f"`{key}` is empty")
-    return _clean(value, key)
+    return clean(value, key)
 
 
 def optional_of(row: dict[str, Any], key: str) -> str | None:
@@ -71,7 +71,8 @@ def optional_of(row: dict[str, Any], key: str) -> str | None:
     return None if row.get(key) is None else text_of(row, key)
 
 
-def _clean(value: str, key: str) -> str:
+def clean(value: str, key: str) -> str:
+    """`value`, unless it holds what cannot be kept."""
     # Neither survives the way through the store, and both are how other programs are attacked.
     if "\0" in value:
         raise BadRow(f"`{key}` holds a NUL character")
@@ -89,7 +90,7 @@ def choices_of(row: dict[str, Any]) -> tuple[str, ...]:
         raise BadRow("`choices` must be a list of texts")
     if not 2 <= len(value) <= MAX_CHOICES:
         raise BadRow(f"`choices` must hold 2 to {MAX_CHOICES} texts, not {len(value)}")
-    return tuple(_clean(choice, "choices") for choice in value)
+    return tuple(clean(choice, "choices") for choice in value)
 
 
 def tests_of(row: dict[str, Any]) -> tuple[str, ...]:
@@ -100,7 +101,7 @@ def tests_of(row: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(test, str) and test.strip() for test in value):
         raise BadRow("`tests` must be a list of texts")
     for number, test in enumerate(value, 1):
-        if why := syntax_error(_clean(test, "tests")):
+        if why := syntax_error(clean(test, "tests")):
             raise BadRow(f"`tests`: number {number} is not Python: {why}")
     return tuple(value)
 
@@ -121,7 +122,7 @@ def answer_of(row: dict[str, Any], kind: Kind | None) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if isinstance(value, list) and kind in ("list", "set"):
-        return _clean(", ".join(str(item) for item in value), "answer")
+        return clean(", ".join(str(item) for item in value), "answer")
     if isinstance(value, dict | list):
         try:
             return json.dumps(value)

@@ -5,27 +5,40 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO, Generic, Literal, TypeVar, get_args, overload
+from typing import Any, BinaryIO, Generic, Literal, TypeVar, get_args, overload
 
 from composer.answers.equal import check_installed
 from composer.answers.extract import infer_kind
 from composer.answers.grade import canonical_gold
 from composer.errors import InputError, OutputFullError, suggest
 from composer.faults import kill_point
-from composer.fields import BadRow, answer_of, choices_of, id_of, kind_of, object_of, optional_of, tests_of, text_of
-from composer.openai_batch import is_batch_line, plain_row
-from composer.types import Kind
+from composer.fields import (
+    BadRow,
+    answer_of,
+    choices_of,
+    clean,
+    id_of,
+    kind_of,
+    object_of,
+    optional_of,
+    tests_of,
+    text_of,
+)
+from composer.openai_batch import is_batch_line, read_line
+from composer.state import Wishes
+from composer.types import Kind, Message
 
 Dedupe = Literal["first"]
 """What is done with an id that comes more than once: the first row that can be used is kept, and the others are errors."""
 
 MAX_LINE = 10_000_000  # bytes; a longer line is one bad row, and is never held in memory
 _EXCERPT = 80
+_NONE = Wishes()
 _NAMED = 100  # so many duplicate ids are spelt out in the message
 _NAMES: dict[Kind, str] = {"math": "formula"}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -34,7 +47,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 @dataclass(frozen=True, slots=True)
 class Question:
     """A row of a questions file. `kind` None: the file does not say; `line` counts from 1; `numeric`: the id was written
-    as a number, and is given back as one; `tests`: what a program that answers it has to pass."""
+    as a number, and is given back as one; `tests`: what a program that answers it has to pass; `turns`: what was said
+    before it, and `wishes`: how it is to be answered, both of lines of an OpenAI batch."""
 
     id: str
     text: str
@@ -43,6 +57,8 @@ class Question:
     line: int
     numeric: bool = False
     tests: tuple[str, ...] = ()
+    turns: tuple[Message, ...] = ()
+    wishes: Wishes = _NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +80,9 @@ class RowError:
     reason: str
     raw: str
 
+
+Refuse = Callable[[Question], str | None]
+"""Why a row cannot be answered as it asks to be, where that is known beforehand."""
 
 Row = TypeVar("Row")
 
@@ -107,17 +126,19 @@ def dedupe_of(name: str) -> Dedupe:
 
 
 @overload
-def read_questions(path: Path, *, labelled: Literal[False] = False, dedupe: Dedupe | None = None) -> Read[Question]: ...
-@overload
-def read_questions(path: Path, *, labelled: Literal[True], dedupe: None = None) -> Read[Labelled]: ...
 def read_questions(
-    path: Path, *, labelled: bool = False, dedupe: Dedupe | None = None
+    path: Path, *, labelled: Literal[False] = False, dedupe: Dedupe | None = None, refuse: Refuse = ...
+) -> Read[Question]: ...
+@overload
+def read_questions(path: Path, *, labelled: Literal[True]) -> Read[Labelled]: ...
+def read_questions(
+    path: Path, *, labelled: bool = False, dedupe: Dedupe | None = None, refuse: Refuse = lambda _: None
 ) -> Read[Question] | Read[Labelled]:
     """Read rows `id, question[, choices, kind, tests]`, with `labelled` also `answer[, task, split]`; other keys are ignored.
     Without `labelled` they may be lines of an OpenAI batch (`openai_batch.py` says which).
 
-    One bad line costs itself only: it becomes a RowError, and so does a label that no draft could ever match, and with
-    `dedupe` a row whose id was there already. Blank lines and a byte order mark are skipped. Raises DuplicateIds before
+    One bad line costs itself only: it becomes a RowError, and so does a label that no draft could ever match, a row that
+    `refuse` gives a reason against, and with `dedupe` a row whose id was there already. Blank lines and a byte order mark are skipped. Raises DuplicateIds before
     anything is run, and InputError where there is no such file, it cannot be read as UTF-8 text at all, or it has no
     rows; ConfigError where a row is of kind `math` and what compares formulas is not installed.
     """
@@ -127,6 +148,8 @@ def read_questions(
     for line, raw in _lines(path):
         try:
             row = _row(raw, line, labelled=labelled)
+            if (reason := refuse(row.question)) is not None:
+                raise BadRow(reason)
         except BadRow as why:
             errors.append(RowError(line, str(why), _excerpt(raw)))
             continue
@@ -244,10 +267,7 @@ def _row(raw: bytes, line: int, *, labelled: bool) -> Labelled:
         raise BadRow(f"longer than {MAX_LINE:,} bytes")
     row = object_of(raw)
     if not labelled and is_batch_line(row):
-        try:
-            row = plain_row(row)
-        except ValueError as why:
-            raise BadRow(str(why)) from why
+        return _batch_row(row, line)
     choices = choices_of(row)
     tests = tests_of(row)
     kind = kind_of(row) or ("code" if tests else None)
@@ -271,6 +291,19 @@ def _row(raw: bytes, line: int, *, labelled: bool) -> Labelled:
         expected = "a letter or the text of one of `choices`" if kind == "choice" else f"a {_NAMES.get(kind, kind)}"
         raise BadRow(f"`answer` cannot be read as {expected}")
     return Labelled(Question(id, text, choices, kind, line, numeric), answer, task, split)
+
+
+def _batch_row(row: dict[str, Any], line: int) -> Labelled:
+    try:
+        row, chat = read_line(row)
+    except ValueError as why:
+        raise BadRow(str(why)) from why
+    for number, turn in enumerate(chat.turns):
+        clean(turn.content, f"body.messages[{number}]")
+    for text in chat.wishes.stop or ():
+        clean(text, "body.stop")
+    question = Question(id_of(row), text_of(row, "question"), (), None, line, turns=chat.turns, wishes=chat.wishes)
+    return Labelled(question, "", None, None)
 
 
 def _wanted(labelled: bool) -> str:
