@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from composer.cli_kit import AsJson, Config, Ended, FormName, Memory, Offline, complain, make_pipeline, print_json, say
-from composer.exits import EXHAUSTED, INCOMPLETE
+from composer.errors import InputError
+from composer.exits import DEGRADED, EXHAUSTED, INCOMPLETE
 
 if TYPE_CHECKING:
     from composer.batch import Summary
@@ -46,6 +47,10 @@ def run(
         str | None,
         typer.Option(metavar="first", help="Of rows with the same id keep the first; the others become bad rows."),
     ] = None,
+    max_degraded: Annotated[
+        float | None,
+        typer.Option("--max-degraded", metavar="SHARE", help="Exit with 4 if more of the answers are degraded: 0.1."),
+    ] = None,
     dry_run: Annotated[
         bool,
         typer.Option("--dry-run", help="Only say what it would cost: calls, loads, memory, seconds, first routes."),
@@ -58,6 +63,10 @@ def run(
     """Answer a file of questions, each expert loaded once. Stopped or killed and started again it goes on where it was."""
     from composer.stopping import stopping
 
+    if max_degraded is not None and not 0 <= max_degraded <= 1:
+        raise InputError(
+            f"{max_degraded:g} is no share", where="--max-degraded", remedy="write a number from 0 to 1, such as 0.1"
+        )
     if dry_run:
         from composer.forecasting import preview_file
         from composer.jsonl import dedupe_of
@@ -83,7 +92,13 @@ def run(
         from composer.resume import resume_command
 
         kept = dedupe_of(dedupe) if dedupe is not None else None
-        more = {"--form": form if form != "rows" else None, "--dedupe": kept, "--memory": memory, "--summary": summary}
+        more = {
+            "--form": form if form != "rows" else None,
+            "--dedupe": kept,
+            "--memory": memory,
+            "--summary": summary,
+            "--max-degraded": max_degraded,
+        }
         told = [word for name, value in more.items() if value is not None for word in (name, str(value))]
         again = resume_command(source, out, config, *told)
         pipeline = make_pipeline(config, memory, offline)
@@ -116,8 +131,17 @@ def run(
         raise Ended(stopper.exit_code)
     if done.unfinished:
         raise typer.Exit(EXHAUSTED)
+    degraded = done.degraded / max(1, done.queries)
+    too_many = max_degraded is not None and degraded > max_degraded
+    if too_many:
+        complain(
+            f"{done.degraded} of {done.queries} answers are degraded, {100 * degraded:.1f} %: "
+            f"more than --max-degraded {max_degraded:g} allows"
+        )
     if done.failed or done.bad_rows:
         raise typer.Exit(INCOMPLETE)
+    if too_many:
+        raise typer.Exit(DEGRADED)
 
 
 def calibrate_(config: Config = None, memory: Memory = None, as_json: AsJson = False, offline: Offline = False) -> None:

@@ -114,6 +114,20 @@ def test_lines_of_a_batch_are_answered_as_each_of_them_asks(tmp_path: Path) -> N
         assert coe("replay", name, cwd=tmp_path).returncode == 0
 
 
+def test_more_degraded_answers_than_are_allowed_have_an_exit_code_of_their_own(tmp_path: Path) -> None:
+    short = {"messages": [{"role": "user", "content": "What is the capital of France?"}], "max_tokens": 5}
+    sums = [{"messages": [{"role": "user", "content": f"What is {text}?"}]} for text in SUMS[:2]]
+    lines = [{"custom_id": str(i), "body": body} for i, body in enumerate([short, *sums])]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    words = ("run", "in.jsonl", "--out", "out.jsonl", "--max-degraded")
+
+    few, many = coe(*words, "0.3", cwd=tmp_path), coe(*words, "0.34", cwd=tmp_path)
+
+    assert (few.returncode, many.returncode) == (4, 0), few.stderr
+    assert "1 of 3 answers are degraded, 33.3 %: more than --max-degraded 0.3 allows" in few.stderr
+    assert (tmp_path / "out.jsonl").exists()
+
+
 def test_a_damaged_store_is_told_by_the_exit_code_and_mended(tmp_path: Path) -> None:
     assert coe("ask", "What is 47 + 38?", cwd=tmp_path).stdout == "85\n"
     store = sqlite3.connect(os.environ["COE_STORE"])
@@ -161,6 +175,7 @@ def test_looking_into_a_store_that_is_not_there_makes_none(tmp_path: Path, words
         (["--deadline", "yesterday"], "--deadline"),
         (["--form", "csv"], "--form"),
         (["--dedupe", "last"], "--dedupe"),
+        (["--max-degraded", "20"], "--max-degraded"),
         (["--dedupe", "last", "--dry-run"], "--dedupe"),
     ],
 )
