@@ -101,10 +101,14 @@ def replay_(
     by: Annotated[
         str | None, typer.Option("--by", help="Combine the same drafts with this aggregator instead.")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask the experts again, just as before, and show which drafts differ.")
+    ] = False,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make one answer again from the same drafts, and say whether it and its trace are the same. Nobody is asked."""
+    """Make one answer again from the same drafts, and say whether it and its trace are the same. Nobody is asked but with
+    --fresh."""
     from dataclasses import asdict
 
     from composer.replay import find_question, replay
@@ -114,16 +118,17 @@ def replay_(
     every = known_runs()
     wanted = find_run(every, run_name) if run_name is not None else None
     run_id, trace = in_store(lambda store: find_question(store, question, wanted))
-    done = replay(store_file(), find_run(every, run_id), trace, config=config, by=by)
+    done = replay(store_file(), find_run(every, run_id), trace, config=config, by=by, fresh=fresh)
     if as_json:
-        print_json({**asdict(done), "equal": done.equal, "calls": 0})
+        print_json({**asdict(done), "equal": done.equal})
     else:
         typer.echo(printable(str(done.again["answer"])))
         said = "answer and trace are the same" if done.equal else "NOT the same"
         if by is not None:
             same = done.again["answer"] == trace["answer"]
             said = f"{by} on the same drafts gives {'the same answer' if same else 'another answer'}"
-        say(f"run {run_id}, question {trace['id']}: {said}; nobody was asked")
+        asked = f"{done.calls} drafts were drawn anew and not kept" if fresh else "nobody was asked"
+        say(f"run {run_id}, question {trace['id']}: {said}; {asked}")
         for path, then, now in done.changes:
             say(printable(f"  {path}: {then!r} -> {now!r}"))
     if not done.equal and by is None:

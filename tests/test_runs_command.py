@@ -68,6 +68,8 @@ def test_a_batch_of_openai_is_stopped_gone_on_with_replayed_compared_and_exporte
     again = coe("replay", rows[0]["trace_id"], cwd=tmp_path)
     assert (again.returncode, again.stdout) == (0, rows[0]["answer"] + "\n")
     assert "answer and trace are the same" in again.stderr
+    anew = coe("replay", rows[0]["trace_id"], "--fresh", cwd=tmp_path)
+    assert (anew.returncode, "1 drafts were drawn anew" in anew.stderr) == (0, True), anew.stderr
     assert told(coe("replay", "sum-1", "--by", "majority", "--json", cwd=tmp_path))["by"] == "majority"
     assert told(coe("diff", "out.jsonl", status["run_id"][:8], "--json", cwd=tmp_path))["same"] == 4
     assert (
