@@ -105,9 +105,11 @@ def read_chat(
     data: Mapping[str, Any], *, messages: int | None = None, stops: int = STOPS, max_tokens: int | None = None
 ) -> Chat:
     """The request in `data`, with at most so many messages, stop texts, and tokens of an answer. Raises ChatError."""
-    body = _validated(_known(data))
-    if messages is not None and len(body.messages) > messages:
-        raise wrong("messages", f"{len(body.messages)} messages, at most {messages} are taken")
+    known = _known(data)
+    said = known.get("messages")
+    if messages is not None and isinstance(said, list) and len(said) > messages:  # before each of them is looked at
+        raise wrong("messages", f"{len(said)} messages, at most {messages} are taken")
+    body = _validated(known)
     if body.stream_options.include_usage and not body.stream:
         raise wrong("stream_options", "there is no stream: send `stream: true`, or leave it out")
     *turns, last = [_turn(turn, f"messages[{i}]") for i, turn in enumerate(body.messages)]
