@@ -18,7 +18,8 @@ from typing import Any
 from composer.budget import Budget, Why
 from composer.document import text_of
 from composer.errors import StoreError, plain_errors
-from composer.jsonl import check_outputs, read_questions, write_atomic
+from composer.honours import refusal
+from composer.jsonl import Dedupe, check_outputs, read_questions, write_atomic
 from composer.outputs import (
     Form,
     errors_file,
@@ -126,10 +127,12 @@ def run_file(
     budget: Budget | None = None,
     accept_change: bool = False,
     form: Form = "rows",
+    dedupe: Dedupe | None = None,
     guard: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Summary:
     """Answer every question of `source` into `out`, one row per id in input order; unusable lines go to
-    `NAME.errors.jsonl` beside it, and the summary, as one JSON object, to `summary`.
+    `NAME.errors.jsonl` beside it (with `dedupe` those too whose id was there already), and the summary, as one JSON
+    object, to `summary`.
 
     Every draft is in the store before it counts, so a second call asks nothing twice that was finished. Where the
     `budget` ends it early, `out` stays as it is, and the rows that are finished go to `NAME.partial.jsonl`. Closes the
@@ -142,8 +145,8 @@ def run_file(
     budget = budget or Budget()
     bad, partial = errors_file(out), partial_file(out)
     check_outputs([out, bad, partial, *([summary] if summary else [])], [source])
-    read = read_questions(source)
-    queries = [Query(row.id, row.text, row.choices, row.kind, row.tests) for row in read.rows]
+    read = read_questions(source, dedupe=dedupe, refuse=refusal(pipeline.settings))
+    queries = [Query(row.id, row.text, row.choices, row.kind, row.tests, row.turns, row.wishes) for row in read.rows]
     bad.unlink(missing_ok=True)  # of an earlier run: what it complains of may be mended
     if read.errors:
         write_rows(bad, map(asdict, read.errors))

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from composer import cli_runs
+from composer import cli_run, cli_runs
 from composer.cli_kit import AsJson, Config, Memory, Offline, complain, end_on_sigterm, end_quietly, print_json, say
 from composer.cli_kit import make_pipeline as _pipeline
 from composer.errors import ComposerError, InputError
@@ -43,9 +43,9 @@ def ask(
     config: Config = None,
     as_json: AsJson = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show route and drafts below the answer.")] = False,
-    max_calls: cli_runs.MaxCalls = None,
-    max_tokens: cli_runs.MaxTokens = None,
-    max_seconds: cli_runs.MaxSeconds = None,
+    max_calls: cli_run.MaxCalls = None,
+    max_tokens: cli_run.MaxTokens = None,
+    max_seconds: cli_run.MaxSeconds = None,
     memory: Memory = None,
     offline: Offline = False,
 ) -> None:
@@ -55,7 +55,7 @@ def ask(
     from composer.batch import ask_once
     from composer.show import drafts_text, printable, route_data, route_text
 
-    began, budget = time.monotonic(), cli_runs.make_budget(max_calls, max_tokens, max_seconds)
+    began, budget = time.monotonic(), cli_run.make_budget(max_calls, max_tokens, max_seconds)
     with _pipeline(config, memory, offline) as pipeline:
         answer, trace, route, stopped = ask_once(pipeline, _text(question), budget)
     if as_json:
@@ -121,6 +121,7 @@ def route(
         typer.echo(route_text(found))
 
 
+cli_run.mount(app)
 cli_runs.mount(app)
 
 

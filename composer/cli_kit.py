@@ -22,6 +22,7 @@ _terminated = False  # whether SIGTERM came
 Config = Annotated[Path | None, typer.Option("--config", "-c", help="The registry file (else found as documented).")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print data for programs.")]
 Memory = Annotated[str | None, typer.Option(help="Most memory for resident models, such as 1GiB.")]
+FormName = Annotated[str, typer.Option("--form", help="Of the answers: rows, or openai-batch.")]
 Offline = Annotated[bool, typer.Option("--offline", envvar="COE_OFFLINE", help="Fetch nothing.")]
 
 

@@ -1,4 +1,4 @@
-"""The verbs of files and of what the store knows: run, and what comes after it."""
+"""The verbs of what the store knows: what comes after a run."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from composer.cli_kit import AsJson, Config, Ended, Memory, Offline, complain, make_pipeline, print_json, say
+from composer.cli_kit import AsJson, Config, FormName, print_json, say
 from composer.errors import InputError
-from composer.exits import CORRUPT, EXHAUSTED, INCOMPLETE
+from composer.exits import CORRUPT, INCOMPLETE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
-    from composer.batch import Summary
-    from composer.budget import Budget
     from composer.store import DraftStore, RunRecord
 
 T = TypeVar("T")
@@ -23,17 +21,11 @@ T = TypeVar("T")
 RunName = Annotated[
     str | None, typer.Argument(metavar="[RUN]", help="Its id, the beginning of it, or its file (else the last run).")
 ]
-FormName = Annotated[str, typer.Option("--form", help="Of the answers: rows, or openai-batch.")]
-MaxCalls = Annotated[int | None, typer.Option("--max-calls", help="Most calls of experts; cached drafts are free.")]
-MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Most tokens, read and written.")]
-MaxSeconds = Annotated[float | None, typer.Option("--max-seconds", help="Most seconds from now.")]
 
 
 def mount(app: typer.Typer) -> None:
     """Add the verbs to the command."""
-    app.command()(run)
     app.command("runs")(runs_)
-    app.command("calibrate")(calibrate_)
     app.command()(status)
     app.command("replay")(replay_)
     app.command()(diff)
@@ -43,114 +35,6 @@ def mount(app: typer.Typer) -> None:
     cache.command()(gc)
     cache.command()(verify)
     app.add_typer(cache, name="cache")
-
-
-def run(
-    source: Annotated[
-        Path, typer.Argument(metavar="IN", help="JSONL rows (id, question[, choices, kind]) or an OpenAI batch.")
-    ],
-    out: Annotated[Path, typer.Option(help="The answers, one JSONL row per id.")],
-    summary: Annotated[Path | None, typer.Option(help="Write counts, ledger and seconds here as JSON.")] = None,
-    form: FormName = "rows",
-    max_calls: MaxCalls = None,
-    max_tokens: MaxTokens = None,
-    max_seconds: MaxSeconds = None,
-    deadline: Annotated[str | None, typer.Option(help="Stop at this moment: 07:30, or 2027-01-31T07:30.")] = None,
-    accept_config_change: Annotated[
-        bool,
-        typer.Option(
-            "--accept-config-change", help="Begin anew where an unfinished run had another registry or program."
-        ),
-    ] = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only say what it would cost: calls, loads, memory, seconds, first routes."),
-    ] = False,
-    config: Config = None,
-    memory: Memory = None,
-    as_json: AsJson = False,
-    offline: Offline = False,
-) -> None:
-    """Answer a file of questions, each expert loaded once. Stopped or killed and started again it goes on where it was."""
-    from composer.stopping import stopping
-
-    if dry_run:
-        from composer.forecasting import preview_file
-
-        preview = preview_file(make_pipeline(config, memory, offline), source)
-        if as_json:
-            print_json(preview.as_dict())
-        else:
-            for line in preview.lines():
-                typer.echo(line)
-        return
-
-    budget = make_budget(max_calls, max_tokens, max_seconds, deadline)
-    with stopping(budget) as stopper:  # before the heavy imports: what they catch of a Ctrl-C is lost
-        from asyncio import CancelledError
-        from dataclasses import asdict
-
-        from composer.batch import run_file
-        from composer.outputs import form_of
-        from composer.progress import watch
-        from composer.resume import resume_command
-
-        more = {"--form": form if form != "rows" else None, "--memory": memory, "--summary": summary}
-        told = [word for name, value in more.items() if value is not None for word in (name, str(value))]
-        again = resume_command(source, out, config, *told)
-        pipeline = make_pipeline(config, memory, offline)
-        try:
-            with watch(pipeline, "drafts", lambda: budget.stopped):
-                done = run_file(
-                    pipeline,
-                    source,
-                    out,
-                    summary=summary,
-                    budget=budget,
-                    accept_change=accept_config_change,
-                    form=form_of(form),
-                    guard=stopper.guarding,
-                )
-        except CancelledError:
-            if stopper.exit_code is None:
-                raise
-            complain(f"{stopper.why}; what was finished is in the store. Go on with:\n  {again}")
-            raise Ended(stopper.exit_code) from None
-    _tell(done, out)
-    if as_json:
-        print_json(asdict(done))
-    if done.unfinished:
-        there = f"; the finished ones are in {done.partial}" if done.partial else ""
-        by = done.stopped if stopper.why else f"stopped by {budget.told}"
-        complain(f"{by}: {done.unfinished} of {done.queries} questions are left{there}. Go on with:\n  {again}")
-    if stopper.exit_code is not None:
-        raise Ended(stopper.exit_code)
-    if done.unfinished:
-        raise typer.Exit(EXHAUSTED)
-    if done.failed or done.bad_rows:
-        raise typer.Exit(INCOMPLETE)
-
-
-def calibrate_(config: Config = None, memory: Memory = None, as_json: AsJson = False, offline: Offline = False) -> None:
-    """Measure once how fast this machine loads, reads and writes with each model: what `run --dry-run` predicts by."""
-    from dataclasses import asdict
-
-    from composer.pool.calibrate import calibrate, speeds_file
-    from composer.pool.speeds import HostSpeed
-
-    def told(name: str, speed: HostSpeed) -> None:
-        say(
-            f"{name}: opened in {speed.load:.1f} s ({speed.memory / 2**20:.0f} MiB), reads {speed.prefill:.0f} tokens/s, "
-            f"writes {speed.decode_one:.0f} alone and {speed.decode:.0f} with {speed.slots} at once"
-        )
-
-    pipeline = make_pipeline(config, memory, offline)
-    with pipeline:
-        speeds = pipeline.complete(calibrate(pipeline.registry, list(pipeline.settings.models), say=told))
-    if as_json:
-        print_json({**asdict(speeds), "file": str(speeds_file())})
-    else:
-        say(f"kept in {speeds_file()}")
 
 
 def runs_(
@@ -171,17 +55,42 @@ def runs_(
 def status(
     name: RunName = None,
     questions: Annotated[bool, typer.Option("--questions", help="With --json: what each question cost.")] = False,
+    traffic: Annotated[
+        bool,
+        typer.Option("--traffic", help="Instead: what all runs together, single questions too, say about memory."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """How far a run is, what is missing, what it cost, and how to go on with it."""
+    """How far a run is, what is missing, what it cost, what memory is worth to it, and how to go on with it."""
     from composer.runs import find_run, status_data, status_lines
 
+    if traffic:
+        _tell_traffic(name, as_json)
+        return
     found = find_run(known_runs(), name)
     if as_json:
         print_json(in_store(lambda store: status_data(store, found, questions=questions)))
         return
     for line in in_store(lambda store: status_lines(store, found)):
         typer.echo(line)
+
+
+def _tell_traffic(name: str | None, as_json: bool) -> None:
+    """The traffic of all runs, one stream in the order in which they were begun."""
+    from composer.show import printable
+    from composer.traffic import traffic
+
+    if name is not None:
+        raise InputError(
+            f"--traffic is about all runs, and {name!r} is one", where="--traffic", remedy=f"coe status {name}"
+        )
+    runs = known_runs()
+    found = in_store(lambda store: traffic(store, runs))
+    if as_json:
+        print_json(found.as_dict())
+        return
+    for line in found.lines() or ["no question needed a host yet"]:
+        typer.echo(printable(line))
 
 
 def replay_(
@@ -192,10 +101,14 @@ def replay_(
     by: Annotated[
         str | None, typer.Option("--by", help="Combine the same drafts with this aggregator instead.")
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ask the experts again, just as before, and show which drafts differ.")
+    ] = False,
     config: Config = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make one answer again from the same drafts, and say whether it and its trace are the same. Nobody is asked."""
+    """Make one answer again from the same drafts, and say whether it and its trace are the same. Nobody is asked but with
+    --fresh."""
     from dataclasses import asdict
 
     from composer.replay import find_question, replay
@@ -205,16 +118,17 @@ def replay_(
     every = known_runs()
     wanted = find_run(every, run_name) if run_name is not None else None
     run_id, trace = in_store(lambda store: find_question(store, question, wanted))
-    done = replay(store_file(), find_run(every, run_id), trace, config=config, by=by)
+    done = replay(store_file(), find_run(every, run_id), trace, config=config, by=by, fresh=fresh)
     if as_json:
-        print_json({**asdict(done), "equal": done.equal, "calls": 0})
+        print_json({**asdict(done), "equal": done.equal})
     else:
         typer.echo(printable(str(done.again["answer"])))
         said = "answer and trace are the same" if done.equal else "NOT the same"
         if by is not None:
             same = done.again["answer"] == trace["answer"]
             said = f"{by} on the same drafts gives {'the same answer' if same else 'another answer'}"
-        say(f"run {run_id}, question {trace['id']}: {said}; nobody was asked")
+        asked = f"{done.calls} drafts were drawn anew and not kept" if fresh else "nobody was asked"
+        say(f"run {run_id}, question {trace['id']}: {said}; {asked}")
         for path, then, now in done.changes:
             say(printable(f"  {path}: {then!r} -> {now!r}"))
     if not done.equal and by is None:
@@ -365,31 +279,3 @@ def _said(answer: str | None, status: str | None, right: float | None) -> str:
     """One side of a changed row."""
     worth = "" if right is None else f" (right {right:g})"
     return f"{answer!r} {status or 'no answer'}{worth}"
-
-
-def make_budget(calls: int | None, tokens: int | None, seconds: float | None, deadline: str | None = None) -> Budget:
-    """The budget of the common options, counting from now."""
-    from datetime import datetime
-
-    from composer.budget import Budget, Limits, seconds_until
-
-    left = seconds_until(deadline, datetime.now()) if deadline is not None else None
-    return Budget(Limits(calls, tokens, seconds, left))
-
-
-def _tell(done: Summary, out: Path) -> None:
-    from composer.outputs import errors_file
-
-    say(
-        f"{done.queries} queries: {done.drafts} drafts ({done.cached} from the store), {done.loads} loads of "
-        f"{done.distinct_models} models, {done.seconds:.1f} s; failed {done.failed}, degraded {done.degraded}, "
-        f"bad rows {done.bad_rows}"
-    )
-    if done.predicted_loads is not None and done.asking_seconds is not None:
-        known = "seconds unknown" if done.predicted_seconds is None else f"{done.predicted_seconds:.1f} s"
-        most = f"; most of the time: {done.bottleneck}" if done.bottleneck else ""
-        say(
-            f"predicted {done.predicted_loads} loads and {known}, measured {done.loads} and {done.asking_seconds:.1f} s{most}"
-        )
-    if done.bad_rows:
-        say(f"bad rows: see {errors_file(out)}")

@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 
 from composer.errors import InputError
 from composer.jsonl import check_outputs, write_atomic
-from composer.outputs import Form, openai_line, row_of, row_without, tokens_of, write_rows
+from composer.outputs import Form, openai_line, row_of, row_without, write_rows
 from composer.store import DraftStore, RunRecord
 
 
@@ -33,8 +33,8 @@ async def export(store: DraftStore, run: RunRecord, to: Path, form: Form = "rows
     elif form == "rows":
         write_rows(to, rows)
     else:
-        usages = [tokens_of(traces[row["id"]]) if row["id"] in traces else tokens_of({"drafts": []}) for row in rows]
-        write_rows(to, (openai_line(row, usage, run.run_id) for row, usage in zip(rows, usages, strict=True)))
+        made = (traces.get(row["id"], {"drafts": []}) for row in rows)
+        write_rows(to, (openai_line(row, trace, run.run_id) for row, trace in zip(rows, made, strict=True)))
     return sum(row["answer"] is not None for row in rows)
 
 

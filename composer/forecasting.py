@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.jsonl import read_questions
+from composer.honours import refusal
+from composer.jsonl import Dedupe, read_questions
 from composer.pipeline import Pipeline
 from composer.show import route_data, route_text
 from composer.stages.foresight import may_want
@@ -64,12 +65,14 @@ class Preview:
             yield route_text(route)
 
 
-def preview_file(pipeline: Pipeline, source: Path) -> Preview:
+def preview_file(pipeline: Pipeline, source: Path, *, dedupe: Dedupe | None = None) -> Preview:
     """Route every question of `source`, and predict what asking them costs. Nothing is generated, opened or fetched but
     the encoder. Closes the pipeline. Raises InputError and DuplicateIds as `run_file`, MemoryBudgetError for a host that
     cannot fit."""
-    read = read_questions(source)
-    queries = as_queries([Query(row.id, row.text, row.choices, row.kind, row.tests) for row in read.rows])
+    read = read_questions(source, dedupe=dedupe, refuse=refusal(pipeline.settings))
+    queries = as_queries(
+        [Query(row.id, row.text, row.choices, row.kind, row.tests, row.turns, row.wishes) for row in read.rows]
+    )
     with pipeline:
         state = pipeline.decided(queries)
         options = next(step.options for step in pipeline.settings.pipeline if step.use == "generate")

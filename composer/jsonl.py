@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 import errno
-import json
-import math
 import os
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, BinaryIO, Generic, Literal, TypeVar, cast, get_args, overload
+from typing import Any, BinaryIO, Generic, Literal, TypeVar, get_args, overload
 
 from composer.answers.equal import check_installed
 from composer.answers.extract import infer_kind
 from composer.answers.grade import canonical_gold
-from composer.answers.program import syntax_error
-from composer.errors import InputError, OutputFullError
+from composer.errors import InputError, OutputFullError, suggest
 from composer.faults import kill_point
-from composer.openai_batch import is_batch_line, plain_row
-from composer.types import Kind
+from composer.fields import (
+    BadRow,
+    answer_of,
+    choices_of,
+    clean,
+    id_of,
+    kind_of,
+    object_of,
+    optional_of,
+    tests_of,
+    text_of,
+)
+from composer.openai_batch import is_batch_line, read_line
+from composer.state import Wishes
+from composer.types import Kind, Message
+
+Dedupe = Literal["first"]
+"""What is done with an id that comes more than once: the first row that can be used is kept, and the others are errors."""
 
 MAX_LINE = 10_000_000  # bytes; a longer line is one bad row, and is never held in memory
-MAX_CHOICES = 26
 _EXCERPT = 80
+_NONE = Wishes()
 _NAMED = 100  # so many duplicate ids are spelt out in the message
-_KINDS: tuple[Kind, ...] = get_args(Kind)
 _NAMES: dict[Kind, str] = {"math": "formula"}
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -35,7 +47,8 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 @dataclass(frozen=True, slots=True)
 class Question:
     """A row of a questions file. `kind` None: the file does not say; `line` counts from 1; `numeric`: the id was written
-    as a number, and is given back as one; `tests`: what a program that answers it has to pass."""
+    as a number, and is given back as one; `tests`: what a program that answers it has to pass; `turns`: what was said
+    before it, and `wishes`: how it is to be answered, both of lines of an OpenAI batch."""
 
     id: str
     text: str
@@ -44,6 +57,8 @@ class Question:
     line: int
     numeric: bool = False
     tests: tuple[str, ...] = ()
+    turns: tuple[Message, ...] = ()
+    wishes: Wishes = _NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +81,9 @@ class RowError:
     raw: str
 
 
+Refuse = Callable[[Question], str | None]
+"""Why a row cannot be answered as it asks to be, where that is known beforehand."""
+
 Row = TypeVar("Row")
 
 
@@ -78,37 +96,51 @@ class Read(Generic[Row]):
 
 
 class DuplicateIds(InputError):
-    """Several rows have the same id. `lines` maps each such id to its lines, in file order."""
+    """Several rows have the same id. `lines` maps each such id to its lines, in file order; `droppable`: the user may
+    choose to leave all but the first out."""
 
     code = "duplicate_ids"
 
-    def __init__(self, lines: dict[str, tuple[int, ...]], *, where: str) -> None:
+    def __init__(self, lines: dict[str, tuple[int, ...]], *, where: str, droppable: bool) -> None:
         self.lines = lines
         named = [f"{id!r} on lines {', '.join(map(str, at))}" for id, at in list(lines.items())[:_NAMED]]
         more = f"; and {len(lines) - _NAMED} more" if len(lines) > _NAMED else ""
         super().__init__(
             f"{len(lines)} id(s) come more than once: {'; '.join(named)}{more}",
             where=where,
-            remedy='give every row its own id (1 and "1" are the same); nothing was run',
+            remedy='give every row its own id (1 and "1" are the same)'
+            + (", or keep the first row of each with --dedupe first" if droppable else "")
+            + "; nothing was run",
         )
 
 
-class _BadRow(ValueError):
-    """The reason why a line is refused."""
+def dedupe_of(name: str) -> Dedupe:
+    """The way to treat ids that come twice which a user names. Raises InputError for any other."""
+    ways: tuple[Dedupe, ...] = get_args(Dedupe)
+    for way in ways:
+        if name == way:
+            return way
+    raise InputError(
+        f"{name!r} is no way to treat an id that comes twice", where="--dedupe", remedy=suggest(name, ways)
+    )
 
 
 @overload
-def read_questions(path: Path, *, labelled: Literal[False] = False) -> Read[Question]: ...
+def read_questions(
+    path: Path, *, labelled: Literal[False] = False, dedupe: Dedupe | None = None, refuse: Refuse = ...
+) -> Read[Question]: ...
 @overload
 def read_questions(path: Path, *, labelled: Literal[True]) -> Read[Labelled]: ...
-def read_questions(path: Path, *, labelled: bool = False) -> Read[Question] | Read[Labelled]:
+def read_questions(
+    path: Path, *, labelled: bool = False, dedupe: Dedupe | None = None, refuse: Refuse = lambda _: None
+) -> Read[Question] | Read[Labelled]:
     """Read rows `id, question[, choices, kind, tests]`, with `labelled` also `answer[, task, split]`; other keys are ignored.
     Without `labelled` they may be lines of an OpenAI batch (`openai_batch.py` says which).
 
-    One bad line costs itself only: it becomes a RowError, and so does a label that no draft could ever match. Blank
-    lines and a byte order mark are skipped. Raises DuplicateIds before anything is run, and InputError where there is
-    no such file, it cannot be read as UTF-8 text at all, or it has no rows; ConfigError where a row is of kind `math`
-    and what compares formulas is not installed.
+    One bad line costs itself only: it becomes a RowError, and so does a label that no draft could ever match, a row that
+    `refuse` gives a reason against, and with `dedupe` a row whose id was there already. Blank lines and a byte order mark are skipped. Raises DuplicateIds before
+    anything is run, and InputError where there is no such file, it cannot be read as UTF-8 text at all, or it has no
+    rows; ConfigError where a row is of kind `math` and what compares formulas is not installed.
     """
     rows: list[Labelled] = []
     errors: list[RowError] = []
@@ -116,16 +148,23 @@ def read_questions(path: Path, *, labelled: bool = False) -> Read[Question] | Re
     for line, raw in _lines(path):
         try:
             row = _row(raw, line, labelled=labelled)
-        except _BadRow as why:
+            if (reason := refuse(row.question)) is not None:
+                raise BadRow(reason)
+        except BadRow as why:
             errors.append(RowError(line, str(why), _excerpt(raw)))
-        else:
-            rows.append(row)
-            places.setdefault(row.question.id, []).append(line)
+            continue
+        at = places.setdefault(row.question.id, [])
+        if at and dedupe:
+            told = f"the id {row.question.id!r} is on line {at[0]} already, and that row is kept (--dedupe {dedupe})"
+            errors.append(RowError(line, told, _excerpt(raw)))
+            continue
+        rows.append(row)
+        at.append(line)
     if not rows and not errors:
         raise InputError("the file has no rows", where=str(path), remedy=_wanted(labelled))
     twice = {id: tuple(lines) for id, lines in places.items() if len(lines) > 1}
     if twice:
-        raise DuplicateIds(twice, where=str(path))
+        raise DuplicateIds(twice, where=str(path), droppable=not labelled)
     if any(row.question.kind == "math" for row in rows):
         check_installed(f"{path}: kind `math`")
     if labelled:
@@ -224,143 +263,47 @@ def _excerpt(raw: bytes) -> str:
 
 
 def _row(raw: bytes, line: int, *, labelled: bool) -> Labelled:
-    row = _object(raw)
+    if len(raw.rstrip(b"\r\n")) > MAX_LINE:
+        raise BadRow(f"longer than {MAX_LINE:,} bytes")
+    row = object_of(raw)
     if not labelled and is_batch_line(row):
-        try:
-            row = plain_row(row)
-        except ValueError as why:
-            raise _BadRow(str(why)) from why
-    choices = _choices(row)
-    tests = _tests(row)
-    kind = _kind(row) or ("code" if tests else None)
+        return _batch_row(row, line)
+    choices = choices_of(row)
+    tests = tests_of(row)
+    kind = kind_of(row) or ("code" if tests else None)
     if tests and kind != "code":
-        raise _BadRow(f"`tests` are for rows of kind code, and this is one of kind {kind}")
-    id = _id(row)
-    text, numeric = _text(row, "question"), not isinstance(row["id"], str)
+        raise BadRow(f"`tests` are for rows of kind code, and this is one of kind {kind}")
+    id = id_of(row)
+    text, numeric = text_of(row, "question"), not isinstance(row["id"], str)
     if not labelled:
         kind = kind or ("choice" if choices else None)
         return Labelled(Question(id, text, choices, kind, line, numeric, tests), "", None, None)
-    task, split = _optional(row, "task"), _optional(row, "split")
+    task, split = optional_of(row, "task"), optional_of(row, "split")
     if kind == "code":
         if not tests:
-            raise _BadRow("`tests` is missing: they say whether a program is right")
+            raise BadRow("`tests` is missing: they say whether a program is right")
         return Labelled(
-            Question(id, text, choices, kind, line, numeric, tests), _optional(row, "answer") or "", task, split
+            Question(id, text, choices, kind, line, numeric, tests), optional_of(row, "answer") or "", task, split
         )
-    answer = _answer(row, kind)
+    answer = answer_of(row, kind)
     kind = kind or infer_kind(answer, choices)
     if canonical_gold(answer, kind, choices) is None:
         expected = "a letter or the text of one of `choices`" if kind == "choice" else f"a {_NAMES.get(kind, kind)}"
-        raise _BadRow(f"`answer` cannot be read as {expected}")
+        raise BadRow(f"`answer` cannot be read as {expected}")
     return Labelled(Question(id, text, choices, kind, line, numeric), answer, task, split)
 
 
-def _object(raw: bytes) -> dict[str, Any]:
-    if len(raw.rstrip(b"\r\n")) > MAX_LINE:
-        raise _BadRow(f"longer than {MAX_LINE:,} bytes")
+def _batch_row(row: dict[str, Any], line: int) -> Labelled:
     try:
-        row = _DECODER.decode(raw.decode("utf-8"))
-    except UnicodeDecodeError as why:
-        raise _BadRow(f"not UTF-8 at byte {why.start}") from why
-    except json.JSONDecodeError as why:
-        raise _BadRow(f"not JSON: {why.msg} at character {why.pos}") from why
-    except RecursionError as why:
-        raise _BadRow("not readable: nested too deeply") from why
-    except _BadRow:
-        raise
-    except ValueError as why:  # an integer of thousands of digits
-        raise _BadRow("not readable: a number is too long") from why
-    if not isinstance(row, dict):
-        raise _BadRow("not a JSON object")
-    return cast(dict[str, Any], row)
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise _BadRow("a key comes twice")
-    return row
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_once)  # built once: `json.loads` would build one per line
-
-
-def _id(row: dict[str, Any]) -> str:
-    value = row.get("id")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return _text(row, "id", "text or a whole number")
-
-
-def _text(row: dict[str, Any], key: str, wanted: str = "text") -> str:
-    value = row.get(key)
-    if value is None:
-        raise _BadRow(f"`{key}` is missing")
-    if not isinstance(value, str):
-        raise _BadRow(f"`{key}` must be {wanted}")
-    if not value.strip():
-        raise _BadRow(f"`{key}` is empty")
-    return _clean(value, key)
-
-
-def _optional(row: dict[str, Any], key: str) -> str | None:
-    return None if row.get(key) is None else _text(row, key)
-
-
-def _clean(value: str, key: str) -> str:
-    # Neither survives the way through the store, and both are how other programs are attacked.
-    if "\0" in value:
-        raise _BadRow(f"`{key}` holds a NUL character")
-    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
-        raise _BadRow(f"`{key}` holds half a surrogate pair")
-    return value
-
-
-def _choices(row: dict[str, Any]) -> tuple[str, ...]:
-    value = row.get("choices")
-    if value is None or value == []:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(choice, str) and choice.strip() for choice in value):
-        raise _BadRow("`choices` must be a list of texts")
-    if not 2 <= len(value) <= MAX_CHOICES:
-        raise _BadRow(f"`choices` must hold 2 to {MAX_CHOICES} texts, not {len(value)}")
-    return tuple(_clean(choice, "choices") for choice in value)
-
-
-def _tests(row: dict[str, Any]) -> tuple[str, ...]:
-    value = row.get("tests")
-    if value is None or value == []:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(test, str) and test.strip() for test in value):
-        raise _BadRow("`tests` must be a list of texts")
-    for number, test in enumerate(value, 1):
-        if why := syntax_error(_clean(test, "tests")):
-            raise _BadRow(f"`tests`: number {number} is not Python: {why}")
-    return tuple(value)
-
-
-def _kind(row: dict[str, Any]) -> Kind | None:
-    value = row.get("kind")
-    if value is None:
-        return None
-    if value not in _KINDS:
-        raise _BadRow(f"`kind` must be one of {', '.join(_KINDS)}")
-    return cast(Kind, value)
-
-
-def _answer(row: dict[str, Any], kind: Kind | None) -> str:
-    """The label as text: numbers as they are written, JSON values as JSON, items of a list joined by commas."""
-    value = row.get("answer")
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value)
-    if isinstance(value, list) and kind in ("list", "set"):
-        return _clean(", ".join(str(item) for item in value), "answer")
-    if isinstance(value, dict | list):
-        try:
-            return json.dumps(value)
-        except RecursionError as why:
-            raise _BadRow("`answer` is nested too deeply") from why
-    return _text(row, "answer", "text, a number, a list or an object")
+        row, chat = read_line(row)
+    except ValueError as why:
+        raise BadRow(str(why)) from why
+    for number, turn in enumerate(chat.turns):
+        clean(turn.content, f"body.messages[{number}]")
+    for text in chat.wishes.stop or ():
+        clean(text, "body.stop")
+    question = Question(id_of(row), text_of(row, "question"), (), None, line, turns=chat.turns, wishes=chat.wishes)
+    return Labelled(question, "", None, None)
 
 
 def _wanted(labelled: bool) -> str:

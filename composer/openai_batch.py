@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+from composer.chat import Chat, ChatError, read_chat
+
 URL = "/v1/chat/completions"
-# Fields of `body` that change nothing about the text, and those with the one value that says what we do anyway.
-_IDLE = frozenset(
-    {"model", "messages", "user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
-)
-_USUAL: Mapping[str, Any] = {"n": 1, "stream": False, "logprobs": False}
 
 
 def is_batch_line(row: Mapping[str, Any]) -> bool:
@@ -18,14 +15,16 @@ def is_batch_line(row: Mapping[str, Any]) -> bool:
     return "custom_id" in row and "body" in row
 
 
-def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
-    """`id` and `question` of a batch line. `model` may be anything: the registry says who is asked.
+def read_line(row: Mapping[str, Any]) -> tuple[dict[str, Any], Chat]:
+    """`id` and `question` of a batch line, and all that its body asks for. `model` may be anything: the registry says who
+    is asked.
 
-    Raises ValueError with what cannot be done: another URL, several turns, a system message, sampling of its own.
+    Raises ValueError with what cannot be done: another URL, several answers, a stream, what the door refuses too.
 
-    >>> body = {"model": "auto", "messages": [{"role": "user", "content": "2 + 2?"}]}
-    >>> plain_row({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body})
-    {'id': 'a', 'question': '2 + 2?'}
+    >>> body = {"model": "gpt", "messages": [{"role": "user", "content": "2 + 2?"}], "max_tokens": 5}
+    >>> row, chat = read_line({"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body})
+    >>> row, chat.wishes.max_tokens
+    ({'id': 'a', 'question': '2 + 2?'}, 5)
     """
     method, url, body = row.get("method", "POST"), row.get("url", URL), row["body"]
     if method != "POST" or url != URL:
@@ -34,26 +33,12 @@ def plain_row(row: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError("`custom_id` must be text")
     if not isinstance(body, dict):
         raise ValueError("`body` must be an object")
-    for name, value in cast(dict[str, Any], body).items():
-        if name not in _IDLE and value is not None and not (name in _USUAL and value == _USUAL[name]):
-            raise ValueError(f"`body.{name}` is not supported: how answers are drawn is said in experts.yaml")
-    return {"id": row["custom_id"], "question": _question(body.get("messages"))}
-
-
-def _question(messages: object) -> str:
-    if not isinstance(messages, list) or not messages or not all(isinstance(turn, dict) for turn in messages):
-        raise ValueError("`body.messages` must be a list of messages")
-    turns = cast(list[dict[str, Any]], messages)
-    roles = [turn.get("role") for turn in turns]
-    if roles[0] in ("system", "developer"):
-        raise ValueError("a system message is not supported: experts have their own (`system:` in experts.yaml)")
-    if roles != ["user"]:
-        raise ValueError("`body.messages` must be one user message: experts are asked single questions")
-    content = turns[0].get("content")
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            raise ValueError("only text can be asked: `body.messages` holds something else")
-        content = "\n".join(str(part.get("text", "")) for part in content)
-    if not isinstance(content, str) or not content.strip():
-        raise ValueError("`body.messages` holds no question")
-    return content
+    try:
+        chat = read_chat(cast(dict[str, Any], body) | {"model": "auto"})
+    except ChatError as why:
+        raise ValueError(f"in `body`: {why}") from why
+    if chat.n > 1:
+        raise ValueError(f"in `body`: n: {chat.n} answers; a line of a file gets one")
+    if chat.stream:
+        raise ValueError("in `body`: stream: the answers are a file; leave `stream` out")
+    return {"id": row["custom_id"], "question": chat.question}, chat

@@ -59,8 +59,9 @@ def row_without(name: str, status: str) -> dict[str, Any]:
     return {"id": name, **nothing, "sure": None, "calibrated": False, "marks": [], "trace_id": None}
 
 
-def openai_line(row: Mapping[str, Any], usage: Mapping[str, int], run_id: str) -> dict[str, Any]:
-    """A row (as `row_of`) as a line of an OpenAI batch's output. `usage` holds the tokens of all its drafts."""
+def openai_line(row: Mapping[str, Any], made: Mapping[str, Any], run_id: str) -> dict[str, Any]:
+    """A row (as `row_of`) as a line of an OpenAI batch's output. `made` is its trace, or so much of one as there is."""
+    usage = tokens_of(made)
     answered = row["answer"] is not None
     trace = row["trace_id"]
     body = {
@@ -71,7 +72,7 @@ def openai_line(row: Mapping[str, Any], usage: Mapping[str, int], run_id: str) -
             {
                 "index": 0,
                 "message": {"role": "assistant", "content": row["answer"]},
-                "finish_reason": "stop",
+                "finish_reason": "stop" if _is_whole(made) else "length",
             }
         ],
         "usage": {
@@ -92,6 +93,12 @@ def openai_line(row: Mapping[str, Any], usage: Mapping[str, int], run_id: str) -
 def tokens_of(trace: Mapping[str, Any]) -> dict[str, int]:
     """The tokens of all drafts of a trace, those from the store included."""
     return {name: sum(draft[name] for draft in trace["drafts"]) for name in ("tokens_in", "tokens_out")}
+
+
+def _is_whole(trace: Mapping[str, Any]) -> bool:
+    """Whether a draft of the arm whose answer was taken ended by itself, rather than at its most tokens."""
+    taken = [draft["stop"] for draft in trace["drafts"] if draft["name"] == trace.get("chosen")]
+    return not taken or "stop" in taken
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

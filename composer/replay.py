@@ -1,4 +1,4 @@
-"""One question of a run again: the same drafts out of the store, and whether answer and trace are the same."""
+"""One question of a run again: the same drafts out of the store, or drawn anew, and whether answer and trace are the same."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ _MORE = 24 * 3600.0  # seconds: nothing is in flight that could be cut
 @dataclass(frozen=True, slots=True)
 class Replayed:
     """What came out. `trace` is what the store holds, `again` what was made now; `changes` are the places in which they
-    differ, as (path, then, now); with `by` the answer is another aggregator's and only the answer is compared."""
+    differ, as (path, then, now); with `by` the answer is another aggregator's and only the answer is compared; `calls` is
+    how many drafts were drawn anew, and then what they cost is not compared."""
 
     run_id: str
     trace: Mapping[str, Any]
     again: Mapping[str, Any]
     changes: tuple[tuple[str, Any, Any], ...]
     by: str | None
+    calls: int = 0
 
     @property
     def equal(self) -> bool:
@@ -61,6 +63,16 @@ class _Recalled:
 
     async def put(self, draft: Draft, request: object) -> None:
         raise AssertionError("a replay asks nobody")
+
+
+class _Anew:
+    """A store that has nothing and keeps nothing: what was stored stays what it is."""
+
+    async def get(self, keys: Sequence[str]) -> dict[str, Draft]:
+        return {}
+
+    async def put(self, draft: Draft, request: object) -> None:
+        pass
 
 
 async def find_question(store: DraftStore, name: str, run: RunRecord | None) -> tuple[str, dict[str, Any]]:
@@ -101,13 +113,24 @@ def settings_of(run: RunRecord, config: Path | None) -> Settings:
 
 
 def replay(
-    store: Path, run: RunRecord, trace: Mapping[str, Any], *, config: Path | None = None, by: str | None = None
+    store: Path,
+    run: RunRecord,
+    trace: Mapping[str, Any],
+    *,
+    config: Path | None = None,
+    by: str | None = None,
+    fresh: bool = False,
 ) -> Replayed:
     """Route, read and combine the question of `trace` again, every draft from the store; `by` names another aggregator.
 
-    Nobody is asked. Raises ChangedError for another registry, StoreError where a draft is not there any more or would be
-    another one now, InputError for a run of a version that kept too little.
+    Nobody is asked, unless `fresh`: then every draft is drawn anew with the same prompt, sampling and seed, the store is
+    left as it is, and `changes` are what came out otherwise. Raises ChangedError for another registry, StoreError where a draft is not there any more or would be
+    another one now, InputError for a run of a version that kept too little, or for `by` and `fresh` together.
     """
+    if fresh and by is not None:
+        raise InputError(
+            "new drafts under another aggregator would differ for two reasons", where="--fresh", remedy="leave out --by"
+        )
     settings = settings_of(run, config)
     if by is not None:
         *steps, last = settings.pipeline
@@ -118,13 +141,14 @@ def replay(
         )
     query = _query_of(trace)
     budget = Budget()
-    budget.stop("max-calls", grace=_MORE)
-    with Pipeline(settings, store=store, offline=True) as pipeline:
+    if not fresh:
+        budget.stop("max-calls", grace=_MORE)
+    with Pipeline(settings, store=store, offline=not fresh) as pipeline:
         asked = pipeline.complete(pipeline.store.questions(run.run_id))
         name = trace.get("asked_as", query.id)
         if name in asked and asked[name][1] != query.sha:
             raise StoreError(f"the question {query.id!r} is not the one that was asked", where=f"run {run.run_id}")
-        pipeline.drafts = _Recalled(pipeline.store, trace)
+        pipeline.drafts = _Anew() if fresh else _Recalled(pipeline.store, trace)
         work = pipeline.astate([query], run=trace.get("run", run.run_id), by=trace.get("model", AUTO), budget=budget)
         state = pipeline.complete(work)
     if state.withheld[0]:
@@ -137,7 +161,8 @@ def replay(
         )
     served = {key: trace[key] for key in ("model", "run", "asked_as") if key in trace}
     again = json.loads(json.dumps(trace_of(state, 0) | served))
-    return Replayed(run.run_id, trace, again, tuple(_changes(_compared(trace, by), _compared(again, by))), by)
+    changes = _changes(_compared(trace, by, fresh), _compared(again, by, fresh))
+    return Replayed(run.run_id, trace, again, tuple(changes), by, len(again["drafts"]) if fresh else 0)
 
 
 def _query_of(trace: Mapping[str, Any]) -> Query:
@@ -156,11 +181,13 @@ def _query_of(trace: Mapping[str, Any]) -> Query:
     )
 
 
-def _compared(trace: Mapping[str, Any], by: str | None) -> Any:
-    """What has to be equal: all but whether a draft came from the store; with another aggregator, the answer."""
+def _compared(trace: Mapping[str, Any], by: str | None, fresh: bool) -> Any:
+    """What has to be equal: all but whether a draft came from the store, and how long it took where it was drawn anew;
+    with another aggregator, the answer."""
     if by is not None:
         return {key: trace[key] for key in ("answer", "status", "chosen", "agreement", "sure")}
-    return {**trace, "drafts": [{k: v for k, v in draft.items() if k != "cached"} for draft in trace["drafts"]]}
+    left_out = {"cached", "seconds", "served_by"} if fresh else {"cached"}
+    return {**trace, "drafts": [{k: v for k, v in draft.items() if k not in left_out} for draft in trace["drafts"]]}
 
 
 def _changes(then: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any]]:

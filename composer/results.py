@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from composer.errors import StoreCorruptError
-from composer.outputs import Form, openai_line, row_of, tokens_of
+from composer.outputs import Form, openai_line, row_of
 from composer.pipeline import Pipeline
 from composer.state import State, trace_of
 from composer.store import RunHandle
@@ -77,4 +77,4 @@ class Results:
                 if form == "rows":
                     yield row | {"id": shown.get(name, name)}
                 else:
-                    yield openai_line(row, tokens_of(trace), run.run_id)
+                    yield openai_line(row, trace, run.run_id)

@@ -12,6 +12,7 @@ from composer.errors import InputError
 from composer.resume import resume_of
 from composer.show import printable
 from composer.store import SETTLED, DraftStore, RunRecord, default_path
+from composer.traffic import traffic
 
 FEWEST = 4  # characters of an id that name a run
 _NAMED = 5  # so many open questions are spelt out
@@ -102,6 +103,7 @@ async def status_data(store: DraftStore, run: RunRecord, *, questions: bool = Fa
         "registry": run.origin.registry_path if run.origin else None,
         "code_version": run.code_version,
         "ledger": sums.as_dict(),
+        "traffic": (await traffic(store, [run], run.run_id)).as_dict(),
         "summary": run.summary,
     }
     if questions:
@@ -130,6 +132,7 @@ async def status_lines(store: DraftStore, run: RunRecord) -> list[str]:
         lines.append(f"{what:8} {len(missing)}: {named}")
     lines.append("spent    " + cost_text(sums.run))
     lines += [f"         {name}: {cost_text(line)}" for name, line in sums.arms.items()]
+    lines += (await traffic(store, [run], run.run_id)).lines()
     again = resume_of(run)
     if again:
         lines.append(f"go on    {again}")

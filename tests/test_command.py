@@ -126,7 +126,7 @@ def test_a_file_is_answered_in_its_order_with_one_load(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = read(tmp_path / "answers.jsonl")
     assert [row["id"] for row in rows] == [row["id"] for row in QUESTIONS]
-    assert all(row.keys() == {"id", "answer", "status", "experts", "score", "trace_id"} for row in rows)
+    assert all(row.keys() == {*"id answer status experts score sure calibrated marks trace_id".split()} for row in rows)
     assert rows[0]["answer"] == "85"
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["queries"], summary["drafts"], summary["cached"]) == (6, 6, 0)
@@ -183,6 +183,15 @@ def test_duplicate_ids_stop_the_run_before_it_starts(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "'sum' on lines 1, 3" in done.stderr
     assert not (tmp_path / "answers.jsonl").exists()
+
+    kept = coe("run", source, "--out", "answers.jsonl", "--dedupe", "first", "--json", cwd=tmp_path)
+
+    assert kept.returncode == 3, kept.stderr
+    assert json.loads(kept.stdout)["bad_rows"] == 1
+    assert [row["id"] for row in read(tmp_path / "answers.jsonl")] == [row["id"] for row in QUESTIONS[:2]]
+    assert [(row["line"], "on line 1 already" in row["reason"]) for row in read(tmp_path / "answers.errors.jsonl")] == [
+        (3, True)
+    ]
 
 
 def test_what_cannot_fit_into_the_memory_budget_is_refused_by_name(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from composer.pool.residency import Held, to_evict
 Uses = NDArray[np.bool_]
 """Which request (row, in order of time) used which host (column)."""
 
+Victim = Callable[[Sequence[str], int], str]
+"""Who of the resident ones (in order of their last use) goes at a place of a trace."""
+
 GAIN = 0.02  # of the accesses: one more resident host that saves fewer is not worth its memory
 NEAR = 0.05  # a hit rate this little above the share of hosts that are kept is chance
 WINDOWS = (4, 16, 64, 256)
@@ -82,9 +85,8 @@ def lru_curve(uses: Uses) -> NDArray[np.float64]:
     return np.cumsum(hits) / max(int(uses.sum()), 1)
 
 
-def loads(trace: Sequence[str], room: int, victim: Callable[[Sequence[str], int], str]) -> int:
-    """Loads that `trace` costs with room for `room` hosts of one size; `victim` chooses among the resident ones (in
-    order of their last use) at a place of the trace."""
+def loads(trace: Sequence[str], room: int, victim: Victim) -> int:
+    """Loads that `trace` costs with room for `room` hosts of one size; `victim` chooses who goes."""
     resident: dict[str, None] = {}
     count = 0
     for place, name in enumerate(trace):
@@ -103,7 +105,7 @@ def lru(resident: Sequence[str], _place: int) -> str:
     return resident[0]
 
 
-def by_next_use(trace: Sequence[str]) -> Callable[[Sequence[str], int], str]:
+def by_next_use(trace: Sequence[str]) -> Victim:
     """Our own eviction, told all of `trace` that is still to come."""
 
     def victim(resident: Sequence[str], place: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nlargest
 
 from composer.pool.order import Waiting, order_of
 from composer.pool.queues import HostQueue, Job
@@ -85,12 +86,15 @@ class Forecast:
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What a forecast has to know: `memory` per host and its adapters in bytes, the `weights` file of a host, what is
-    `resident`, and the `limit`, both in bytes (None: no limit)."""
+    `resident`, and the `limit`, both in bytes (None: no limit); how many hosts compute `at_once`, and whether the next one
+    is opened `ahead`, while others compute."""
 
     memory: Callable[[str, Sequence[str]], int]
     weights: Callable[[str], str]
     resident: Mapping[str, int] = field(default_factory=dict[str, int])
     limit: int | None = None
+    at_once: int = 1
+    ahead: bool = True
 
 
 def make_plan(
@@ -129,37 +133,43 @@ def forecast(
 ) -> Forecast:
     """What `plan` will cost on `machine`. `typical` are the tokens of an answer per arm, where that is known.
 
-    A host that fits beside the one before it is opened while that computes, so only the longer of the two counts
-    (METHODS J.3, MoE-Lens); the others are loaded in turn.
+    Turns begin in the plan's order, `at_once` of them side by side. A host that fits beside those at work is opened
+    `ahead`, from the moment on when the last of them is open, so only the longer of its load and their work counts
+    (METHODS J.3, MoE-Lens); the others wait until there is room. Where nobody has measured, all that is unknown takes a
+    second in the play, and the seconds are None.
     """
     held = {name: Held(size) for name, size in machine.resident.items()}
     peak = sum(machine.resident.values())
     steps: list[Step] = []
-    clock: float | None = 0.0
-    spare = 0.0  # seconds of the host before, in which this one can be opened
+    running: list[tuple[float, str]] = []  # when the last turns end, and whose they are
+    begun = over = 0.0  # when the last turn had its host open, and when all have ended
     tokens_in = tokens_out = 0
-    bound = False
+    bound, known = False, True
     names = [batch.host for batch in plan.batches]
     for place, batch in enumerate(plan.batches):
         read, written, guessed = _tokens(batch, typical or {})
         tokens_in, tokens_out, bound = tokens_in + read, tokens_out + written, bound or guessed
         calls, opened, memory = len(batch.requests), batch.host not in held, machine.memory(batch.host, batch.adapters)
-        load: float | None = 0.0
+        turn = min(running)[0] if len(running) == machine.at_once else 0.0
+        open_at, load = turn, 0.0 if not opened else speeds.load_seconds(batch.host, memory) if speeds else None
         if opened:
-            before = names[place - 1 : place]
-            beside = to_evict(held, memory, machine.limit, upcoming=names[place + 1 :], pinned=before)
-            gone = beside if beside is not None else to_evict(held, memory, machine.limit, upcoming=names[place + 1 :])
-            spare = spare if beside is not None else 0.0
+            early = min(begun, turn) if machine.ahead else turn
+            for open_at in sorted({early, turn, *(end for end, _ in running if end > turn)}):
+                busy = {host for end, host in running if end > open_at}
+                gone = to_evict(held, memory, machine.limit, upcoming=names[place + 1 :], pinned=busy)
+                if gone is not None:
+                    break
             for name in gone or ():
                 del held[name]
             held[batch.host] = Held(memory)
             peak = max(peak, sum(host.memory for host in held.values()))
-            load = speeds.load_seconds(batch.host, memory) if speeds else None
         speed = speeds.hosts.get(batch.host) if speeds else None
         work = speed.work_seconds(calls, read, written) if speed else None
         steps.append(Step(batch.host, calls, opened, memory, load, work))
-        clock = None if clock is None or load is None or work is None else clock + max(load - spare, 0.0) + work
-        spare = work or 0.0
+        known = known and load is not None and work is not None
+        begun = max(turn, open_at + (1.0 if load is None else load))
+        running = nlargest(machine.at_once, [*running, (begun + (1.0 if work is None else work), batch.host)])
+        over = max(over, running[0][0])
     fresh = {machine.weights(step.host) for step in steps if step.opened}
     return Forecast(
         calls=dict(Counter(request.arm for batch in plan.batches for request in batch.requests)),
@@ -171,7 +181,7 @@ def forecast(
         tokens_in=tokens_in,
         tokens_out=tokens_out,
         bound=bound,
-        seconds=clock,
+        seconds=over if known else None,
     )
 
 

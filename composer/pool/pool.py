@@ -49,6 +49,7 @@ class Pool:
         self._resolver = resolver
         self._store = store
         self.speeds = speeds
+        self._at_once = at_once
         self._hosts = Hosts(resolver, self.ledger, memory=memory, speeds=speeds)
         self._scheduler = Scheduler(self._hosts, resolver, self, patience=patience, at_once=at_once)
         self._flights: dict[str, Job] = {}
@@ -87,7 +88,9 @@ class Pool:
             lengths.setdefault(keyed[key].arm, []).append(draft.usage.tokens_out)
         return forecast(
             plan,
-            Machine(self._hosts.estimate, self._resolver.weights, self._hosts.resident, self._hosts.limit()),
+            Machine(
+                self._hosts.estimate, self._resolver.weights, self._hosts.resident, self._hosts.limit(), self._at_once
+            ),
             stored=Counter(keyed[key].arm for key in stored),
             typical={**(typical or {}), **{arm: sum(found) / len(found) for arm, found in lengths.items()}},
             speeds=self.speeds,

@@ -115,6 +115,11 @@ class Registry:
         model = self.settings.models[name]
         return self._memory(model, self._here(model), adapters)
 
+    def is_sized(self, name: str) -> bool:
+        """Whether the model's size is known: it is declared, or its file is on this machine."""
+        model = self.settings.models[name]
+        return model.memory is not None or model.sha256 is None or self._here(model) is not None
+
     def replicas(self, name: str) -> int:
         """How many copies of the model may run beside each other."""
         return self.settings.models[name].replicas

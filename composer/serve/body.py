@@ -1,126 +1,37 @@
-"""The body of a chat request: checked once, here; what we cannot honour is refused by name."""
+"""The body of a chat request to the door: its bytes, its depth, and what only somebody who waits can ask for."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import from_json
 
-from composer.errors import suggest
+from composer.chat import Chat as Asked
+from composer.chat import ChatError, read_chat, wrong
 from composer.serve.limits import Limits
 from composer.serve.refusal import Refused
-from composer.state import Wishes
-from composer.types import Message
 
-# Labels for the caller's own books: they do not shape a text, so they are taken and left alone.
-_LABELS = {
-    "metadata",
-    "parallel_tool_calls",
-    "prompt_cache_key",
-    "prompt_cache_retention",
-    "safety_identifier",
-    "service_tier",
-    "store",
-    "user",
-}
-# What would shape the text in a way that we do not: only the value that changes nothing is taken.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "audio": (),
-    "best_of": (1,),
-    "frequency_penalty": (0,),
-    "function_call": ("none",),
-    "functions": ([],),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "modalities": (["text"],),
-    "moderation": (),
-    "prediction": (),
-    "presence_penalty": (0,),
-    "reasoning_effort": (),
-    "response_format": ({"type": "text"},),
-    "tool_choice": ("none",),
-    "tools": ([],),
-    "top_logprobs": (0,),
-    "verbosity": (),
-    "web_search_options": (),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """A chat request: whom, what, and how it is to be answered. `turns` is what was said before `question`."""
-
-    model: str
-    question: str
-    turns: tuple[Message, ...]
-    wishes: Wishes
-    n: int
-    stream: bool
-    include_usage: bool
-
-
-class _Part(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class _Turn(_Part):
-    model_config = ConfigDict(strict=True, extra="allow")
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[dict[str, Any]] | None = None
-    refusal: str | None = None
-    name: str | None = None
-
-
-class _StreamOptions(_Part):
-    include_usage: bool = False
-    include_obfuscation: bool = False  # padding against eavesdroppers: a hint, and we send none
-
-
-class _Body(_Part):
-    model: str = Field(min_length=1, max_length=200)
-    messages: list[_Turn] = Field(min_length=1)
-    stream: bool = False
-    stream_options: _StreamOptions = _StreamOptions()
-    temperature: float | None = Field(default=None, ge=0, le=2)
-    top_p: float | None = Field(default=None, gt=0, le=1)
-    max_tokens: int | None = Field(default=None, ge=1)
-    max_completion_tokens: int | None = Field(default=None, ge=1)
-    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
-    stop: str | list[str] | None = None
-    n: int = Field(default=1, ge=1)
+__all__ = ["Asked", "parse"]
 
 
 def parse(raw: bytes, limits: Limits) -> Asked:
     """The request in `raw`. Raises Refused with status 400 and the field that is wrong."""
     data = _data(raw, limits.depth)
-    body = _validated(_known(data))
-    if len(body.messages) > limits.messages:
-        raise _wrong("messages", f"{len(body.messages)} messages, at most {limits.messages} are taken")
-    if body.n > limits.n:
-        raise _wrong("n", f"{body.n} answers, at most {limits.n} are given")
-    if body.n > 1 and not body.temperature:
-        raise _wrong("n", "several answers at temperature 0 would be equal: send a `temperature` above 0")
-    if body.stream_options.include_usage and not body.stream:
-        raise _wrong("stream_options", "there is no stream: send `stream: true`, or leave it out")
-    *turns, last = [_turn(turn, f"messages[{i}]") for i, turn in enumerate(body.messages)]
-    if last.role != "user":
-        raise _wrong("messages", f"the last message is the {last.role}'s: it must be the user's, which is answered")
-    if not last.content.strip():
-        raise _wrong("messages", "the last message is empty")
-    wishes = Wishes(
-        max_tokens=_most(body, limits.max_tokens),
-        temperature=body.temperature,
-        top_p=body.top_p,
+    try:
+        asked = read_chat(data, messages=limits.messages, stops=limits.stops, max_tokens=limits.max_tokens)
+        if asked.n > limits.n:
+            raise wrong("n", f"{asked.n} answers, at most {limits.n} are given")
+        if asked.n > 1 and not asked.wishes.temperature:
+            raise wrong("n", "several answers at temperature 0 would be equal: send a `temperature` above 0")
+    except ChatError as why:
+        raise Refused(400, why.message, code=why.code, param=why.param) from why
+    wishes = replace(asked.wishes, priority=1)  # somebody waits for it: a file does not
+    if wishes.seed is None and wishes.temperature:
         # Who asks for chance and names no seed wants another text each time, not the one in the store.
-        seed=secrets.randbelow(2**31) if body.seed is None and body.temperature else body.seed,
-        stop=_stops(body.stop, limits.stops),
-        priority=1,  # somebody waits for it: a file does not
-    )
-    return Asked(body.model, last.content, tuple(turns), wishes, body.n, body.stream, body.stream_options.include_usage)
+        wishes = replace(wishes, seed=secrets.randbelow(2**31))
+    return replace(asked, wishes=wishes)
 
 
 def _data(raw: bytes, deepest: int) -> dict[str, Any]:
@@ -143,77 +54,3 @@ def _data(raw: bytes, deepest: int) -> dict[str, Any]:
             if isinstance(inner, dict | list)
         ]
     return data
-
-
-def _known(data: Mapping[str, Any]) -> dict[str, Any]:
-    """What `_Body` reads; null is the same as left out. Raises Refused for a field that we cannot honour."""
-    kept: dict[str, Any] = {}
-    for name, value in data.items():
-        if value is None or name in _LABELS:
-            continue
-        if name in _Body.model_fields:
-            kept[name] = value
-        elif name in _NEUTRAL:
-            if not any((type(value) is not bool and value == same) or value is same for same in _NEUTRAL[name]):
-                raise Refused(400, f"`{name}` is not supported here", code="unsupported_parameter", param=name)
-        else:
-            told = suggest(name[:64], _Body.model_fields)
-            raise Refused(400, f"no field is called {name[:64]!r}; {told}", code="unknown_parameter", param=name[:64])
-    return kept
-
-
-def _validated(data: Mapping[str, Any]) -> _Body:
-    try:
-        return _Body.model_validate(data)
-    except ValidationError as why:
-        first = why.errors(include_url=False, include_input=False)[0]
-        steps = [step for step in first["loc"] if step not in ("str", "list[dict[str,any]]", "list[str]")]
-        param = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps).lstrip(".")
-        raise _wrong(param, first["msg"][:200]) from why
-
-
-def _turn(turn: _Turn, at: str) -> Message:
-    for name, value in (turn.model_extra or {}).items():
-        if value not in (None, [], {}):  # clients send the nulls of earlier answers back
-            raise Refused(400, f"`{at}.{name[:64]}` is not supported here", code="unsupported_parameter", param=at)
-    content = turn.content
-    if isinstance(content, list):
-        content = "\n".join(_text(part, f"{at}.content[{i}]") for i, part in enumerate(content))
-    if content is None and turn.role == "assistant":
-        content = turn.refusal
-    if content is None:
-        raise _wrong(f"{at}.content", "a message without a text")
-    return Message("system" if turn.role == "developer" else turn.role, content)
-
-
-def _text(part: Mapping[str, Any], at: str) -> str:
-    kind, text = part.get("type"), part.get("text")
-    if kind != "text" or part.keys() - {"type", "text"}:
-        raise Refused(400, f"`{at}`: only parts of type text are read here", code="unsupported_parameter", param=at)
-    if not isinstance(text, str):
-        raise _wrong(f"{at}.text", "expected a text")
-    return text
-
-
-def _most(body: _Body, largest: int) -> int | None:
-    """`max_completion_tokens`, or `max_tokens`, its older name."""
-    new, old = body.max_completion_tokens, body.max_tokens
-    if new is not None and old is not None and new != old:
-        raise _wrong("max_tokens", f"{old}, and `max_completion_tokens` says {new}: send one of them")
-    most, name = (old, "max_tokens") if new is None else (new, "max_completion_tokens")
-    if most is not None and most > largest:
-        raise _wrong(name, f"{most} tokens, at most {largest} fit into any model here")
-    return most
-
-
-def _stops(stop: str | list[str] | None, most: int) -> tuple[str, ...] | None:
-    if stop is None:
-        return None
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
-    if len(stops) > most or not all(0 < len(text) <= 256 for text in stops):
-        raise _wrong("stop", f"at most {most} texts of 1 to 256 characters are taken")
-    return stops
-
-
-def _wrong(param: str, problem: str) -> Refused:
-    return Refused(400, f"{param}: {problem}", code="invalid_value", param=param or None)

@@ -25,6 +25,7 @@ from composer.store.history import (
     questions_of,
     run_records,
     same_work,
+    uses,
 )
 from composer.store.lock import RunLock, sweep
 from composer.store.reader import Reader
@@ -145,6 +146,10 @@ class DraftStore:
     async def landed(self, run_id: str) -> tuple[int, int]:
         """Whole drafts that the last start of a run has received, and for how many questions."""
         return await asyncio.to_thread(landed, self._reader, clean(run_id))
+
+    async def uses(self, run_id: str | None = None) -> list[tuple[str, tuple[str, ...]]]:
+        """(run, arms that had to answer) per question of a run (None: of all), in the order of runs and lines."""
+        return await asyncio.to_thread(uses, self._reader, None if run_id is None else clean(run_id))
 
     async def open_questions(self, run_id: str) -> list[tuple[str, int]]:
         """(id, line) of the questions of a run that have no final answer."""

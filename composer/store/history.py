@@ -219,6 +219,30 @@ def landed(reader: Reader, run_id: str) -> tuple[int, int]:
     return cast(int, drafts), cast(int, questions)
 
 
+def uses(reader: Reader, run_id: str | None = None) -> list[tuple[str, tuple[str, ...]]]:
+    """(run, the arms whose hosts had to answer) per question of a run (None: of all runs), in the order of runs and lines.
+    Drafts from the store needed no host; questions that needed none are left out. Blocks.
+
+    What `coe serve` answered has no charges, so its traces are read. Both come from one statement, and every join goes
+    along a primary key.
+    """
+    which, values = ("", ()) if run_id is None else (" AND run_id = ?", (run_id, run_id))
+    rows = reader.figures(
+        "WITH used AS ("
+        f"SELECT run_id, custom_id, arm FROM charge WHERE NOT cached AND stop <> 'cancelled' AND role = 'draft'{which} "
+        "UNION SELECT run_id, custom_id, json_extract(draft.value, '$.name') FROM origin CROSS JOIN result USING (run_id), "
+        "json_each(CASE WHEN json_valid(payload) THEN payload ELSE '{}' END, '$.drafts') AS draft "
+        f"WHERE kind = 'serve' AND NOT json_extract(draft.value, '$.cached'){which}) "
+        "SELECT run_id, custom_id, arm FROM used CROSS JOIN question USING (run_id, custom_id) "
+        "CROSS JOIN run USING (run_id) ORDER BY started, run_id, line_no, custom_id, arm",
+        values,
+    )
+    found: dict[tuple[Cell, Cell], list[str]] = {}
+    for run, custom_id, arm in rows:
+        found.setdefault((run, custom_id), []).append(text(arm))
+    return [(text(run), tuple(arms)) for (run, _), arms in found.items()]
+
+
 def open_questions(reader: Reader, run_id: str) -> list[tuple[str, int]]:
     """(id, line) of the questions of a run without a final answer, in file order. Blocks."""
     rows = reader.rows(

@@ -1,9 +1,10 @@
 """What the pool costs and what it saves, beside what others do with the same questions, in one run.
 
-Run it alone on the machine: `python -m evals.bench.pool [--json FILE] [--questions N]`. Three parts: CPU microseconds per
-request of the scheduler on scripted engines; loads for 120 questions to 3 of 12 experts each with room for 2; and the same
+Run it alone on the machine: `python -m evals.bench.pool [--json FILE] [--questions N]`. Four parts: CPU microseconds per
+request of the scheduler on scripted engines; loads for 120 questions to 3 of 12 experts each with room for 2; the same
 work with real models (12 copies of the packaged one that differ in a byte, 1.2 GB in a temporary folder) for N questions
-(30; 0 leaves it out), which takes about ten minutes.
+(30; 0 leaves this and the next out), which takes about ten minutes; and predicted beside measured seconds of eight ways to
+do one piece of work (`pool_plans.py`), three minutes.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # before numpy loads its library
 
 from composer.pool.locality import advise, by_next_use, loads, lru, uses_of
+from evals.bench.pool_plans import plans
 from evals.bench.pool_real import Bench, make_registry
 from evals.bench.pool_scripts import EXPERTS, ROOM, from_file, loads_of, overhead, streaming, traffic
 
@@ -119,6 +121,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.questions:
         print(f"\n{options.questions} questions, real models{'loads':>18}{'wall s':>9}{'CPU s':>9}{'of floor':>9}")
         found["real"] = asyncio.run(measure(options.questions))
+        print("\npredicted by the plan, and measured")
+        found["plans"] = asyncio.run(plans())
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=2) + "\n")
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 from composer.config import load_settings, packaged_registry
 from composer.engines.base import Engine
+from composer.pool.locality import Victim, lru
 from composer.pool.pool import Pool
+from composer.pool.speeds import Speeds
 from composer.registry.experts import Registry
 from composer.store import DraftStore
 from composer.types import Draft, Request, Sampling
@@ -29,7 +31,6 @@ _MODEL = """  {name}:
     sampling: {{max_tokens: {tokens}, temperature: 0}}
 """
 _MEMORY = 400  # MiB that a copy takes with this context, at most
-BUDGET = (ROOM * _MEMORY + 50) * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +42,20 @@ class Spent:
     cpu: float
 
 
-def make_registry(folder: Path) -> Registry:
-    """Twelve copies of the packaged model's file in `folder` (1.2 GB), each with another name inside."""
+def budget_of(room: int) -> int:
+    """Bytes in which so many copies may be resident."""
+    return (room * _MEMORY + 50) * 2**20
+
+
+def make_registry(folder: Path, copies: int = EXPERTS) -> Registry:
+    """Copies of the packaged model's file in `folder` (100 MB each), each with another name inside."""
     packaged = Registry(load_settings(packaged_registry()))
     weights = packaged.host(next(iter(packaged.settings.models)), ()).path
     assert weights is not None
     data = bytearray(weights.read_bytes())
     at = data.index(b"general.name") + len(b"general.name") + 4 + 8  # key, then the kind and length of the value
     rows = []
-    for number in range(EXPERTS):
+    for number in range(copies):
         data[at] = ord("a") + number
         path = folder / f"m{number:02}.gguf"
         path.write_bytes(data)
@@ -59,7 +65,7 @@ def make_registry(folder: Path) -> Registry:
                 name=f"m{number:02}", path=path.name, sha=sha, slots=SLOTS, memory=_MEMORY, tokens=SHORT.max_tokens
             )
         )
-    experts = "".join(f"  e{number:02}: {{model: m{number:02}}}\n" for number in range(EXPERTS))
+    experts = "".join(f"  e{number:02}: {{model: m{number:02}}}\n" for number in range(copies))
     config = folder / "experts.yaml"
     config.write_text(f"models:\n{''.join(rows)}experts:\n{experts}")
     return Registry(load_settings(config))
@@ -85,20 +91,29 @@ class Bench:
             await _all(engine, requests)
         return load, (_cpu() - began - load) / len(requests)
 
-    async def question_order(self, room: int = ROOM) -> None:
-        """Question by question, expert by expert, the longest unused host closed where there is no room. With room for
-        one it is llama-swap's way: one model at a time, first come first served."""
+    async def typical(self) -> dict[str, float]:
+        """The tokens of an answer per expert, as one of its host's slots writes them."""
+        found: dict[str, float] = {}
+        for expert, own in self._grouped().items():
+            async with self._host(expert) as engine:
+                drafts = [piece async for _, piece in engine.generate(own) if isinstance(piece, Draft)]
+            found[expert] = sum(draft.usage.tokens_out for draft in drafts) / len(drafts)
+        return found
+
+    async def question_order(self, room: int = ROOM, victim: Victim = lru) -> None:
+        """Question by question, expert by expert, the `victim` (else the longest unused host) closed where there is no
+        room. With room for one it is llama-swap's way: one model at a time, first come first served."""
         resident: dict[str, Engine] = {}
+        asked = [request for place, row in enumerate(self.rows) for request in requests_of(place, row, SHORT)]
         try:
-            for place, experts in enumerate(self.rows):
-                for request in requests_of(place, experts, SHORT):
-                    if request.arm in resident:
-                        resident[request.arm] = resident.pop(request.arm)
-                    else:
-                        if len(resident) >= room:
-                            await resident.pop(next(iter(resident))).close()
-                        resident[request.arm] = await self._opened(request.arm)
-                    await _all(resident[request.arm], [request])
+            for place, request in enumerate(asked):
+                if request.arm in resident:
+                    resident[request.arm] = resident.pop(request.arm)
+                else:
+                    if len(resident) >= room:
+                        await resident.pop(victim(list(resident), place)).close()
+                    resident[request.arm] = await self._opened(request.arm)
+                await _all(resident[request.arm], [request])
         finally:
             for engine in resident.values():
                 await engine.close()
@@ -117,11 +132,13 @@ class Bench:
             async with self._host(expert) as engine:
                 await _all(engine, sorted(requests, key=lambda request: str(request.streams[0].prompt)))
 
-    async def ours(self, *, stream: bool, at_once: int = 1) -> None:
+    async def ours(
+        self, *, stream: bool, at_once: int = 1, memory: int = budget_of(ROOM), speeds: Speeds | None = None
+    ) -> None:
         """The pool, with a real store. A host takes one thread, so a machine of two cores may work on two at once."""
         self.folder.joinpath("drafts.sqlite").unlink(missing_ok=True)
         async with DraftStore.open(self.folder / "drafts.sqlite") as store:
-            pool = Pool(self.registry, store, memory=BUDGET, at_once=at_once)
+            pool = Pool(self.registry, store, memory=memory, at_once=at_once, speeds=speeds)
             try:
                 await (streaming if stream else from_file)(pool, self.rows, sampling=SHORT)
             finally:

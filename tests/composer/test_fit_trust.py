@@ -97,7 +97,7 @@ def test_a_damaged_file_is_no_calibration(tmp_path: Path) -> None:
 
     (trust_folder(pipeline.registry) / "router.json").write_text(json.dumps({"version": 0}), encoding="utf-8")
 
-    packaged = Pipeline(load_settings(packaged_registry())).trust()
+    packaged = Pipeline(load_settings(packaged_registry())).trust
     found = installed_trust(pipeline.registry)
 
     assert found is not None and packaged is not None

@@ -12,14 +12,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from composer.errors import ConfigError, InputError, OutputFullError
+from composer.fields import BadRow
 from composer.jsonl import (
     MAX_LINE,
     DuplicateIds,
     Labelled,
     Question,
     RowError,
-    _BadRow,
     _row,
+    dedupe_of,
     read_questions,
     write_atomic,
 )
@@ -165,6 +166,38 @@ def test_thousands_of_duplicates_make_a_message_that_can_be_read(path: Path) -> 
     assert len(caught.value.lines) == 1_000
 
 
+def test_of_rows_with_one_id_the_first_that_can_be_used_is_kept_and_the_others_are_errors(path: Path) -> None:
+    path.write_text(
+        '{"id": "a"}\n'
+        '{"id": "a", "question": "first"}\n'
+        '{"id": 1, "question": "one"}\n'
+        '{"id": "a", "question": "first"}\n'
+        '{"id": "1", "question": "another one"}\n'
+        '{"id": "b", "question": "only"}\n'
+    )
+
+    read = read_questions(path, dedupe="first")
+
+    assert [(row.id, row.text, row.line) for row in read.rows] == [("a", "first", 2), ("1", "one", 3), ("b", "only", 6)]
+    assert [error.line for error in read.errors] == [1, 4, 5]
+    assert read.errors[1] == RowError(
+        4, "the id 'a' is on line 2 already, and that row is kept (--dedupe first)", '{"id": "a", "question": "first"}'
+    )
+    assert "the id '1' is on line 3 already" in read.errors[2].reason
+
+
+def test_only_where_it_is_possible_the_user_is_told_to_keep_the_first(path: Path) -> None:
+    dump(path, *({"id": "a", "question": "a", "answer": "a"} for _ in range(2)))
+
+    with pytest.raises(DuplicateIds, match="--dedupe first"):
+        read_questions(path)
+    with pytest.raises(DuplicateIds, match=r"are the same\); nothing was run"):
+        read_questions(path, labelled=True)
+    with pytest.raises(InputError, match=r"'last' is no way[\s\S]*first") as caught:
+        dedupe_of("last")
+    assert caught.value.where == "--dedupe"
+
+
 @pytest.mark.parametrize("content", [b"", b"\n \n", b"\xef\xbb\xbf", '{"id": 1}'.encode("utf-16")])
 def test_a_file_without_rows_or_in_another_encoding_is_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
@@ -198,7 +231,7 @@ def test_no_bytes_make_a_row_crash(raw: bytes) -> None:
     for labelled in (False, True):
         try:
             row = _row(raw, 1, labelled=labelled)
-        except _BadRow as why:
+        except BadRow as why:
             assert str(why)
         else:
             assert row.question.id

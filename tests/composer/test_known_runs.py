@@ -173,6 +173,25 @@ def test_another_aggregator_combines_the_same_drafts(bench: Scripted) -> None:
         replay(bench.folder / "drafts.sqlite", found, trace, by="nonsense")
 
 
+def test_drafts_that_are_drawn_anew_are_compared_with_the_stored_ones_and_not_kept(bench: Scripted) -> None:
+    run(bench)
+    [found] = known(bench)
+    _, trace = look(bench, lambda store: find_question(store, "a", found))
+    path, before = bench.folder / "drafts.sqlite", look(bench, lambda store: store.traces())
+    drafts = stats(path)["rows"]["call"]
+
+    same = replay(path, found, trace, fresh=True)
+    bench.pipeline(TWO + ALL, lambda request: "It is 9." if request.arm == "other" else digits(request))
+    other = replay(path, found, trace, fresh=True)
+
+    assert (same.equal, same.calls, [draft["cached"] for draft in same.again["drafts"]]) == (True, 2, [False, False])
+    changed = {place: (then, now) for place, then, now in other.changes}
+    assert changed["drafts[1].draft"] == ("The answer is 6.", "It is 9.") and "drafts[0].draft" not in changed
+    assert (stats(path)["rows"]["call"], look(bench, lambda store: store.traces())) == (drafts, before)
+    with pytest.raises(InputError, match="two reasons"):
+        replay(path, found, trace, fresh=True, by="best")
+
+
 def test_a_replay_shows_where_it_differs(bench: Scripted) -> None:
     run(bench)
     [found] = known(bench)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from scripted_hosts import Machine as Registry
 from scripted_hosts import Memory, collect, want, wants
 
 from composer.errors import MemoryBudgetError
-from composer.pool.plan import Machine, forecast, make_plan
+from composer.pool.plan import Batch, Lane, Machine, Plan, forecast, make_plan
 from composer.pool.pool import Pool
 from composer.pool.speeds import HostSpeed, Speeds
 from composer.types import Request, Sampling, Stream
@@ -112,6 +114,34 @@ def test_a_load_beside_a_computing_host_costs_only_what_is_longer() -> None:
     assert beside.seconds == pytest.approx(2.0 + work + max(0.0, 2.0 - work) + work)
     assert in_turn.seconds == pytest.approx(2 * (2.0 + work))
     assert (beside.peak, in_turn.peak) == (200, 100)
+
+
+def test_two_hosts_at_work_at_once_take_half_as_long_where_both_have_room() -> None:
+    plan = make_plan([*some("a", 4), *some("b", 4), *some("c", 4), *some("d", 4)], str)
+    speeds = Speeds(1.0, 1.0, dict.fromkeys("abcd", FAST))
+    work = 40 / 100 + 80 / 40
+
+    def seconds(limit: int, at_once: int) -> float | None:
+        return forecast(plan, replace(machine(limit), at_once=at_once), speeds=speeds).seconds
+
+    # two open at first, the third while they work; whoever is opened ahead is one, so the fourth opens in its own turn
+    assert seconds(400, 2) == pytest.approx(2.0 + work + 2.0 + work)
+    assert seconds(300, 1) == pytest.approx(2.0 + 4 * work)
+    assert seconds(200, 2) == pytest.approx(2 * (2.0 + work))  # nobody can be opened ahead
+    assert seconds(100, 2) == seconds(100, 1) == pytest.approx(4 * (2.0 + work))
+
+
+def test_work_in_another_order_opens_again_what_had_to_go_and_ahead_is_a_choice() -> None:
+    plan = Plan(tuple(Batch(host, (Lane(None, tuple(some(host, 1))),)) for host in "abab"))
+    speeds = Speeds(1.0, 1.0, dict.fromkeys("ab", FAST))
+    work = 10 / 100 + 20 / 10
+
+    one = forecast(plan, machine(100), speeds=speeds)
+    beside, later = (forecast(plan, replace(machine(200), ahead=ahead), speeds=speeds) for ahead in (True, False))
+
+    assert (one.loads, one.seconds) == (4, pytest.approx(4 * (2.0 + work)))
+    assert (beside.loads, beside.seconds) == (2, pytest.approx(2.0 + 4 * work))
+    assert (later.loads, later.seconds) == (2, pytest.approx(4.0 + 4 * work))
 
 
 def test_what_is_open_costs_no_load() -> None:
