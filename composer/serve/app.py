@@ -45,7 +45,7 @@ def build(door: Door) -> Starlette:
 
     async def chat(request: Request) -> Response:
         asked = await _read(request, door.limits)
-        call = door.begin(asked)
+        call = door.begin(asked, request.scope["caller"])
         try:
             if asked.stream:
                 await _unless_gone(request.receive, call.begins(door.limits.patience))

@@ -15,6 +15,7 @@ from composer.config import AUTO, StageSpec
 from composer.errors import ComposerError
 from composer.pipeline import Pipeline
 from composer.serve.body import Asked
+from composer.serve.callers import Callers
 from composer.serve.limits import Limits
 from composer.serve.ready import Readiness
 from composer.serve.refusal import Refused, internal, of_error, stopping
@@ -39,6 +40,7 @@ class Door:
         self.closing = False
         self.answers = 0
         self.ready = Readiness(pipeline)
+        self.callers = Callers(limits.share, self._wait)
         self._traces = Traces(pipeline, say)
         self._under_way = 0
         self._calls: set[Call] = set()
@@ -49,9 +51,9 @@ class Door:
         settings = self.pipeline.settings
         return [AUTO, *settings.experts, *settings.pipelines]
 
-    def begin(self, asked: Asked) -> Call:
-        """Start to answer. Raises Refused: 404 for a model that nobody has, 429 when too much is under way, 503 at the
-        end."""
+    def begin(self, asked: Asked, caller: str = "") -> Call:
+        """Start to answer; the caller's request itself is counted already. Raises Refused: 404 for a model that nobody
+        has, 429 when too much is under way, 503 at the end."""
         if self.closing:
             raise stopping()
         if asked.model not in self.models():
@@ -59,11 +61,12 @@ class Door:
             raise Refused(404, told, code="model_not_found", param="model")
         if self._under_way + asked.n > self.limits.queue:
             told = f"{self._under_way} answers are under way, at most {self.limits.queue} may be"
-            raise Refused(429, told, code="queue_full", retry=min(30, max(1, round(self._usual))))
+            raise Refused(429, told, code="queue_full", retry=self._wait())
+        self.callers.take(caller, asked.n - 1)
         self._under_way += asked.n
         call = Call(self, asked)
         self._calls.add(call)
-        call.work.add_done_callback(lambda _: self._ended(call))
+        call.work.add_done_callback(lambda _: self._ended(call, caller))
         return call
 
     def passes(self, model: str) -> bool:
@@ -105,8 +108,13 @@ class Door:
         drafts = f"{ledger.drafts} drafts ({ledger.cached} from the store, {ledger.failed} failed or cut)"
         return f"{self.answers} answers of {drafts}, {ledger.loads} loads, {ledger.tokens_out} tokens written"
 
-    def _ended(self, call: Call) -> None:
+    def _wait(self) -> int:
+        """Seconds after which somebody will have ended, most likely."""
+        return min(30, max(1, round(self._usual)))
+
+    def _ended(self, call: Call, caller: str) -> None:
         self._under_way -= call.asked.n
+        self.callers.leave(caller, call.asked.n - 1)
         self._calls.discard(call)
         if not call.work.cancelled():
             call.work.exception()  # looked at: nobody may be left to hear it

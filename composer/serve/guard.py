@@ -9,6 +9,7 @@ import ipaddress
 import json
 import os
 from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,14 +38,17 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._hashes)
 
-    def open_with(self, authorization: str) -> bool:
-        """Whether the Authorization header holds one of the keys; it takes as long for a near miss as for a far one."""
+    def caller(self, authorization: str) -> str | None:
+        """Who comes with this Authorization header: a name for its key, None for none of the keys; it takes as long for
+        a near miss as for a far one. Where there are no keys, all callers are one."""
+        if not self._hashes:
+            return ""
         scheme, _, key = authorization.partition(" ")
         told = hashlib.sha256(key.strip().encode("utf-8", "replace")).digest()
         found = False
         for known in self._hashes:
             found |= hmac.compare_digest(told, known)
-        return found and scheme.lower() == "bearer"
+        return told.hex() if found and scheme.lower() == "bearer" else None
 
 
 def read_keys(file: Path | None) -> Keys:
@@ -71,9 +75,10 @@ def read_keys(file: Path | None) -> Keys:
 
 class Guard:
     """Refuses, before the app hears of a request: foreign Host headers (421: a web page's own name that was made to point
-    here), missing or wrong keys (401, on every path), bodies that say they are too large (413), and everything while the
-    server ends (503). `hosts` are the names it goes by; `any_address` also takes numeric addresses, which no web page can
-    make its own. A reader that takes nothing for `limits.write` seconds is left."""
+    here), missing or wrong keys (401, on every path), bodies that say they are too large (413), everything while the server
+    ends (503), and what a caller wants beyond its share (429). `hosts` are the names it goes by; `any_address` also takes
+    numeric addresses, which no web page can make its own. A reader that takes nothing for `limits.write` seconds is
+    left. The app finds who is calling as `caller` in the scope."""
 
     def __init__(
         self, app: ASGIApp, door: Door, keys: Keys, hosts: Collection[str], limits: Limits, *, any_address: bool = False
@@ -91,24 +96,29 @@ class Guard:
             async with asyncio.timeout(self._limits.write):
                 await send(message)
 
-        try:
-            self._look(Headers(scope=scope))
-        except Refused as why:
-            await _refuse(why, send_within)
-            return
-        await self._app(scope, receive, send_within)
+        with ExitStack() as stack:
+            try:
+                scope["caller"] = caller = self._look(Headers(scope=scope))
+                if scope["method"] == "POST":  # who only looks is answered at once
+                    stack.enter_context(self._door.callers.entered(caller))
+            except Refused as why:
+                await _refuse(why, send_within)
+                return
+            await self._app(scope, receive, send_within)
 
-    def _look(self, headers: Headers) -> None:
-        """Raise Refused unless the request may come in."""
+    def _look(self, headers: Headers) -> str:
+        """Who is calling. Raises Refused unless the request may come in."""
         if not self._is_ours(headers.get("host", "")):
             raise Refused(421, "this server is not called that: see --allow-host", code="wrong_host")
-        if self._keys and not self._keys.open_with(headers.get("authorization", "")):
+        caller = self._keys.caller(headers.get("authorization", ""))
+        if caller is None:
             raise Refused(401, "a key is needed: Authorization: Bearer KEY", code="invalid_api_key")
         if self._door.closing:
             raise stopping()
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > self._limits.bytes:
             raise too_large(self._limits)
+        return caller
 
     def _is_ours(self, told: str) -> bool:
         name = _host_name(told)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of the server. Sizes in bytes, times in seconds; `queue` counts answers under way, asked or waiting.
+    """Bounds of the server. Sizes in bytes, times in seconds; `queue` counts answers under way, asked or waiting,
+    `each` those of one caller (a key), from a request's head to the end of its answer (None: a quarter of the queue, so
+    that one caller never fills it).
 
     `idle` is how long a connection is kept for another request: longer than clients keep theirs (httpx and OpenAI's 5 s),
     else one is closed under a request. `head`, `body` and `write` bound how long a client may take to send a request's head, its body, and to read what it is
@@ -23,6 +25,7 @@ class Limits:
     n: int = 8
     stops: int = 4
     queue: int = 256
+    each: int | None = None
     connections: int = 1024
     idle: float = 75.0
     head: float = 10.0
@@ -31,3 +34,12 @@ class Limits:
     deadline: float = 600.0
     grace: float = 10.0
     patience: float = 5.0
+
+    @property
+    def share(self) -> int:
+        """What one caller may have under way; never less than one request may ask for.
+
+        >>> Limits(max_tokens=1).share, Limits(max_tokens=1, queue=4).share
+        (64, 8)
+        """
+        return max(self.n, self.queue // 4) if self.each is None else self.each

@@ -49,8 +49,8 @@ async def test_no_route_answers_without_the_key(bench: Scripted) -> None:
 def test_only_the_whole_key_opens(told: str) -> None:
     keys = Keys(["x" * 30, KEY])
 
-    assert not keys.open_with(told)
-    assert keys.open_with(f"bearer {KEY}")
+    assert keys.caller(told) is None
+    assert keys.caller(f"bearer {KEY}")
     assert KEY not in repr(vars(keys))
 
 
@@ -63,7 +63,7 @@ def test_keys_come_from_a_file_and_the_environment_and_leave_it(
 
     keys = read_keys(file)
 
-    assert keys.open_with(f"Bearer {KEY}") and keys.open_with(f"Bearer {'e' * 30}")
+    assert keys.caller(f"Bearer {KEY}") and keys.caller(f"Bearer {'e' * 30}")
     assert "COE_API_KEY" not in os.environ
     assert not read_keys(None)
 
