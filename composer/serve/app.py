@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -137,7 +137,8 @@ class _Events(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await _unless_gone(receive, self._send(send))
+            with suppress(_Gone):  # there is nobody to tell, and a status has been sent
+                await _unless_gone(receive, self._send(send))
         finally:
             await self._call.cancel()
 
@@ -146,6 +147,7 @@ class _Events(Response):
         async with aclosing(_events(self._call)) as events:
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
+                await asyncio.sleep(0)  # else a connection that is lost is not noticed while there is more to say
         await send({"type": "http.response.body", "body": b""})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ _NEUTRAL: dict[str, tuple[Any, ...]] = {
     "verbosity": (),
     "web_search_options": (),
 }
+_STRING = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL
+)  # one without an end is the rest, so that all is looked at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +100,10 @@ class _Body(_Part):
 
 def parse(raw: bytes, limits: Limits) -> Asked:
     """The request in `raw`. Raises Refused with status 400 and the field that is wrong."""
-    data = _data(raw, limits.depth)
-    body = _validated(_known(data))
-    if len(body.messages) > limits.messages:
-        raise _wrong("messages", f"{len(body.messages)} messages, at most {limits.messages} are taken")
+    data = _known(_data(raw, limits))
+    if isinstance(told := data.get("messages"), list) and len(told) > limits.messages:
+        raise _wrong("messages", f"{len(told)} messages, at most {limits.messages} are taken")
+    body = _validated(data)
     if body.n > limits.n:
         raise _wrong("n", f"{body.n} answers, at most {limits.n} are given")
     if body.n > 1 and not body.temperature:
@@ -123,7 +127,9 @@ def parse(raw: bytes, limits: Limits) -> Asked:
     return Asked(body.model, last.content, tuple(turns), wishes, body.n, body.stream, body.stream_options.include_usage)
 
 
-def _data(raw: bytes, deepest: int) -> dict[str, Any]:
+def _data(raw: bytes, limits: Limits) -> dict[str, Any]:
+    if _has_more(raw, limits.values):  # asked before it is read, because reading holds up everything else
+        raise Refused(400, f"the body has more than {limits.values} values", code="invalid_json")
     try:
         data = from_json(raw, allow_inf_nan=False)
     except ValueError as why:
@@ -134,8 +140,8 @@ def _data(raw: bytes, deepest: int) -> dict[str, Any]:
     depth = 0
     while level:
         depth += 1
-        if depth > deepest:
-            raise Refused(400, f"the body is nested deeper than {deepest} levels", code="invalid_json")
+        if depth > limits.depth:
+            raise Refused(400, f"the body is nested deeper than {limits.depth} levels", code="invalid_json")
         level = [
             inner
             for outer in level
@@ -143,6 +149,27 @@ def _data(raw: bytes, deepest: int) -> dict[str, Any]:
             if isinstance(inner, dict | list)
         ]
     return data
+
+
+def _has_more(raw: bytes, values: int) -> bool:
+    """Whether there are more values: before each stands one of `[{,`. What stands inside texts does not count.
+
+    >>> _has_more(b'{"a": ",,,,"}', 1), _has_more(b'{"a": [0, 1]}', 2)
+    (False, True)
+    """
+    if _before(raw, 0, len(raw)) <= values:
+        return False
+    found = at = 0
+    for text in _STRING.finditer(raw):
+        found += _before(raw, at, text.start())
+        if found > values:
+            return True
+        at = text.end()
+    return found + _before(raw, at, len(raw)) > values
+
+
+def _before(raw: bytes, start: int, end: int) -> int:
+    return sum(raw.count(mark, start, end) for mark in (b"[", b"{", b","))
 
 
 def _known(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Collection, Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,12 +20,13 @@ from composer.serve.limits import Limits
 from composer.serve.refusal import Refused, stopping
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from composer.serve.door import Door
 
 _VARIABLE = "COE_API_KEY"
 _SHORTEST = 22  # characters: 128 random bits in base64
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::[0-9]{1,5})?", re.ASCII)
 _MAKE = "make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
 
 
@@ -75,10 +76,9 @@ def read_keys(file: Path | None) -> Keys:
 
 class Guard:
     """Refuses, before the app hears of a request: foreign Host headers (421: a web page's own name that was made to point
-    here), missing or wrong keys (401, on every path), bodies that say they are too large (413), everything while the server
-    ends (503), and what a caller wants beyond its share (429). `hosts` are the names it goes by; `any_address` also takes
-    numeric addresses, which no web page can make its own. A reader that takes nothing for `limits.write` seconds is
-    left. The app finds who is calling as `caller` in the scope."""
+    here), missing or wrong keys (401, on every path), bodies that say they are too large (413), too many headers (431), everything while
+    the server ends (503), and what a caller wants beyond its share (429). `hosts` are the names it goes by; `any_address` also takes
+    numeric addresses, which no web page can make its own. The app finds who is calling as `caller` in the scope."""
 
     def __init__(
         self, app: ASGIApp, door: Door, keys: Keys, hosts: Collection[str], limits: Limits, *, any_address: bool = False
@@ -92,19 +92,15 @@ class Guard:
         if scope["type"] != "http":
             return  # nothing else is served
 
-        async def send_within(message: Message) -> None:
-            async with asyncio.timeout(self._limits.write):
-                await send(message)
-
         with ExitStack() as stack:
             try:
                 scope["caller"] = caller = self._look(Headers(scope=scope))
                 if scope["method"] == "POST":  # who only looks is answered at once
                     stack.enter_context(self._door.callers.entered(caller))
             except Refused as why:
-                await _refuse(why, send_within)
+                await _refuse(why, send)
                 return
-            await self._app(scope, receive, send_within)
+            await self._app(scope, receive, send)
 
     def _look(self, headers: Headers) -> str:
         """Who is calling. Raises Refused unless the request may come in."""
@@ -115,6 +111,8 @@ class Guard:
             raise Refused(401, "a key is needed: Authorization: Bearer KEY", code="invalid_api_key")
         if self._door.closing:
             raise stopping()
+        if len(headers) > self._limits.headers:
+            raise Refused(431, f"more than {self._limits.headers} headers", code="too_many_headers")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > self._limits.bytes:
             raise too_large(self._limits)
@@ -144,10 +142,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _host_name(told: str) -> str:
-    """A Host header without its port and brackets."""
-    if told.startswith("["):
-        return told[1:].partition("]")[0]
-    return told.rpartition(":")[0].lower() if ":" in told else told.lower()
+    """A Host header without its port and brackets; nothing of what is no such header.
+
+    >>> _host_name("COE:8000"), _host_name("[::1]:80"), _host_name("[::1]@evil.example"), _host_name("coe:x")
+    ('coe', '::1', '', '')
+    """
+    found = _HOST.fullmatch(told)
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def _is_address(name: str) -> bool:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 class Limits:
     """Bounds of the server. Sizes in bytes, times in seconds; `queue` counts answers under way, asked or waiting,
     `each` those of one caller (a key), from a request's head to the end of its answer (None: a quarter of the queue, so
-    that one caller never fills it).
+    that one caller never fills it); `values` are those of a body (fields, elements, texts): small ones take 30 times the
+    room in memory that they take as text, and long to read. `headers` are those of a request, `line` the bytes of
+    its head.
 
     `idle` is how long a connection is kept for another request: longer than clients keep theirs (httpx and OpenAI's 5 s),
     else one is closed under a request. `head`, `body` and `write` bound how long a client may take to send a request's head, its body, and to read what it is
@@ -21,6 +23,9 @@ class Limits:
     max_tokens: int
     bytes: int = 2 * 2**20
     depth: int = 64
+    values: int = 20_000
+    headers: int = 100
+    line: int = 16 * 1024
     messages: int = 256
     n: int = 8
     stops: int = 4

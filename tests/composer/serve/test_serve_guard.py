@@ -92,6 +92,10 @@ def test_a_weak_key_is_refused_and_never_repeated(tmp_path: Path, text: str, lin
         ("192.0.2.7:8000", True, 200),
         ("[2001:db8::1]:8000", True, 200),
         ("", True, 421),
+        ("coe:x", False, 421),
+        ("coe@evil.example", False, 421),
+        ("[::1", True, 421),
+        ("[::1]@evil.example", True, 421),
     ],
 )
 async def test_foreign_host_names_are_misdirected(bench: Scripted, host: str, any_address: bool, status: int) -> None:
@@ -123,6 +127,13 @@ async def test_bodies_are_bounded_and_json(bench: Scripted, body: bytes, kind: s
             told = await client.post("/v1/chat/completions", content=content, headers={"content-type": kind})
             assert told.status_code == status
             assert told.json()["error"]["message"]
+
+
+async def test_headers_are_bounded(bench: Scripted) -> None:
+    async with served(bench.pipeline(ONE)) as (client, _):
+        told = await client.get("/healthz", headers={f"x-{i}": "y" for i in range(LIMITS.headers)})
+
+    assert (told.status_code, told.json()["error"]["code"]) == (431, "too_many_headers")
 
 
 async def test_an_unknown_model_is_404_and_nothing_is_asked(bench: Scripted) -> None:
