@@ -19,6 +19,7 @@ from composer.serve.body import Asked, parse
 from composer.serve.door import Call, Door, model_data
 from composer.serve.guard import too_large
 from composer.serve.limits import Limits
+from composer.serve.metrics import MEDIA_TYPE
 from composer.serve.refusal import Refused, internal
 from composer.serve.reply import Choice, Told, chunk, completion, part
 
@@ -44,8 +45,12 @@ def build(door: Door) -> Starlette:
         return JSONResponse(model_data(name, door.started))
 
     async def chat(request: Request) -> Response:
-        asked = await _read(request, door.limits)
-        call = door.begin(asked, request.scope["caller"])
+        try:
+            asked = await _read(request, door.limits)
+            call = door.begin(asked, request.scope["caller"])
+        except Refused as why:
+            door.metrics.refused(why.status)
+            raise
         try:
             if asked.stream:
                 await _unless_gone(request.receive, call.begins(door.limits.patience))
@@ -62,6 +67,9 @@ def build(door: Door) -> Starlette:
     async def ready(_: Request) -> Response:
         return JSONResponse({"status": "ready", "expert": await door.ready.check()})
 
+    async def metrics(_: Request) -> Response:
+        return Response(door.metrics.text(), media_type=MEDIA_TYPE)
+
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -69,6 +77,7 @@ def build(door: Door) -> Starlette:
             Route("/v1/models/{name}", model),
             Route("/healthz", health),
             Route("/readyz", ready),
+            Route("/metrics", metrics),
         ],
         exception_handlers={
             Refused: _refused,

@@ -17,6 +17,7 @@ from composer.pipeline import Pipeline
 from composer.serve.body import Asked
 from composer.serve.callers import Callers
 from composer.serve.limits import Limits
+from composer.serve.metrics import Metrics, Watch
 from composer.serve.ready import Readiness
 from composer.serve.refusal import Refused, internal, of_error, stopping
 from composer.serve.reply import Passing, Told, choice_of, usage_of
@@ -41,6 +42,7 @@ class Door:
         self.answers = 0
         self.ready = Readiness(pipeline)
         self.callers = Callers(limits.share, self._wait)
+        self.metrics = Metrics(lambda: self._under_way)
         self._traces = Traces(pipeline, say)
         self._under_way = 0
         self._calls: set[Call] = set()
@@ -116,9 +118,18 @@ class Door:
         self._under_way -= call.asked.n
         self.callers.leave(caller, call.asked.n - 1)
         self._calls.discard(call)
+        seconds = time.monotonic() - call.began
+        self.metrics.ended(call.asked.model, _status(call.work), seconds)
         if not call.work.cancelled():
-            call.work.exception()  # looked at: nobody may be left to hear it
-            self._usual = 0.9 * self._usual + 0.1 * (time.monotonic() - call.began)
+            self._usual = 0.9 * self._usual + 0.1 * seconds
+
+
+def _status(work: asyncio.Task[Told]) -> int:
+    """What HTTP calls the end of a call; 499: its caller has left."""
+    if work.cancelled():
+        return 499
+    why = work.exception()
+    return why.status if isinstance(why, Refused) else 200 if why is None else 500
 
 
 def asks_once(steps: tuple[StageSpec, ...]) -> bool:
@@ -142,6 +153,7 @@ class Call:
         self._pass = [asked.model in door.pipeline.settings.experts] * asked.n
         self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
         self._spoke = asyncio.Event()
+        self._watch = Watch(asked=self._pass[0])
         self.work = asyncio.create_task(self._run())
         self.work.add_done_callback(lambda _: self._tell(None))
 
@@ -198,12 +210,17 @@ class Call:
                 if reply.draft.error is not None:
                     self.door.say(f"{self.id}: {reply.arm}: {reply.draft.error.kind}: {reply.draft.error.message}")
         await self.door.answered(state, asked.model)
-        return Told(tuple(choice_of(state, row) for row in range(asked.n)), *usage_of(state))
+        told = Told(tuple(choice_of(state, row) for row in range(asked.n)), *usage_of(state))
+        degraded = sum(choice.about["status"] == "degraded" for choice in told.choices)
+        self.door.metrics.answered(degraded, self._watch.ours())
+        return told
 
     def _wishes(self, sample: int, deadline: float) -> Wishes:
         return replace(self.asked.wishes, sample=sample, deltas=self.asked.stream, deadline=deadline)
 
     def _hear(self, event: Event) -> None:
+        self._watch.hear(event)
+        self.door.metrics.hear(event)
         if not self.asked.stream:
             return
         if isinstance(event, Routed):

@@ -98,6 +98,7 @@ class Guard:
                 if scope["method"] == "POST":  # who only looks is answered at once
                     stack.enter_context(self._door.callers.entered(caller))
             except Refused as why:
+                self._door.metrics.refused(why.status)
                 await _refuse(why, send)
                 return
             await self._app(scope, receive, send)

@@ -30,17 +30,20 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
 async def test_no_route_answers_without_the_key(bench: Scripted) -> None:
     async with served(bench.pipeline(ONE), keys=Keys([KEY])) as (client, door):
         routes = [(route.path, sorted(route.methods or ())) for route in build(door).routes if isinstance(route, Route)]
-        paths = [path.replace("{name}", "auto") for path, _ in routes] + ["/", "/docs", "/openapi.json", "/metrics"]
+        paths = [path.replace("{name}", "auto") for path, _ in routes] + [
+            *("/", "/docs", "/redoc", "/openapi.json", "/metrics/", "//metrics", "/%2e%2e/metrics", "/v1", "/admin"),
+            *("/v1/completions", "/v1/embeddings", "/favicon.ico", "/healthz?key=x"),
+        ]
         for path in paths:
-            for method in ("GET", "POST", "HEAD", "OPTIONS", "DELETE"):
+            for method in ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"):
                 told = await client.request(method, path)
                 assert told.status_code == 401, (method, path)
                 assert told.headers["www-authenticate"] == "Bearer"
         opened = {path: (await client.get(path, headers=OPEN)).status_code for path in paths}
 
-    assert len(routes) == 5
-    assert opened["/v1/models"] == opened["/healthz"] == opened["/readyz"] == 200
-    assert (opened["/v1/chat/completions"], opened["/metrics"]) == (405, 404)
+    assert len(routes) == 6
+    assert opened["/v1/models"] == opened["/healthz"] == opened["/readyz"] == opened["/metrics"] == 200
+    assert (opened["/v1/chat/completions"], opened["/docs"], opened["/openapi.json"]) == (405, 404, 404)
 
 
 @pytest.mark.parametrize(
