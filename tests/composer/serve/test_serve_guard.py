@@ -111,6 +111,35 @@ async def test_foreign_host_names_are_misdirected(bench: Scripted, host: str, an
     assert not [name for name in told.headers if name.startswith("access-control")]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_web_page_may_read_an_answer(bench: Scripted, stream: bool) -> None:
+    evil = {"origin": "http://evil.example"}
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    async with served(bench.pipeline(ONE)) as (client, _):
+        told = [
+            await client.post("/v1/chat/completions", json=ask(stream=stream), headers=evil),
+            await client.post("/v1/chat/completions", json=ask("nobody"), headers=evil),
+            await client.options("/v1/chat/completions", headers=evil | asks),
+            *[await client.get(path, headers=evil) for path in ("/v1/models", "/metrics", "/readyz", "/nowhere")],
+        ]
+
+    assert [one.status_code for one in told] == [200, 404, 405, 200, 200, 200, 404]
+    assert not [name for one in told for name in one.headers if name.startswith("access-control")]
+
+
+async def test_a_foreign_host_name_is_misdirected_on_every_path_with_and_without_a_key(bench: Scripted) -> None:
+    async with served(bench.pipeline(ONE), keys=Keys([KEY])) as (client, door):
+        paths = [route.path.replace("{name}", "auto") for route in build(door).routes if isinstance(route, Route)]
+        told = [
+            await client.request(method, path, headers={"host": "evil.example", **key})
+            for path in [*paths, "/nowhere"]
+            for method in ("GET", "POST", "HEAD", "OPTIONS")
+            for key in ({}, OPEN)
+        ]
+
+    assert {one.status_code for one in told} == {421}
+
+
 @pytest.mark.parametrize(
     ("body", "kind", "status"),
     [
