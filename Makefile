@@ -32,6 +32,6 @@ bench:
 	$(PYTHON) -m evals.bench.serve
 	$(PYTHON) -m evals.bench.pool
 
-# About 25 minutes on two idle cores; `pip install '.[faults]'` brings what cuts the power (R2). Every push runs smaller numbers.
+# About half an hour on two idle cores; `pip install '.[faults]'` brings what cuts the power (R2). Every push runs smaller numbers.
 faults:
 	$(PYTHON) -m evals.faults --large --out docs/faults.md

@@ -126,7 +126,10 @@ def test_a_file_is_answered_in_its_order_with_one_load(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     rows = read(tmp_path / "answers.jsonl")
     assert [row["id"] for row in rows] == [row["id"] for row in QUESTIONS]
-    assert all(row.keys() == {*"id answer status experts score sure calibrated marks trace_id".split()} for row in rows)
+    assert all(
+        row.keys() == {*["id", "answer", "status", "experts", "score", "sure", "calibrated", "marks", "trace_id"]}
+        for row in rows
+    )
     assert rows[0]["answer"] == "85"
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["queries"], summary["drafts"], summary["cached"]) == (6, 6, 0)

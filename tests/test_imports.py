@@ -26,6 +26,7 @@ HEAVY = [
     "ruamel",
     "sqlite3",
     "asyncio",
+    "prometheus_client",
 ]
 
 

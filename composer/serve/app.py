@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -19,6 +19,7 @@ from composer.serve.body import Asked, parse
 from composer.serve.door import Call, Door, model_data
 from composer.serve.guard import too_large
 from composer.serve.limits import Limits
+from composer.serve.metrics import MEDIA_TYPE
 from composer.serve.refusal import Refused, internal
 from composer.serve.reply import Choice, Told, chunk, completion, part
 
@@ -44,8 +45,12 @@ def build(door: Door) -> Starlette:
         return JSONResponse(model_data(name, door.started))
 
     async def chat(request: Request) -> Response:
-        asked = await _read(request, door.limits)
-        call = door.begin(asked)
+        try:
+            asked = await _read(request, door.limits)
+            call = door.begin(asked, request.scope["caller"])
+        except Refused as why:
+            door.metrics.refused(why.status)
+            raise
         try:
             if asked.stream:
                 await _unless_gone(request.receive, call.begins(door.limits.patience))
@@ -62,6 +67,9 @@ def build(door: Door) -> Starlette:
     async def ready(_: Request) -> Response:
         return JSONResponse({"status": "ready", "expert": await door.ready.check()})
 
+    async def metrics(_: Request) -> Response:
+        return Response(door.metrics.text(), media_type=MEDIA_TYPE)
+
     app = Starlette(
         routes=[
             Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -69,6 +77,7 @@ def build(door: Door) -> Starlette:
             Route("/v1/models/{name}", model),
             Route("/healthz", health),
             Route("/readyz", ready),
+            Route("/metrics", metrics),
         ],
         exception_handlers={
             Refused: _refused,
@@ -137,7 +146,8 @@ class _Events(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await _unless_gone(receive, self._send(send))
+            with suppress(_Gone):  # there is nobody to tell, and a status has been sent
+                await _unless_gone(receive, self._send(send))
         finally:
             await self._call.cancel()
 
@@ -146,6 +156,7 @@ class _Events(Response):
         async with aclosing(_events(self._call)) as events:
             async for event in events:
                 await send({"type": "http.response.body", "body": event, "more_body": True})
+                await asyncio.sleep(0)  # else a connection that is lost is not noticed while there is more to say
         await send({"type": "http.response.body", "body": b""})
 
 

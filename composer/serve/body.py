@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from dataclasses import replace
 from typing import Any
@@ -15,10 +16,14 @@ from composer.serve.refusal import Refused
 
 __all__ = ["Asked", "parse"]
 
+_STRING = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL
+)  # one without an end is the rest, so that all is looked at once
+
 
 def parse(raw: bytes, limits: Limits) -> Asked:
     """The request in `raw`. Raises Refused with status 400 and the field that is wrong."""
-    data = _data(raw, limits.depth)
+    data = _data(raw, limits)
     try:
         asked = read_chat(data, messages=limits.messages, stops=limits.stops, max_tokens=limits.max_tokens)
         if asked.n > limits.n:
@@ -34,7 +39,9 @@ def parse(raw: bytes, limits: Limits) -> Asked:
     return replace(asked, wishes=wishes)
 
 
-def _data(raw: bytes, deepest: int) -> dict[str, Any]:
+def _data(raw: bytes, limits: Limits) -> dict[str, Any]:
+    if _has_more(raw, limits.values):  # asked before it is read, because reading holds up everything else
+        raise Refused(400, f"the body has more than {limits.values} values", code="invalid_json")
     try:
         data = from_json(raw, allow_inf_nan=False)
     except ValueError as why:
@@ -45,8 +52,8 @@ def _data(raw: bytes, deepest: int) -> dict[str, Any]:
     depth = 0
     while level:
         depth += 1
-        if depth > deepest:
-            raise Refused(400, f"the body is nested deeper than {deepest} levels", code="invalid_json")
+        if depth > limits.depth:
+            raise Refused(400, f"the body is nested deeper than {limits.depth} levels", code="invalid_json")
         level = [
             inner
             for outer in level
@@ -54,3 +61,24 @@ def _data(raw: bytes, deepest: int) -> dict[str, Any]:
             if isinstance(inner, dict | list)
         ]
     return data
+
+
+def _has_more(raw: bytes, values: int) -> bool:
+    """Whether there are more values: before each stands one of `[{,`. What stands inside texts does not count.
+
+    >>> _has_more(b'{"a": ",,,,"}', 1), _has_more(b'{"a": [0, 1]}', 2)
+    (False, True)
+    """
+    if _before(raw, 0, len(raw)) <= values:
+        return False
+    found = at = 0
+    for text in _STRING.finditer(raw):
+        found += _before(raw, at, text.start())
+        if found > values:
+            return True
+        at = text.end()
+    return found + _before(raw, at, len(raw)) > values
+
+
+def _before(raw: bytes, start: int, end: int) -> int:
+    return sum(raw.count(mark, start, end) for mark in (b"[", b"{", b","))

@@ -19,6 +19,9 @@ def serve(
     ] = None,
     allow_host: Annotated[list[str] | None, typer.Option(help="Another name that clients call this server by.")] = None,
     queue: Annotated[int, typer.Option(min=1, help="Most answers under way; more are told to come back.")] = 256,
+    each: Annotated[
+        int | None, typer.Option(min=1, help="Most of these for one key (or for all, without keys); a quarter of them.")
+    ] = None,
     deadline: Annotated[float, typer.Option(min=1, help="Most seconds of an answer.")] = 600,
     grace: Annotated[float, typer.Option(min=0, help="Seconds that answers under way get when told to stop.")] = 10,
     config: Annotated[Path | None, typer.Option("--config", "-c", help="The registry file.")] = None,
@@ -40,6 +43,6 @@ def serve(
     keys = read_keys(api_key_file)
     size = parse_size(memory, "--memory") if memory is not None else None
     pipeline = Pipeline.from_file(config, memory=size, offline=offline, progress=console_progress(), say=say)
-    limits = limits_of(pipeline.settings, queue=queue, deadline=deadline, grace=grace)
+    limits = limits_of(pipeline.settings, queue=queue, each=each, deadline=deadline, grace=grace)
     code = serve_pipeline(pipeline, keys, host=host, port=port, names=allow_host or (), limits=limits, say=say)
     raise typer.Exit(code)

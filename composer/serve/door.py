@@ -15,7 +15,9 @@ from composer.config import AUTO, StageSpec
 from composer.errors import ComposerError
 from composer.pipeline import Pipeline
 from composer.serve.body import Asked
+from composer.serve.callers import Callers
 from composer.serve.limits import Limits
+from composer.serve.metrics import Metrics, Watch
 from composer.serve.ready import Readiness
 from composer.serve.refusal import Refused, internal, of_error, stopping
 from composer.serve.reply import Passing, Told, choice_of, usage_of
@@ -39,6 +41,8 @@ class Door:
         self.closing = False
         self.answers = 0
         self.ready = Readiness(pipeline)
+        self.callers = Callers(limits.share, self._wait)
+        self.metrics = Metrics(lambda: self._under_way)
         self._traces = Traces(pipeline, say)
         self._under_way = 0
         self._calls: set[Call] = set()
@@ -49,9 +53,9 @@ class Door:
         settings = self.pipeline.settings
         return [AUTO, *settings.experts, *settings.pipelines]
 
-    def begin(self, asked: Asked) -> Call:
-        """Start to answer. Raises Refused: 404 for a model that nobody has, 429 when too much is under way, 503 at the
-        end."""
+    def begin(self, asked: Asked, caller: str = "") -> Call:
+        """Start to answer; the caller's request itself is counted already. Raises Refused: 404 for a model that nobody
+        has, 429 when too much is under way, 503 at the end."""
         if self.closing:
             raise stopping()
         if asked.model not in self.models():
@@ -59,11 +63,12 @@ class Door:
             raise Refused(404, told, code="model_not_found", param="model")
         if self._under_way + asked.n > self.limits.queue:
             told = f"{self._under_way} answers are under way, at most {self.limits.queue} may be"
-            raise Refused(429, told, code="queue_full", retry=min(30, max(1, round(self._usual))))
+            raise Refused(429, told, code="queue_full", retry=self._wait())
+        self.callers.take(caller, asked.n - 1)
         self._under_way += asked.n
         call = Call(self, asked)
         self._calls.add(call)
-        call.work.add_done_callback(lambda _: self._ended(call))
+        call.work.add_done_callback(lambda _: self._ended(call, caller))
         return call
 
     def passes(self, model: str) -> bool:
@@ -105,12 +110,26 @@ class Door:
         drafts = f"{ledger.drafts} drafts ({ledger.cached} from the store, {ledger.failed} failed or cut)"
         return f"{self.answers} answers of {drafts}, {ledger.loads} loads, {ledger.tokens_out} tokens written"
 
-    def _ended(self, call: Call) -> None:
+    def _wait(self) -> int:
+        """Seconds after which somebody will have ended, most likely."""
+        return min(30, max(1, round(self._usual)))
+
+    def _ended(self, call: Call, caller: str) -> None:
         self._under_way -= call.asked.n
+        self.callers.leave(caller, call.asked.n - 1)
         self._calls.discard(call)
+        seconds = time.monotonic() - call.began
+        self.metrics.ended(call.asked.model, _status(call.work), seconds)
         if not call.work.cancelled():
-            call.work.exception()  # looked at: nobody may be left to hear it
-            self._usual = 0.9 * self._usual + 0.1 * (time.monotonic() - call.began)
+            self._usual = 0.9 * self._usual + 0.1 * seconds
+
+
+def _status(work: asyncio.Task[Told]) -> int:
+    """What HTTP calls the end of a call; 499: its caller has left."""
+    if work.cancelled():
+        return 499
+    why = work.exception()
+    return why.status if isinstance(why, Refused) else 200 if why is None else 500
 
 
 def asks_once(steps: tuple[StageSpec, ...]) -> bool:
@@ -134,6 +153,7 @@ class Call:
         self._pass = [asked.model in door.pipeline.settings.experts] * asked.n
         self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
         self._spoke = asyncio.Event()
+        self._watch = Watch(asked=self._pass[0])
         self.work = asyncio.create_task(self._run())
         self.work.add_done_callback(lambda _: self._tell(None))
 
@@ -190,12 +210,17 @@ class Call:
                 if reply.draft.error is not None:
                     self.door.say(f"{self.id}: {reply.arm}: {reply.draft.error.kind}: {reply.draft.error.message}")
         await self.door.answered(state, asked.model)
-        return Told(tuple(choice_of(state, row) for row in range(asked.n)), *usage_of(state))
+        told = Told(tuple(choice_of(state, row) for row in range(asked.n)), *usage_of(state))
+        degraded = sum(choice.about["status"] == "degraded" for choice in told.choices)
+        self.door.metrics.answered(degraded, self._watch.ours())
+        return told
 
     def _wishes(self, sample: int, deadline: float) -> Wishes:
         return replace(self.asked.wishes, sample=sample, deltas=self.asked.stream, deadline=deadline)
 
     def _hear(self, event: Event) -> None:
+        self._watch.hear(event)
+        self.door.metrics.hear(event)
         if not self.asked.stream:
             return
         if isinstance(event, Routed):

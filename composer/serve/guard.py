@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import ipaddress
 import json
 import os
+import re
 from collections.abc import Collection, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,13 @@ from composer.serve.limits import Limits
 from composer.serve.refusal import Refused, stopping
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
     from composer.serve.door import Door
 
 _VARIABLE = "COE_API_KEY"
 _SHORTEST = 22  # characters: 128 random bits in base64
+_HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::[0-9]{1,5})?", re.ASCII)
 _MAKE = "make one with `python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
 
 
@@ -37,14 +39,17 @@ class Keys:
     def __bool__(self) -> bool:
         return bool(self._hashes)
 
-    def open_with(self, authorization: str) -> bool:
-        """Whether the Authorization header holds one of the keys; it takes as long for a near miss as for a far one."""
+    def caller(self, authorization: str) -> str | None:
+        """Who comes with this Authorization header: a name for its key, None for none of the keys; it takes as long for
+        a near miss as for a far one. Where there are no keys, all callers are one."""
+        if not self._hashes:
+            return ""
         scheme, _, key = authorization.partition(" ")
         told = hashlib.sha256(key.strip().encode("utf-8", "replace")).digest()
         found = False
         for known in self._hashes:
             found |= hmac.compare_digest(told, known)
-        return found and scheme.lower() == "bearer"
+        return told.hex() if found and scheme.lower() == "bearer" else None
 
 
 def read_keys(file: Path | None) -> Keys:
@@ -71,9 +76,9 @@ def read_keys(file: Path | None) -> Keys:
 
 class Guard:
     """Refuses, before the app hears of a request: foreign Host headers (421: a web page's own name that was made to point
-    here), missing or wrong keys (401, on every path), bodies that say they are too large (413), and everything while the
-    server ends (503). `hosts` are the names it goes by; `any_address` also takes numeric addresses, which no web page can
-    make its own. A reader that takes nothing for `limits.write` seconds is left."""
+    here), missing or wrong keys (401, on every path), bodies that say they are too large (413), too many headers (431), everything while
+    the server ends (503), and what a caller wants beyond its share (429). `hosts` are the names it goes by; `any_address` also takes
+    numeric addresses, which no web page can make its own. The app finds who is calling as `caller` in the scope."""
 
     def __init__(
         self, app: ASGIApp, door: Door, keys: Keys, hosts: Collection[str], limits: Limits, *, any_address: bool = False
@@ -87,28 +92,32 @@ class Guard:
         if scope["type"] != "http":
             return  # nothing else is served
 
-        async def send_within(message: Message) -> None:
-            async with asyncio.timeout(self._limits.write):
-                await send(message)
+        with ExitStack() as stack:
+            try:
+                scope["caller"] = caller = self._look(Headers(scope=scope))
+                if scope["method"] == "POST":  # who only looks is answered at once
+                    stack.enter_context(self._door.callers.entered(caller))
+            except Refused as why:
+                self._door.metrics.refused(why.status)
+                await _refuse(why, send)
+                return
+            await self._app(scope, receive, send)
 
-        try:
-            self._look(Headers(scope=scope))
-        except Refused as why:
-            await _refuse(why, send_within)
-            return
-        await self._app(scope, receive, send_within)
-
-    def _look(self, headers: Headers) -> None:
-        """Raise Refused unless the request may come in."""
+    def _look(self, headers: Headers) -> str:
+        """Who is calling. Raises Refused unless the request may come in."""
         if not self._is_ours(headers.get("host", "")):
             raise Refused(421, "this server is not called that: see --allow-host", code="wrong_host")
-        if self._keys and not self._keys.open_with(headers.get("authorization", "")):
+        caller = self._keys.caller(headers.get("authorization", ""))
+        if caller is None:
             raise Refused(401, "a key is needed: Authorization: Bearer KEY", code="invalid_api_key")
         if self._door.closing:
             raise stopping()
+        if len(headers) > self._limits.headers:
+            raise Refused(431, f"more than {self._limits.headers} headers", code="too_many_headers")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > self._limits.bytes:
             raise too_large(self._limits)
+        return caller
 
     def _is_ours(self, told: str) -> bool:
         name = _host_name(told)
@@ -134,10 +143,13 @@ def is_loopback(host: str) -> bool:
 
 
 def _host_name(told: str) -> str:
-    """A Host header without its port and brackets."""
-    if told.startswith("["):
-        return told[1:].partition("]")[0]
-    return told.rpartition(":")[0].lower() if ":" in told else told.lower()
+    """A Host header without its port and brackets; nothing of what is no such header.
+
+    >>> _host_name("COE:8000"), _host_name("[::1]:80"), _host_name("[::1]@evil.example"), _host_name("coe:x")
+    ('coe', '::1', '', '')
+    """
+    found = _HOST.fullmatch(told)
+    return (found[1] or found[2]).lower() if found else ""
 
 
 def _is_address(name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import socket
 from collections.abc import Callable, Collection, Iterator
@@ -21,6 +22,7 @@ from composer.serve.door import Door
 from composer.serve.guard import Guard, Keys, is_loopback
 from composer.serve.limits import Limits
 from composer.serve.port import bind
+from composer.serve.refusal import Refused
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _AFTER = 5.0  # seconds between the end of what is under way and that of its connections
@@ -105,14 +107,16 @@ async def _serve(
 def _config(app: Guard, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_Bounded.within(limits.head),
+        http=_Bounded.within(limits),
         ws="none",
         loop="asyncio",
         lifespan="off",
         log_config=None,  # requests are not logged: they hold what people ask
+        log_level="error",  # nor is what is no request: whoever sends it could fill the log
         access_log=False,
         server_header=False,
         proxy_headers=False,  # whoever is in front may say anything
+        h11_max_incomplete_event_size=limits.line,
         limit_concurrency=limits.connections,
         timeout_keep_alive=int(limits.idle),
         timeout_graceful_shutdown=int(limits.grace + _AFTER),
@@ -128,21 +132,26 @@ class _Server(uvicorn.Server):
 
 class _Bounded(H11Protocol):
     """Closes connections whose request's head does not come in time: uvicorn waits for ever, one byte at a time is
-    enough. So it does for the rest of a body that was refused."""
+    enough. So it does for the rest of a body that was refused, and for a reader who does not take what is sent. Heads are
+    bounded in bytes as well: h11 looks at the size of those alone that are not whole, and asyncio hands it a quarter of a
+    megabyte at a time."""
 
-    seconds = 10.0
+    limits: Limits
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._late: asyncio.TimerHandle | None = None
+        self._unread: asyncio.TimerHandle | None = None
 
     @classmethod
-    def within(cls, seconds: float) -> type[_Bounded]:
-        """The protocol with this bound."""
-        return type("Bounded", (cls,), {"seconds": seconds})
+    def within(cls, limits: Limits) -> type[_Bounded]:
+        """The protocol with these bounds."""
+        return type("Bounded", (cls,), {"limits": limits})
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        transport.max_size = self.limits.line  # type: ignore[attr-defined]  # bytes that asyncio reads at a time
+        transport.set_write_buffer_limits(high=0)  # writing counts as paused as long as anything waits for its reader
         self._look()
 
     def data_received(self, data: bytes) -> None:
@@ -151,7 +160,33 @@ class _Bounded(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self.resume_writing()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        # not `close`: that would wait until all is read
+        self._unread = asyncio.get_running_loop().call_later(self.limits.write, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
+    def send_400_response(self, msg: str) -> None:
+        """What is no HTTP is told so in OpenAI's form too, unless it comes where an answer has begun: uvicorn would send
+        a second one."""
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            body = json.dumps(Refused(400, msg, code="invalid_http").body()).encode()
+            headers = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close"}
+            for event in (
+                h11.Response(status_code=400, headers=list(headers.items()), reason=b"Bad Request"),
+                h11.Data(data=body),
+                h11.EndOfMessage(),
+            ):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def _look(self) -> None:
         """The time runs from the first byte on (or from the connection on) while nothing of ours is owed: there is no
@@ -160,7 +195,7 @@ class _Bounded(H11Protocol):
         if owed or self.conn.their_state is h11.CLOSED:
             self._disarm()
         elif self._late is None:
-            self._late = asyncio.get_running_loop().call_later(self.seconds, self.transport.close)
+            self._late = asyncio.get_running_loop().call_later(self.limits.head, self.transport.close)
 
     def _disarm(self) -> None:
         if self._late is not None:

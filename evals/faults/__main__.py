@@ -1,6 +1,6 @@
 """Measure what happens when things break: `python -m evals.faults [--large] [--only R1,R5] [--out FILE] [--json FILE]`.
 
-`--large` measures everything with large numbers (`make faults`, about 25 minutes on two idle cores); without it, what every
+`--large` measures everything with large numbers (`make faults`, about half an hour on two idle cores); without it, what every
 push measures, in about three minutes. What is measured replaces its row in the page `--out`, as soon as it is there; other
 rows stay. The exit code is 1 if a promise was broken.
 """
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from evals.faults import disk, hosts, inputs, replies, runs, schedules, stored
+from evals.faults import disk, hosts, inputs, replies, runs, schedules, served, stored
 from evals.faults.bench import Bench, Finding
 
 _INTRODUCTION = """# What survives
@@ -56,9 +57,10 @@ MEASURES = (
     Measure("R20", 0, 100_000, inputs.large_file),
     Measure("R21", 1, 1, inputs.hostile_text),
     Measure("R23", 0, 60, runs.raced_runs),
-    Measure("R24", 20, 60, runs.signalled_runs),
+    Measure("R24", 20, 200, runs.signalled_runs),
     Measure("R26", 20, 40, hosts.killed_workers),
     Measure("R31", 0, 3_000, schedules.random_days),
+    Measure("S14", 1, 5, served.abused_server),
 )
 
 
@@ -70,7 +72,7 @@ def measure(entry: Measure, *, large: bool) -> Finding:
 
 def page(found: Sequence[Finding], before: str = "") -> str:
     """The page: its rows as they were `before`, but for those that are `found`."""
-    rows = {line.split("|")[1].strip(): line for line in before.splitlines() if line.startswith("| R")}
+    rows = {line.split("|")[1].strip(): line for line in before.splitlines() if re.match(r"\| [RS]\d", line)}
     for row in found:
         cells = (row.id, row.fault, row.promise, row.figure, f"{row.n:,}", "yes" if row.passed else "**no**")
         rows[row.id] = f"| {' | '.join(cell.replace('|', '/').replace(chr(10), ' ') for cell in cells)} |"
@@ -80,13 +82,14 @@ def page(found: Sequence[Finding], before: str = "") -> str:
     return text + "".join(rows[ids] + "\n" for ids in sorted(rows, key=_number))
 
 
-def _number(ids: str) -> int:
+def _number(ids: str) -> tuple[str, int]:
     """By which rows are in order.
 
-    >>> sorted(["R11", "R6, R9"], key=_number)
-    ['R6, R9', 'R11']
+    >>> sorted(["S14", "R11", "R6, R9"], key=_number)
+    ['R6, R9', 'R11', 'S14']
     """
-    return int(ids.partition(",")[0].removeprefix("R"))
+    first = ids.partition(",")[0]
+    return first[0], int(first[1:])
 
 
 def main() -> None:

@@ -60,9 +60,10 @@ async def test_a_server_that_is_not_there_fails_each_draft() -> None:
 
 
 def test_a_broken_promise_is_shown_and_what_was_not_measured_is_named() -> None:
-    before = page([Finding("R6, R9", "cut", "refused", "accepted 0", 2, True)])
+    before = page([Finding("S14", "abused", "kept", "0", 9, True), Finding("R6, R9", "cut", "refused", "0", 2, True)])
 
     now = page([Finding("R1", "kill | kill", "kept", "lost 1", 1000, False)], before)
 
     assert "| R1 | kill / kill | kept | lost 1 | 1,000 | **no** |\n| R6, R9 | cut |" in now
     assert "Not measured: R2, R3, R4, R5, R11" in now
+    assert now.endswith("| S14 | abused | kept | 0 | 9 | yes |\n")

@@ -136,7 +136,16 @@ def test_what_cannot_be_honoured_is_refused_by_name(fields: dict[str, Any], para
         b'{"a":' * 100_000,
         b'{"metadata":' + b'{"a":' * 64 + b"1" + b"}" * 65,
         b"[" + b"[]," * 600_000 + b"[]]",
+        b'{"metadata": [' + b"[]," * 20_000 + b"[]]}",
+        b'{"metadata": {' + b",".join(b'"%d": 0' % i for i in range(20_001)) + b"}}",
+        b'{"metadata": "' + b'\\"' * 500_000,
     ],
 )
-def test_what_is_no_object_or_too_deep_is_refused(raw: bytes) -> None:
+def test_what_is_no_object_or_too_deep_or_of_too_many_values_is_refused(raw: bytes) -> None:
     assert refused(raw).code == "invalid_json"
+
+
+def test_what_stands_inside_a_text_is_no_value() -> None:
+    code = 'f({"a": [1, 2]})\\ \n' * 20_000
+
+    assert asked(messages=[{"role": "user", "content": code}]).question == code

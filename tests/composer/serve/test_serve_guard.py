@@ -30,17 +30,20 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
 async def test_no_route_answers_without_the_key(bench: Scripted) -> None:
     async with served(bench.pipeline(ONE), keys=Keys([KEY])) as (client, door):
         routes = [(route.path, sorted(route.methods or ())) for route in build(door).routes if isinstance(route, Route)]
-        paths = [path.replace("{name}", "auto") for path, _ in routes] + ["/", "/docs", "/openapi.json", "/metrics"]
+        paths = [path.replace("{name}", "auto") for path, _ in routes] + [
+            *("/", "/docs", "/redoc", "/openapi.json", "/metrics/", "//metrics", "/%2e%2e/metrics", "/v1", "/admin"),
+            *("/v1/completions", "/v1/embeddings", "/favicon.ico", "/healthz?key=x"),
+        ]
         for path in paths:
-            for method in ("GET", "POST", "HEAD", "OPTIONS", "DELETE"):
+            for method in ("GET", "POST", "HEAD", "OPTIONS", "PUT", "PATCH", "DELETE", "TRACE"):
                 told = await client.request(method, path)
                 assert told.status_code == 401, (method, path)
                 assert told.headers["www-authenticate"] == "Bearer"
         opened = {path: (await client.get(path, headers=OPEN)).status_code for path in paths}
 
-    assert len(routes) == 5
-    assert opened["/v1/models"] == opened["/healthz"] == opened["/readyz"] == 200
-    assert (opened["/v1/chat/completions"], opened["/metrics"]) == (405, 404)
+    assert len(routes) == 6
+    assert opened["/v1/models"] == opened["/healthz"] == opened["/readyz"] == opened["/metrics"] == 200
+    assert (opened["/v1/chat/completions"], opened["/docs"], opened["/openapi.json"]) == (405, 404, 404)
 
 
 @pytest.mark.parametrize(
@@ -49,8 +52,8 @@ async def test_no_route_answers_without_the_key(bench: Scripted) -> None:
 def test_only_the_whole_key_opens(told: str) -> None:
     keys = Keys(["x" * 30, KEY])
 
-    assert not keys.open_with(told)
-    assert keys.open_with(f"bearer {KEY}")
+    assert keys.caller(told) is None
+    assert keys.caller(f"bearer {KEY}")
     assert KEY not in repr(vars(keys))
 
 
@@ -63,7 +66,7 @@ def test_keys_come_from_a_file_and_the_environment_and_leave_it(
 
     keys = read_keys(file)
 
-    assert keys.open_with(f"Bearer {KEY}") and keys.open_with(f"Bearer {'e' * 30}")
+    assert keys.caller(f"Bearer {KEY}") and keys.caller(f"Bearer {'e' * 30}")
     assert "COE_API_KEY" not in os.environ
     assert not read_keys(None)
 
@@ -92,6 +95,10 @@ def test_a_weak_key_is_refused_and_never_repeated(tmp_path: Path, text: str, lin
         ("192.0.2.7:8000", True, 200),
         ("[2001:db8::1]:8000", True, 200),
         ("", True, 421),
+        ("coe:x", False, 421),
+        ("coe@evil.example", False, 421),
+        ("[::1", True, 421),
+        ("[::1]@evil.example", True, 421),
     ],
 )
 async def test_foreign_host_names_are_misdirected(bench: Scripted, host: str, any_address: bool, status: int) -> None:
@@ -102,6 +109,35 @@ async def test_foreign_host_names_are_misdirected(bench: Scripted, host: str, an
 
     assert told.status_code == status
     assert not [name for name in told.headers if name.startswith("access-control")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_no_web_page_may_read_an_answer(bench: Scripted, stream: bool) -> None:
+    evil = {"origin": "http://evil.example"}
+    asks = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+    async with served(bench.pipeline(ONE)) as (client, _):
+        told = [
+            await client.post("/v1/chat/completions", json=ask(stream=stream), headers=evil),
+            await client.post("/v1/chat/completions", json=ask("nobody"), headers=evil),
+            await client.options("/v1/chat/completions", headers=evil | asks),
+            *[await client.get(path, headers=evil) for path in ("/v1/models", "/metrics", "/readyz", "/nowhere")],
+        ]
+
+    assert [one.status_code for one in told] == [200, 404, 405, 200, 200, 200, 404]
+    assert not [name for one in told for name in one.headers if name.startswith("access-control")]
+
+
+async def test_a_foreign_host_name_is_misdirected_on_every_path_with_and_without_a_key(bench: Scripted) -> None:
+    async with served(bench.pipeline(ONE), keys=Keys([KEY])) as (client, door):
+        paths = [route.path.replace("{name}", "auto") for route in build(door).routes if isinstance(route, Route)]
+        told = [
+            await client.request(method, path, headers={"host": "evil.example", **key})
+            for path in [*paths, "/nowhere"]
+            for method in ("GET", "POST", "HEAD", "OPTIONS")
+            for key in ({}, OPEN)
+        ]
+
+    assert {one.status_code for one in told} == {421}
 
 
 @pytest.mark.parametrize(
@@ -123,6 +159,13 @@ async def test_bodies_are_bounded_and_json(bench: Scripted, body: bytes, kind: s
             told = await client.post("/v1/chat/completions", content=content, headers={"content-type": kind})
             assert told.status_code == status
             assert told.json()["error"]["message"]
+
+
+async def test_headers_are_bounded(bench: Scripted) -> None:
+    async with served(bench.pipeline(ONE)) as (client, _):
+        told = await client.get("/healthz", headers={f"x-{i}": "y" for i in range(LIMITS.headers)})
+
+    assert (told.status_code, told.json()["error"]["code"]) == (431, "too_many_headers")
 
 
 async def test_an_unknown_model_is_404_and_nothing_is_asked(bench: Scripted) -> None:

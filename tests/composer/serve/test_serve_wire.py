@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -30,9 +31,10 @@ QUICK = replace(LIMITS, head=0.2, body=0.2, grace=0.2, patience=0.05)
 
 @dataclass
 class Slow:
-    """Every reply takes `seconds`; who was asked, and who was cancelled."""
+    """Every reply takes `seconds`, and is `says`; who was asked, and who was cancelled."""
 
     seconds: float = 30.0
+    says: str = "done"
     began: list[str] = field(default_factory=list)
     ended: list[str] = field(default_factory=list)
 
@@ -57,7 +59,7 @@ def slow(monkeypatch: pytest.MonkeyPatch, bench: Scripted) -> Slow:
             return await super()._answer(request)
 
     def engine(_: Registry, name: str) -> Engine:
-        return Engine_(lambda request: "done")
+        return Engine_(lambda request: found.says)
 
     monkeypatch.setattr(Registry, "engine", engine)
     return found
@@ -157,6 +159,58 @@ async def test_a_body_that_drips_is_told_so_and_cut_off(bench: Scripted) -> None
     assert b" 408 " in said and b"too_slow" in said and seconds < 2
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x16\x03\x01\x02\0\r\n\r\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nx: " + b"y" * 40_000 + b"\r\n\r\n",
+        b"POST / HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\n{}",
+    ],
+)
+async def test_what_is_no_request_is_told_so_in_openais_form(bench: Scripted, sent: bytes) -> None:
+    async with listening(bench) as (port, _, _):
+        said, _ = await until_closed(port, sent)
+
+    top, _, body = said.partition(b"\r\n\r\n")
+    assert b" 400 " in top and json.loads(body)["error"]["code"] == "invalid_http"
+
+
+async def test_nonsense_after_an_answer_is_not_answered_again(
+    bench: Scripted, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ntransfer-encoding: chunked\r\n\r\n"
+    async with listening(bench) as (port, _, _):
+        said, _ = await until_closed(port, head, b"zz\r\n")
+
+    assert b" 415 " in said and said.count(b"HTTP/1.1") == 1
+    assert not caplog.records
+
+
+async def test_who_takes_nothing_of_a_long_answer_is_left(
+    bench: Scripted, slow: Slow, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow.seconds = 0
+    long = json.dumps(ask(text="word " * 20_000, stream=True)).encode()
+    top = "POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+    request = f"{top}content-length: {len(long)}\r\n\r\n".encode() + long
+    slow.says = "word " * 20_000
+    async with listening(bench, replace(QUICK, write=0.2)) as (port, door, server):
+        plug = socket.socket()
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        plug.connect(("127.0.0.1", port))
+        _, writer = await asyncio.open_connection(sock=plug)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(request * 100)
+        await within(5, lambda: bool(server.server_state.connections))
+        await within(20, lambda: not server.server_state.connections)
+        under_way = door._under_way
+        writer.transport.abort()
+
+    assert under_way == 0
+    assert not caplog.records
+
+
 async def test_the_rest_of_a_refused_body_is_not_read_for_ever(bench: Scripted) -> None:
     head = b"POST /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-length: 1000\r\n\r\n"
     async with listening(bench) as (port, _, _):
@@ -166,16 +220,20 @@ async def test_the_rest_of_a_refused_body_is_not_read_for_ever(bench: Scripted) 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_hangs_up_stops_the_engine(bench: Scripted, slow: Slow, stream: bool) -> None:
+async def test_who_hangs_up_stops_the_engine(
+    bench: Scripted, slow: Slow, stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async with listening(bench) as (port, door, _), client(port) as http:
         asked = asyncio.create_task(chat(http, ask(stream=stream)))
         await within(5, lambda: bool(slow.began))
+        await asyncio.sleep(2 * QUICK.patience)  # a stream has begun by then
         asked.cancel()
         await within(5, lambda: bool(slow.ended))
         await within(5, lambda: door._under_way == 0)
         under_way = door._under_way
 
     assert (slow.ended, under_way) == (["general"], 0)
+    assert not caplog.records
 
 
 async def test_answers_under_way_may_end_and_no_new_ones_begin(bench: Scripted, slow: Slow) -> None:
