@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 
 from composer.errors import EngineError
 from composer.faults import kill_point
+from composer.pool import clock
 from composer.pool.hosts import Hosts
 from composer.pool.ledger import Ledger
 from composer.pool.plan import Forecast, Machine, Plan, forecast, make_plan
@@ -258,7 +258,7 @@ class Pool:
         for submission, request in list(job.wants):
             draft = Draft(job.key, "", "cancelled")
             try:
-                if request.deadline is not None and request.deadline <= time.monotonic():
+                if request.deadline is not None and request.deadline <= clock.now():
                     late = Failure("timeout", "its deadline passed before its turn came")
                     draft = Draft(job.key, "", "error", error=late)
                 elif submission.still_wanted(request):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from typing import TYPE_CHECKING, Protocol
 
 from composer.errors import ComposerError
+from composer.pool import clock
 from composer.pool.hosts import Running
 from composer.pool.queues import HostQueue, Job
 from composer.types import Delta, Draft, Failure
@@ -81,7 +81,7 @@ class Turn:
                 except ComposerError as why:
                     self._fail_rest(Draft("", "", "error", served_by=self.name, error=Failure("host_failed", str(why))))
                     return
-                self._mark = time.monotonic()
+                self._mark = clock.now()
                 self._look_again = self._mark + _LOOK  # it was opened for something, so it does something
                 self.fill()
                 await self._drain()
@@ -115,7 +115,7 @@ class Turn:
         """The next job; None if there is none, or not now. `leaving` is 1 where the slot that asks counts as in use."""
         if self._over or self._running is None or self._death is not None:
             return None
-        now = time.monotonic()
+        now = clock.now()
         if now >= self._look_again:
             self._look_again = now + _LOOK
             if self.queue.queued and not self._scheduler.keeps(self, now):
@@ -157,7 +157,7 @@ class Turn:
         except Exception as why:
             self._desk.fail(job, why)
             return
-        now = time.monotonic()
+        now = clock.now()
         self.queue.busy += now - self._mark
         self._mark = now
         if draft is None:
