@@ -182,7 +182,7 @@ class Pool:
         elif job.queued:
             self._scheduler.hurry(job, request)
         elif job.written:
-            submission.hear(request, Delta(job.written))
+            submission.hear(request, Delta(job.written, 0))
         job.wants.append((submission, request))
         submission.jobs.add(job)
 

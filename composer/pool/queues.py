@@ -49,12 +49,14 @@ class Job:
         return adapters_of(self.request)
 
     def sent(self) -> Request:
-        """What the engine is asked: the first one's request, by the latest deadline of all who wait."""
-        if len(self.wants) < 2:
-            return self.request
+        """What the engine is asked: the first one's request, by the latest deadline of all who wait, with pieces if any
+        of them reads along. The first one may have gone: then its deadline is nobody's."""
         deadlines = [request.deadline for _, request in self.wants]
-        latest = None if None in deadlines else max(d for d in deadlines if d is not None)
-        return replace(self.request, deadline=latest)
+        latest = None if None in deadlines else max((d for d in deadlines if d is not None), default=None)
+        deltas = any(request.deltas for _, request in self.wants)
+        if latest == self.request.deadline and deltas == self.request.deltas:
+            return self.request
+        return replace(self.request, deadline=latest, deltas=deltas)
 
 
 _Rank = tuple[int, int, float, tuple[str, ...], int, Job]
