@@ -18,11 +18,12 @@ from composer.pool.resolver import Drafts, Resolver, model_of
 from composer.pool.scheduler import Scheduler
 from composer.pool.speeds import Speeds
 from composer.pool.status import HostStatus, Status
-from composer.pool.submission import Item, Submission
+from composer.pool.submission import Item, Submission, Want
 from composer.types import Delta, Draft, Failure, Request, draft_key
 
 PATIENCE = 30.0  # seconds: nothing is overtaken by what came so much later
 LANDING = 256  # drafts on their way into the store; the slots wait for it when there are more
+LATE = 0.1  # seconds after its deadline that a draft which is being written or stored may still come
 _BREATH = 512  # requests read or queued before others may run
 
 
@@ -127,7 +128,7 @@ class Pool:
 
         The store is looked into first; a key is asked once however many want it; a draft is in the store before it is
         yielded. `still_wanted` is asked when a request's turn comes, and before its host is opened: if it says no, its
-        draft is `cancelled`. Raises SourceError, MemoryBudgetError or ConfigError before the first call if a host cannot
+        draft is `cancelled`. Whose deadline has passed hears it then, though its draft may still come for others. Raises SourceError, MemoryBudgetError or ConfigError before the first call if a host cannot
         be prepared; a host that does not start, or dies again and again, gives failed drafts. Closing the iterator
         withdraws what waits and cancels what is under way, unless another caller wants the same.
         """
@@ -142,6 +143,7 @@ class Pool:
         finally:
             del self._bringing[bringing]
             bringing.cancel()
+            submission.silence()
             self._leave(submission)
             await asyncio.wait([bringing, *submission.ending])
 
@@ -185,6 +187,8 @@ class Pool:
             submission.hear(request, Delta(job.written, 0))
         job.wants.append((submission, request))
         submission.jobs.add(job)
+        if request.deadline is not None:
+            submission.by(request.deadline, self._overdue).append((job, request))
 
     def _key(self, request: Request) -> str:
         return draft_key(
@@ -250,6 +254,23 @@ class Pool:
             if submission is not None:
                 submission.ending.append(job.task)
 
+    def _overdue(self, submission: Submission, due: Sequence[Want], *, last: bool = False) -> None:
+        """The deadline of these has passed: they hear it now, wherever their draft is. Engines keep deadlines themselves,
+        so what is in flight has a moment for what they say; the `last` time nobody waits for them."""
+        flying = []
+        for job, request in due:
+            if (submission, request) not in job.wants:
+                continue
+            if not last and (job.task is not None or job.landing):
+                flying.append((job, request))
+                continue
+            job.wants.remove((submission, request))
+            self._tell(submission, request, job, _late(job))
+            if not job.wants:
+                self._abandon(job)
+        if flying:
+            submission.after(LATE, lambda: self._overdue(submission, flying, last=True))
+
     # What turns tell us (the Desk)
 
     def wanted(self, job: Job) -> bool:
@@ -259,8 +280,7 @@ class Pool:
             draft = Draft(job.key, "", "cancelled")
             try:
                 if request.deadline is not None and request.deadline <= clock.now():
-                    late = Failure("timeout", "its deadline passed before its turn came")
-                    draft = Draft(job.key, "", "error", error=late)
+                    draft = _late(job)
                 elif submission.still_wanted(request):
                     continue
             except Exception as why:
@@ -283,12 +303,28 @@ class Pool:
         if usage.cost != cost:
             usage = replace(usage, cost=cost)
         draft = replace(draft, key=job.key, usage=usage)
+        if draft.error is not None and draft.error.kind == "timeout" and self._goes_on(job, draft):
+            return
         job.landing = True
         kill_point("pool.before_journal")
         if draft.ok:
             self._spawn(self._journal(job, draft))
         else:
             self._deliver(job, draft)
+
+    def _goes_on(self, job: Job, draft: Draft) -> bool:
+        """The engine gave up at the deadline it was given: whoever has joined since and has more time is asked for again."""
+        now = clock.now()
+        if job.until is None or now < job.until - LATE:  # it has another reason
+            return False
+        over = [want for want in job.wants if want[1].deadline is not None and want[1].deadline <= now]
+        if len(over) == len(job.wants):
+            return False
+        for submission, request in over:
+            job.wants.remove((submission, request))
+            self._tell(submission, request, job, draft)
+        self._scheduler.again(job)
+        return True
 
     def fail(self, job: Job, why: Exception) -> None:
         """Whoever wants the job hears why there is no draft."""
@@ -335,6 +371,11 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _late(job: Job) -> Draft:
+    what = "no whole reply by its deadline" if job.task or job.landing else "its deadline passed before its turn came"
+    return Draft(job.key, "", "error", error=Failure("timeout", what))
 
 
 def _over() -> EngineError:

@@ -23,11 +23,23 @@ class Job:
     """One draft to be made, however many want it. `wants` are who does, with their own requests; the first one's is sent.
 
     `host` is its queue, `queued` says that it waits there since it `arrived` (monotonic seconds), `task` serves it now,
-    `written` is what has been heard of its draft, `landing` that the draft is there, `deaths` counts the hosts that died
-    of it or around it.
+    `written` is what has been heard of its draft, `until` the deadline its engine was given, `landing` that the draft is
+    there, `deaths` counts the hosts that died of it or around it.
     """
 
-    __slots__ = ("arrived", "deaths", "host", "key", "landing", "queued", "request", "task", "wants", "written")
+    __slots__ = (
+        "arrived",
+        "deaths",
+        "host",
+        "key",
+        "landing",
+        "queued",
+        "request",
+        "task",
+        "until",
+        "wants",
+        "written",
+    )
 
     def __init__(self, key: str, host: str, request: Request) -> None:
         self.key, self.host, self.request = key, host, request
@@ -37,6 +49,7 @@ class Job:
         self.deaths = 0
         self.written = ""
         self.task: asyncio.Task[None] | None = None
+        self.until: float | None = None
 
     @property
     def adapter(self) -> str:
@@ -53,6 +66,7 @@ class Job:
         of them reads along. The first one may have gone: then its deadline is nobody's."""
         deadlines = [request.deadline for _, request in self.wants]
         latest = None if None in deadlines else max((d for d in deadlines if d is not None), default=None)
+        self.until = latest
         deltas = any(request.deltas for _, request in self.wants)
         if latest == self.request.deadline and deltas == self.request.deltas:
             return self.request

@@ -88,3 +88,63 @@ def test_who_reads_along_hears_every_piece_of_a_draft_that_another_waits_for(joi
 
     assert "".join(piece.text for piece in heard) == "1234"
     assert [piece.at for piece in heard] == [sum(len(other.text) for other in heard[:i]) for i in range(len(heard))]
+
+
+def test_who_waits_hears_at_its_deadline_that_it_is_late_wherever_its_draft_is() -> None:
+    class Deaf(ScriptedEngine):
+        async def generate(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
+            await asyncio.sleep(3600)
+            yield requests[0].id, Draft("", "", "stop")
+
+    class Slow(Machine):
+        def engine(self, name: str) -> ScriptedEngine:  # type: ignore[override]
+            return Deaf(lambda _: "", caps=Caps(slots=1)) if name == "deaf" else super().engine(name)  # type: ignore[return-value]
+
+    class Sleepy(Memory):
+        async def get(self, keys: Sequence[str]) -> dict[str, Draft]:
+            await asyncio.sleep(0 if len(keys) < 2 else 60)
+            return await super().get(keys)
+
+    async def day() -> dict[str, float]:
+        loop, told = asyncio.get_running_loop(), dict[str, float]()
+        pool = Pool(Slow(opening=60, sizes={"deaf": 0}), Sleepy(), memory=250)
+
+        async def late(what: str, requests: list[Request]) -> None:
+            began = loop.time()
+            found = await collect(pool, requests)
+            told[what] = loop.time() - began
+            assert {draft.error.kind for draft in found.values() if draft.error} == {"timeout"}
+
+        deadline = loop.time() + 10
+        await asyncio.gather(
+            late("while its host opens", [want("1", "a", deadline=deadline)]),
+            late("while another host has its turn", [want("2", "b", deadline=deadline)]),
+            late("while an engine forgets the time", [want("3", "deaf", deadline=deadline)]),
+            late("while the store is asked", [want("4", "c", deadline=deadline), want("5", "c", deadline=deadline)]),
+        )
+        await pool.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        return told
+
+    told = simulate(day())
+
+    assert len(told) == 4 and all(10 <= seconds < 10.25 for seconds in told.values()), told
+
+
+def test_who_has_more_time_is_asked_for_again_when_the_first_ones_time_is_over() -> None:
+    async def day() -> tuple[Draft, Draft]:
+        now, machine = asyncio.get_running_loop().time(), Clockwork()
+        pool = Pool(machine, Memory(), memory=250)
+        hasty = asyncio.create_task(collect(pool, [want("same", "a", deadline=now + 2.5)]))
+        await asyncio.sleep(1)
+
+        patient = await collect(pool, [want("same", "a", deadline=now + 60)])
+
+        await pool.close()
+        assert [request.deadline for request in machine.asked] == [now + 2.5, now + 60]
+        return (await hasty)["same"], patient["same"]
+
+    hasty, patient = simulate(day())
+
+    assert hasty.error is not None and hasty.error.kind == "timeout"
+    assert patient.ok
