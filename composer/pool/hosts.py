@@ -140,7 +140,7 @@ class Hosts:
             if running is None:
                 wished = {*wished, *(adapter.name for adapter in self._open[name].host.adapters)}
                 await self.close(name)
-        if running is None:
+        while running is None:
             host = await self._fitting(name, needed, wished)
             while not await self._make_room(name, host.memory, upcoming, busy):
                 await self._changed.wait()
@@ -250,8 +250,8 @@ class Hosts:
 
     async def _start(
         self, name: str, host: Host, needed: Collection[str], busy: Collection[str], *, ahead: bool = False
-    ) -> Running:
-        """Open the host in the room that was made for it."""
+    ) -> Running | None:
+        """Open the host in the room that was made for it; None if it proved too large for that and is closed again."""
         model = model_of(name)
         try:
             engine = self._resolver.engine(model)
@@ -277,21 +277,20 @@ class Hosts:
         self._grown[model] = self._grown.get(model, 0) + memory - host.memory
         adapters = {adapter.name for adapter in host.adapters}
         running = self._open[name] = Running(engine, host, adapters, Held(memory, measured.seconds), ahead)
-        if self.memory is not None and memory > host.memory:
-            await self._shrink(name, busy, ahead=ahead)
+        if self.memory is not None and memory > host.memory and not await self._fits_after_all(name, busy, ahead=ahead):
+            return None
         return running
 
-    async def _shrink(self, name: str, busy: Collection[str], *, ahead: bool) -> None:
-        """A host is larger than was thought: others give way to it, but it gives way if it came before its turn."""
+    async def _fits_after_all(self, name: str, busy: Collection[str], *, ahead: bool) -> bool:
+        """A host is larger than was thought: others give way to it, but it gives way to who is busy, and to all if it
+        came before its turn."""
         async with self._room:
             gone = self._to_evict("", 0, (), [name, *busy])
             if gone is None or (gone and ahead):
-                taken = self._taken({name, *busy})
                 await self._shut(name)
-                if not ahead:
-                    self._refuse(name, taken)
-                return
+                return False
             await self._evict(gone)
+            return True
 
     async def _evict(self, names: Sequence[str]) -> None:
         for name in names:
