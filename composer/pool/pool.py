@@ -159,6 +159,8 @@ class Pool:
             await asyncio.wait(self._tasks)  # a draft that was paid for is kept
         for job in list(self._flights.values()):
             self._deliver(job, Draft(job.key, "", "cancelled"))
+            if job.queued:
+                self._scheduler.withdraw(job)
         await self._hosts.aclose()
 
     # From requests to queued jobs

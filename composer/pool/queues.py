@@ -185,15 +185,19 @@ class HostQueue:
         lane.drop(job)
         self._left(lane)
 
-    def take(self, now: float, *, has: Collection[str], running: int, mixed: bool) -> Job | None:
+    def take(self, now: float, *, has: Collection[str], flying: str | None, mixed: bool) -> Job | None:
         """The next job for a free slot of a host that `has` these adapters. None if there is none that it can take, or if
-        a lane has ended and the `running` jobs of it have not: only an engine of `mixed` adapters takes two at once."""
+        a lane has ended and what the host works on has not: jobs of the lane `flying`, if of any. Only an engine of
+        `mixed` adapters takes two at once. Copies of a host share the lane whose turn it is, and end theirs each."""
         if not self.queued:
             return None
+        alone = flying is None or mixed
         if self._lane not in self._lanes or not (self._pledged or self._keeps(now)):
-            if running and not mixed:
+            if not alone:
                 return None
             self._lane = self._turns.choose([lane.waiting() for lane in self._lanes.values()], now)
+        if not alone and flying != self._lane:
+            return None
         lane = self._lanes[self._lane]
         if (lane.adapter or self.adapters) and not all(adapter in has for adapter in lane.next().adapters):
             return None

@@ -111,8 +111,8 @@ class Turn:
             task.add_done_callback(self._ended)
             self._came.set()
 
-    def _take(self, *, leaving: int = 0) -> Job | None:
-        """The next job; None if there is none, or not now. `leaving` is 1 where the slot that asks counts as in use."""
+    def _take(self) -> Job | None:
+        """The next job; None if there is none, or not now."""
         if self._over or self._running is None or self._death is not None:
             return None
         now = clock.now()
@@ -122,8 +122,9 @@ class Turn:
                 self._over = True
                 return None
             self._scheduler.look_ahead(self, now)
-        running, mixed = len(self._jobs) - leaving, self._running.engine.caps.mixed_adapters
-        while (job := self.queue.take(now, has=self._running.adapters, running=running, mixed=mixed)) is not None:
+        mixed = self._running.engine.caps.mixed_adapters
+        flying = next((job.adapter for job in self._jobs.values() if job is not None), None)
+        while (job := self.queue.take(now, has=self._running.adapters, flying=flying, mixed=mixed)) is not None:
             if self._desk.wanted(job):
                 return job
         return None
@@ -142,7 +143,7 @@ class Turn:
                 if job.task is task:  # not if it was queued again and another took it
                     job.task = None
             self._jobs[task] = None
-            job = self._take(leaving=1)
+            job = self._take()
 
     async def _one(self, job: Job) -> None:
         assert self._running is not None
