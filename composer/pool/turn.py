@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from composer.errors import ComposerError
@@ -84,6 +85,8 @@ class Turn:
                 self._mark = clock.now()
                 self._look_again = self._mark + _LOOK  # it was opened for something, so it does something
                 self.fill()
+                if not self._jobs:
+                    self._refuse_wide()
                 await self._drain()
                 if self._death is not None:
                     await self._bury(self._death)
@@ -198,7 +201,19 @@ class Turn:
     def _fail_rest(self, draft: Draft) -> None:
         """Nothing that waits for this host can be served now."""
         self._over = True
-        for job in self.queue.jobs():
+        self._fail(self.queue.jobs(), draft)
+
+    def _refuse_wide(self) -> None:
+        """The host is open and takes nothing: what needs more adapters at once than it holds would open it for ever."""
+        assert self._running is not None
+        most = self._running.engine.caps.adapter_slots
+        if most is not None:
+            wide = [job for job in self.queue.jobs() if len(set(job.adapters)) > most]
+            why = Failure("unsupported", f"{self.name!r} holds {most} adapters at once, and this needs more")
+            self._fail(wide, Draft("", "", "error", served_by=self.name, error=why))
+
+    def _fail(self, jobs: Iterable[Job], draft: Draft) -> None:
+        for job in jobs:
             self.queue.drop(job)
             if self._desk.wanted(job):
                 self._desk.land(job, draft)

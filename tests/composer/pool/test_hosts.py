@@ -8,7 +8,7 @@ from scripted_hosts import Machine, Memory, collect, want, wants
 
 from composer.pool.pool import Pool
 from composer.pool.queues import HostQueue, Job
-from composer.types import Draft
+from composer.types import Caps, Draft, Mix, Request, Stream
 from evals.faults.clock import simulate
 
 
@@ -63,3 +63,20 @@ def test_nothing_waits_in_a_pool_that_is_closed() -> None:
         assert [host.queued for host in pool.status().hosts.values()] == [0, 0]
 
     simulate(day())
+
+
+def test_what_needs_more_adapters_at_once_than_an_engine_holds_fails_and_the_rest_is_served() -> None:
+    async def day() -> dict[str, Draft]:
+        machine = Machine(caps=Caps(slots=2, adapters="live", adapter_slots=1, mixed_adapters=True), opening=1)
+        pool = Pool(machine, Memory(), memory=250)
+        streams = (Stream("a.x", "both", "a.x"), Stream("a.y", "both", "a.y", -0.5))
+
+        found = await collect(pool, [Request("both", streams, mix=Mix()), *wants("a.x", 2), *wants("a.y", 2)])
+
+        await pool.close()
+        return found
+
+    found = simulate(day())
+
+    assert {name for name, draft in found.items() if not draft.ok} == {"both"}
+    assert found["both"].error is not None and found["both"].error.kind == "unsupported"
