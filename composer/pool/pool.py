@@ -365,7 +365,8 @@ class Pool:
 
     def _tell(self, submission: Submission, request: Request, job: Job, draft: Draft) -> None:
         self.ledger.charge(draft)
-        submission.jobs.discard(job)
+        if not any(other is submission for other, _ in job.wants):  # it may want the same twice, by other deadlines
+            submission.jobs.discard(job)
         submission.hear(request, draft)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:

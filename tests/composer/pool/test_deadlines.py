@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import pytest
 from scripted_hosts import Machine, Memory, collect, want
@@ -148,3 +149,22 @@ def test_who_has_more_time_is_asked_for_again_when_the_first_ones_time_is_over()
 
     assert hasty.error is not None and hasty.error.kind == "timeout"
     assert patient.ok
+
+
+def test_who_wants_the_same_twice_and_goes_after_one_was_late_leaves_nothing_behind() -> None:
+    async def day() -> list[tuple[str, str]]:
+        machine = Machine(opening=10)
+        pool = Pool(machine, Memory(), memory=250)
+        soon = asyncio.get_running_loop().time() + 1
+        same = want("same", "a")
+        stream = pool.submit([replace(same, id="1", deadline=soon), replace(same, id="2")])
+
+        name, late = await anext(stream)
+        await stream.aclose()  # type: ignore[attr-defined]
+
+        assert name == "1" and isinstance(late, Draft) and late.error is not None
+        await asyncio.sleep(60)
+        await pool.close()
+        return machine.served
+
+    assert simulate(day()) == [], "nobody wants the other one any more"
