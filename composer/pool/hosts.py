@@ -260,7 +260,7 @@ class Hosts:
             try:
                 measured = await engine.open(host)
             except BaseException:
-                await engine.close()
+                await _end(engine)
                 raise
         finally:
             self._promised.pop(name, None)
@@ -302,12 +302,8 @@ class Hosts:
         all leave the table before the first is closed, so that no turn begins with one that is going."""
         leaving = [running for name in names if (running := self._open.pop(name, None)) is not None]
         self._ledger.wasted += sum(running.ahead for running in leaving)
-        closing = asyncio.gather(*(running.engine.close() for running in leaving))
         try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await closing  # whoever is cancelled meanwhile leaves no process behind
-            raise
+            await _end(*(running.engine for running in leaving))
         finally:
             self.changed()
 
@@ -344,6 +340,19 @@ class Hosts:
         model = model_of(name)
         where = self._resolver.where(model)
         refuse_what_cannot_fit(model, needed, self.memory, where, held=self._taken(self._open))
+
+
+async def _end(*engines: Engine) -> None:
+    """Close them. Whoever is cancelled meanwhile, however often, waits for it all the same: no process is left behind."""
+    closing, cancelled = asyncio.gather(*(engine.close() for engine in engines)), False
+    while not closing.done():
+        try:
+            await asyncio.wait([closing])
+        except asyncio.CancelledError:
+            cancelled = True
+    closing.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _first(adapters: Sequence[AdapterFile], needed: Collection[str], slots: int | None) -> tuple[AdapterFile, ...]:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
-from scripted_hosts import Machine, Memory, collect, want, wants
+import pytest
+from scripted_hosts import Machine, Memory, Watched, collect, want, wants
 
+from composer.engines.scripted import ScriptedEngine
+from composer.pool.hosts import Hosts
+from composer.pool.ledger import Ledger
 from composer.pool.pool import Pool
 from composer.pool.queues import HostQueue, Job
 from composer.types import Caps, Draft, Mix, Request, Stream
@@ -80,3 +84,31 @@ def test_what_needs_more_adapters_at_once_than_an_engine_holds_fails_and_the_res
 
     assert {name for name, draft in found.items() if not draft.ok} == {"both"}
     assert found["both"].error is not None and found["both"].error.kind == "unsupported"
+
+
+def test_a_host_that_ends_is_waited_for_however_often_whoever_waits_is_cancelled() -> None:
+    ended: list[str] = []
+
+    class Heavy(Watched):
+        async def close(self) -> None:
+            await asyncio.sleep(5)
+            ended.append("whole")
+            await super().close()
+
+    class Slow(Machine):
+        def engine(self, name: str) -> ScriptedEngine:  # type: ignore[override]
+            return Heavy(self)
+
+    async def day() -> None:
+        hosts = Hosts(Slow(opening=60), Ledger(), memory=250)
+        opening = asyncio.create_task(hosts.open("a", (), (), upcoming=(), busy=()))
+        for _ in range(3):
+            await asyncio.sleep(1)
+            opening.cancel()
+
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+
+    simulate(day())
+
+    assert ended == ["whole"]
