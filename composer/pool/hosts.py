@@ -221,8 +221,8 @@ class Hosts:
         if caps.adapters != "live" or len(needed) > (caps.adapter_slots or len(needed)):
             return None
         files = {adapter.name: adapter for adapter in (await self._host(name, needed)).adapters}
-        spare = [adapter for adapter in running.adapters if adapter not in needed]
-        for adapter in needed:
+        spare = sorted(running.adapters.difference(needed))
+        for adapter in sorted(needed):
             if adapter in running.adapters:
                 continue
             if caps.adapter_slots is not None and len(running.adapters) >= caps.adapter_slots:

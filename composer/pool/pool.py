@@ -188,7 +188,7 @@ class Pool:
         elif job.written:
             submission.hear(request, Delta(job.written, 0))
         job.wants.append((submission, request))
-        submission.jobs.add(job)
+        submission.jobs[job] = None
         if request.deadline is not None:
             submission.by(request.deadline, self._overdue).append((job, request))
 
@@ -207,10 +207,10 @@ class Pool:
                     self._deliver(job, stored[job.key])
                     if place % _BREATH == 0:
                         await asyncio.sleep(0)
-            needs: dict[str, set[frozenset[str]]] = {}
+            needs: dict[str, dict[frozenset[str], None]] = {}
             for job in jobs:
                 if job in submission.fresh:
-                    needs.setdefault(job.host, set()).add(frozenset(job.adapters))
+                    needs.setdefault(job.host, {})[frozenset(job.adapters)] = None
             for host, adapters in needs.items():
                 self._hosts.refuse(host, adapters)
             for host, adapters in needs.items():
@@ -332,7 +332,7 @@ class Pool:
         """Whoever wants the job hears why there is no draft."""
         self._landed(job)
         for submission, _ in job.wants:
-            submission.jobs.discard(job)
+            submission.jobs.pop(job, None)
             submission.fail(why)
         job.wants = []
 
@@ -366,7 +366,7 @@ class Pool:
     def _tell(self, submission: Submission, request: Request, job: Job, draft: Draft) -> None:
         self.ledger.charge(draft)
         if not any(other is submission for other, _ in job.wants):  # it may want the same twice, by other deadlines
-            submission.jobs.discard(job)
+            submission.jobs.pop(job, None)
         submission.hear(request, draft)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:

@@ -22,8 +22,8 @@ class Submission:
 
     def __init__(self, requests: int, still_wanted: Callable[[Request], bool]) -> None:
         self.still_wanted = still_wanted
-        self.jobs: set[Job] = set()
-        self.fresh: dict[Job, None] = {}  # in order
+        self.jobs: dict[Job, None] = {}  # in order, as all that things are done by: the same schedule goes the same way
+        self.fresh: dict[Job, None] = {}
         self.ending: list[asyncio.Task[None]] = []
         self._left = requests
         self._due: dict[float, list[Want]] = {}  # what has to be told by when
