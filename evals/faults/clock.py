@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context
 from typing import Any, TypeVar, TypeVarTuple
 
-_BEGIN = 1_000_000.0  # seconds: no time that somebody takes for "never" is near it
+BEGIN = 1_000_000.0  # seconds: no time that somebody takes for "never" is near it
 _BUSIEST = 200_000  # rounds of the loop within one moment: more is no work, but a circle
 
 Result = TypeVar("Result")
@@ -33,7 +33,7 @@ class SimulatedLoop(asyncio.SelectorEventLoop):
     def __init__(self, errand: Callable[[], float] = lambda: 0.0) -> None:
         self.errand = errand
         self.complaints: list[str] = []
-        self._now = _BEGIN
+        self._now = BEGIN
         self._rounds = 0
         super().__init__(_NeverWaits(self))
         self.set_exception_handler(self._complain)

@@ -36,6 +36,24 @@ def test_a_host_that_is_too_large_beside_those_at_work_waits_for_them() -> None:
     assert machine.loads.count("b") == 2, "closed again, and opened when there was room"
 
 
+def test_nothing_is_asked_of_a_host_that_is_being_opened_again_with_other_adapters() -> None:
+    async def day() -> dict[str, Draft]:
+        pool = Pool(Machine(opening=1, delay=1), Memory(), memory=250)
+        before = asyncio.create_task(collect(pool, [want("1", "a.x")]))
+        await asyncio.sleep(1.5)
+        leaves = asyncio.create_task(collect(pool, [want("2", "a.y")]))  # at 2 s it is closed, and opened for that
+        await asyncio.sleep(1)
+        leaves.cancel()
+
+        found = await collect(pool, [want("3", "a.x")])
+
+        await asyncio.gather(before, leaves, return_exceptions=True)
+        await pool.close()
+        return found
+
+    assert simulate(day())["3"].ok
+
+
 def test_a_copy_begins_no_other_lane_while_it_works_on_one() -> None:
     queue = HostQueue("a", patience=30, lead=5)
 
