@@ -277,7 +277,8 @@ class _Hearing:
     async def hear(self) -> bool:
         """Whether the caller left before the end."""
         stream = self.life.pool.submit(list(self.asked.values()), self.wanted)
-        self.machine.waiting.update(self.keys.values())
+        for key in self.keys.values():
+            self.machine.expect(key)
         try:
             async for name, piece in stream:
                 if self.life.crashed:

@@ -60,7 +60,7 @@ class Machine:
         self.stored: Sequence[Mapping[str, Draft]] = ()  # what nobody has to be asked again: there, or on its way
         self.waiting = Counter[str]()  # how many wait for a key
         self.flying = Counter[str]()  # how many hosts write it
-        self.deaths = Counter[str]()  # how many have died while they did, since somebody was told of it
+        self.deaths = Counter[str]()  # how many have died while they did, since somebody came to wait for it, or went
         self._above: float | None = None  # since when the budget is exceeded, by what nobody could know
         self.loop = asyncio.get_running_loop()
 
@@ -72,6 +72,11 @@ class Machine:
         """Something that must never happen."""
         self.note("WRONG", what)
         self.wrong.append(what)
+
+    def expect(self, key: str) -> None:
+        """Somebody waits for this key, from now on: a slow reader may have been told long ago what he has not read."""
+        self.waiting[key] += 1
+        self.deaths[key] = 0
 
     def forget(self, key: str) -> None:
         """Somebody who waited for this key waits no longer."""
