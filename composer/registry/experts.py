@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from composer.config import ExpertSpec, ModelSpec, Settings
 from composer.errors import ConfigError, SourceError
 from composer.plugins import check_options, load
+from composer.registry.adapters import check_adapter, check_base
 from composer.registry.cache import PART, Cache
-from composer.registry.gguf import check_adapter, check_base, read_header
+from composer.registry.gguf import read_header
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
 from composer.registry.sources import Progress, fetch
 from composer.sources import PathSource, Source
