@@ -8,20 +8,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
+from composer.adapter import Form
 from composer.errors import ConfigError
 from composer.registry.bases import AS_THEY_ARE, TURNED, GgufBase
 from composer.registry.gguf import BF16, F16, F32, Header, read_header
 from composer.registry.peft import CONFIG, WEIGHTS, Peft, read_peft
 from composer.registry.safetensors import load_arrays, save_arrays
 from routers.types import Array
-
-Form = Literal["sum", "cross"]
-"""`sum` adds what the adapters do (their products, METHODS I.9); `cross` adds their matrices, as LoraHub does, so that
-each reads what the others write as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +63,7 @@ def combine(loras: Sequence[Lora], weights: Sequence[float], form: Form = "sum",
     """One adapter of several with these weights; those of weight 0 leave no trace. With `rank`, each layer is the
     nearest one of at most this rank. Raises ConfigError where they do not fit each other.
 
-    As a `sum`, ranks add up; as `cross`, every adapter must have the same ranks and layers.
+    As a `sum`, ranks add up; as `cross`, every adapter must have the same ranks and layers (`Form` says what they are).
     """
     taken = [(lora, float(weight)) for lora, weight in zip(loras, weights, strict=True) if weight]
     if not taken or not all(math.isfinite(weight) for _, weight in taken):
