@@ -12,6 +12,7 @@ from typing import Any
 from composer.config import Settings, load_settings
 from composer.errors import ComposerError, ConfigError, InputError, suggest
 from composer.jsonl import read_questions
+from composer.locking import lock_experts
 from composer.pipeline import Pipeline
 from composer.profile import Profile, find_profile
 from composer.profiling import ITEMS, profile_file
@@ -20,6 +21,7 @@ from composer.registry.adapting import is_adapter, sha_of
 from composer.registry.bases import GgufBase, check_weights
 from composer.registry.experts import Registry
 from composer.registry.gguf import read_header
+from composer.registry.lock import lock_file, read_lock, write_lock
 from composer.registry.peft import check_peft, read_peft
 from composer.rewrite import with_rows, write_registry
 from routers.stats import paired_difference
@@ -112,9 +114,12 @@ def add(
     """Write `plan` into the registry file and measure the new expert on `data` (None: the packaged questions); without
     `skills` it claims those that it has shown. If it cannot be measured, the file is as it was. Raises ComposerError."""
     before = settings.path.read_text(encoding="utf-8")
+    locked = read_lock(lock_file(settings.path))
     if skills is not None:
         plan = replace(plan, row={**plan.row, "skills": list(skills)})
     write_registry(settings.path, plan.text(before))
+    if locked is not None:  # whoever adds an expert means it; the others stay as they are locked
+        lock_experts(Registry(load_settings(settings.path)), [plan.name])
     if not measured:
         return Added(plan, (*plan.notes, f"measure it with `coe profile` before `{plan.name}` is chosen"))
     try:
@@ -123,6 +128,8 @@ def add(
             raise ConfigError(f"no call to {plan.name} gave an answer", remedy="coe experts check")
     except ComposerError:
         write_registry(settings.path, before)
+        if locked is not None:
+            write_lock(lock_file(settings.path), locked)
         raise
     registry = Registry(load_settings(settings.path))
     profile, _ = find_profile(registry)

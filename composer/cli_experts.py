@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from composer.cli_kit import AsJson, Config, Memory, Offline, make_pipeline, print_json, say
-from composer.exits import UNAVAILABLE
+from composer.exits import CORRUPT, UNAVAILABLE
 
 Base = Annotated[
     str | None, typer.Option(help="The model it was trained on: its name in the registry, or a GGUF file.")
@@ -22,6 +22,8 @@ def mount(app: typer.Typer) -> None:
     experts.command()(check)
     experts.command()(add)
     experts.command()(convert)
+    experts.command()(lock)
+    experts.command()(verify)
     app.add_typer(experts, name="experts")
 
 
@@ -172,6 +174,27 @@ def convert(
     place = out or folder / f"{folder.resolve().name}.gguf"
     convert_peft(folder, found, place, declared=declared, where=str(folder))
     typer.echo(str(place))
+
+
+def lock(config: Config = None, offline: Offline = False) -> None:
+    """Write experts.lock: the sha256 of each expert's files, and what runs them. From then on nothing else is opened."""
+    from composer.locking import lock_experts
+
+    path, count = lock_experts(make_pipeline(config, None, offline).registry)
+    typer.echo(f"{count} experts written into {path}")
+
+
+def verify(config: Config = None, as_json: AsJson = False, offline: Offline = False) -> None:
+    """Compare every expert with experts.lock, its files with their sha256; exit code 8 if anything differs."""
+    from composer.locking import verify_experts
+
+    found = verify_experts(make_pipeline(config, None, offline).registry)
+    if as_json:
+        print_json(found)
+    for name, told in found.items() if not as_json else ():
+        typer.echo(f"{'BAD' if told else 'ok':5} {name}" + "".join(f"\n      {line}" for line in told))
+    if any(found.values()):
+        raise typer.Exit(CORRUPT)
 
 
 def _weights(text: str, form: str) -> dict[str, float]:

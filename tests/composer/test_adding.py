@@ -18,6 +18,7 @@ from composer.config import PACKAGED, load_settings, packaged_registry
 from composer.errors import ConfigError, InputError
 from composer.profile import EMPTY, Profile
 from composer.registry.experts import Registry
+from composer.registry.lock import read_lock
 from composer.rewrite import with_rows
 
 ADAPTERS = PACKAGED / "adapters"
@@ -85,6 +86,17 @@ def test_a_mixture_is_written_without_being_measured(own: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "measure it with `coe profile`" in done.stderr
     assert str(registry(own).settings.experts["arithmetic-units"].adapter) == "sum of 0.6 arithmetic, 0.6 units, rank 4"
+
+
+def test_a_lock_file_takes_the_new_expert_in(own: Path) -> None:
+    assert coe("experts", "lock", cwd=own).returncode == 0
+    locked = read_lock(own / "experts.lock")
+
+    done = coe("experts", "add", "sorting", "--no-profile", cwd=own)
+
+    now = read_lock(own / "experts.lock")
+    assert done.returncode == 0 and locked is not None and now is not None, done.stderr
+    assert now.keys() - locked.keys() == {"sorting"} and now["units"] == locked["units"]
 
 
 @pytest.mark.parametrize(
