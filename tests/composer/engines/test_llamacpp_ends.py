@@ -177,15 +177,30 @@ async def test_a_file_that_is_no_model_is_refused_before_anything_starts(tmp_pat
     assert "weights" in unnamed.what
 
 
-async def test_a_model_cut_short_does_not_start_and_the_loader_says_why(smollm2: Path, tmp_path: Path) -> None:
+async def test_a_model_cut_short_is_refused_before_anything_starts(smollm2: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     with smollm2.open("rb") as whole:
         cut.write_bytes(whole.read(30_000_000))
 
     problem = await refused(Host("smol", "llamacpp", cut, context=256, slots=1))
 
-    assert "did not start" in problem.what
-    assert "incomplete" in problem.what or "corrupted" in problem.what
+    assert "token_embd.weight" in problem.what and "30000000" in problem.what
+    assert problem.remedy
+
+
+async def test_a_model_that_the_loader_does_not_know_does_not_start_and_it_says_why(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    unknown, name = tmp_path / "unknown.gguf", b"general.architecture"
+    data = bytearray(smollm2.read_bytes())
+    value = data.index(name) + len(name) + 12  # its type and its length
+    assert data[value : value + 5] == b"llama"
+    data[value : value + 5] = b"lLama"
+    unknown.write_bytes(data)
+
+    problem = await refused(Host("smol", "llamacpp", unknown, context=256, slots=1))
+
+    assert "did not start" in problem.what and "lLama" in problem.what
     assert problem.remedy
 
 
