@@ -17,7 +17,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from evals.faults import disk, hosts, inputs, replies, runs, schedules, served, stored
+from evals.faults import (
+    cuts,
+    disk,
+    hosts,
+    identities,
+    inputs,
+    persisted,
+    replies,
+    runs,
+    schedules,
+    served,
+    stored,
+    streams,
+)
 from evals.faults.bench import Bench, Finding
 
 _INTRODUCTION = """# What survives
@@ -50,13 +63,18 @@ MEASURES = (
     Measure("R3", 20, 30, hosts.killed_hosts),
     Measure("R4", 20, 75, replies.hanging),
     Measure("R5", 20, 100, replies.dripping),
-    Measure("R6", 2, 20, replies.broken),
+    Measure("R6", 1, 4, cuts.cut_streams),
+    Measure("R7", 5_000, 1_000_000, streams.fuzzed),
+    Measure("R8", 8, 100, persisted.refused_for_a_while),
+    Measure("R9", 2, 20, replies.broken),
+    Measure("R10", 3, 20, identities.wrong_models),
     Measure("R11", 20, 40, hosts.failed_loads),
     Measure("R15", 0, 30, disk.full_disks),
     Measure("R16", 200, 2000, stored.flipped_bits),
     Measure("R19", 20, 50, inputs.doubled_ids),
     Measure("R20", 0, 100_000, inputs.large_file),
     Measure("R21", 1, 1, inputs.hostile_text),
+    Measure("R22", 1, 10, identities.long_prompts),
     Measure("R23", 0, 60, runs.raced_runs),
     Measure("R24", 20, 200, runs.signalled_runs),
     Measure("R26", 20, 40, hosts.killed_workers),
@@ -75,6 +93,7 @@ def page(found: Sequence[Finding], before: str = "") -> str:
     """The page: its rows as they were `before`, but for those that are `found`."""
     rows = {line.split("|")[1].strip(): line for line in before.splitlines() if re.match(r"\| [RS]\d", line)}
     for row in found:
+        rows = {ids: line for ids, line in rows.items() if set(ids.split(", ")).isdisjoint(row.id.split(", "))}
         cells = (row.id, row.fault, row.promise, row.figure, f"{row.n:,}", "yes" if row.passed else "**no**")
         rows[row.id] = f"| {' | '.join(cell.replace('|', '/').replace(chr(10), ' ') for cell in cells)} |"
     measured = {part for ids in rows for part in ids.split(", ")}

@@ -65,5 +65,5 @@ def test_a_broken_promise_is_shown_and_what_was_not_measured_is_named() -> None:
     now = page([Finding("R1", "kill | kill", "kept", "lost 1", 1000, False)], before)
 
     assert "| R1 | kill / kill | kept | lost 1 | 1,000 | **no** |\n| R6, R9 | cut |" in now
-    assert "Not measured: R2, R3, R4, R5, R11" in now
+    assert "Not measured: R2, R3, R4, R5, R7, R8, R10, R11" in now
     assert now.endswith("| S14 | abused | kept | 0 | 9 | yes |\n")
