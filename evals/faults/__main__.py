@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from evals.faults import disk, hosts, inputs, replies, runs, schedules, served, stored
+from evals.faults import disk, headers, hosts, inputs, replies, runs, schedules, served, stored
 from evals.faults.bench import Bench, Finding
 
 _INTRODUCTION = """# What survives
@@ -51,6 +51,9 @@ MEASURES = (
     Measure("R5", 20, 100, replies.dripping),
     Measure("R6", 2, 20, replies.broken),
     Measure("R11", 20, 40, hosts.failed_loads),
+    Measure("R12", 100, 2000, headers.broken_models),
+    Measure("R13", 200, 2000, headers.broken_adapters),
+    Measure("R14", 1, 1, headers.foreign_adapters),
     Measure("R15", 0, 30, disk.full_disks),
     Measure("R16", 200, 2000, stored.flipped_bits),
     Measure("R19", 20, 50, inputs.doubled_ids),
