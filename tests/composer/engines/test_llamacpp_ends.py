@@ -177,15 +177,27 @@ async def test_a_file_that_is_no_model_is_refused_before_anything_starts(tmp_pat
     assert "weights" in unnamed.what
 
 
-async def test_a_model_cut_short_does_not_start_and_the_loader_says_why(smollm2: Path, tmp_path: Path) -> None:
+async def test_a_model_cut_short_is_refused_before_anything_starts(smollm2: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.gguf"
     with smollm2.open("rb") as whole:
         cut.write_bytes(whole.read(30_000_000))
 
     problem = await refused(Host("smol", "llamacpp", cut, context=256, slots=1))
 
+    assert "tensor 'token_embd.weight' ends at byte 31866688, the file at 30000000" in problem.what
+    assert problem.remedy
+
+
+async def test_a_whole_file_that_is_no_model_does_not_start_and_the_loader_says_why(
+    smollm2: Path, tmp_path: Path
+) -> None:
+    odd = tmp_path / "odd.gguf"
+    odd.write_bytes(smollm2.read_bytes().replace(b"llama.embedding_length", b"llama.embedding_lenght", 1))
+
+    problem = await refused(Host("smol", "llamacpp", odd, context=256, slots=1))
+
     assert "did not start" in problem.what
-    assert "incomplete" in problem.what or "corrupted" in problem.what
+    assert "embedding_length" in problem.what
     assert problem.remedy
 
 
