@@ -22,6 +22,7 @@ def mount(app: typer.Typer) -> None:
     experts.command()(check)
     experts.command()(add)
     experts.command()(convert)
+    experts.command()(select)
     experts.command()(lock)
     experts.command()(verify)
     app.add_typer(experts, name="experts")
@@ -174,6 +175,30 @@ def convert(
     place = out or folder / f"{folder.resolve().name}.gguf"
     convert_peft(folder, found, place, declared=declared, where=str(folder))
     typer.echo(str(place))
+
+
+def select(
+    data: Annotated[
+        Path, typer.Option("--data", help="JSONL: id, question, answer[, choices, kind]; five to fifty rows.")
+    ],
+    keep: Annotated[int, typer.Option(min=1, help="How many experts to choose.")] = 3,
+    diversity: Annotated[float, typer.Option(min=0, help="Weight on how much they differ.")] = 0.5,
+    config: Config = None,
+    as_json: AsJson = False,
+    memory: Memory = None,
+    offline: Offline = False,
+) -> None:
+    """Choose a few experts of many by labelled examples: those that solve them and differ from each other. Nothing is
+    written."""
+    from composer.selecting import data_of, lines
+    from composer.selecting import select as select_experts
+
+    found = select_experts(make_pipeline(config, memory, offline), data, keep, diversity=diversity)
+    if as_json:
+        print_json(data_of(found))
+        return
+    for line in lines(found):
+        typer.echo(line)
 
 
 def lock(config: Config = None, offline: Offline = False) -> None:

@@ -12,7 +12,7 @@ from composer.config import ModelSpec, Settings
 from composer.errors import ConfigError
 from composer.folders import cache_folder, replacing
 from composer.registry.adapters import check_adapter, check_base
-from composer.registry.bases import GgufBase, read_base
+from composer.registry.bases import PICKLES, GgufBase, pickled, read_base
 from composer.registry.cache import Cache, unlike
 from composer.registry.gguf import Header, is_gguf, read_header
 from composer.registry.peft import CONFIG, WEIGHTS, check_peft, is_peft, read_peft
@@ -70,6 +70,8 @@ class Adapters:
     ) -> Path:
         path = spec.path
         assert path is not None
+        if path.suffix.lower() in PICKLES:
+            raise pickled(path, where)
         if path.is_file():
             return self._fetched(path, spec.sha256, f"experts.{name}.adapter")
         if not is_peft(path):

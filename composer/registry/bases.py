@@ -113,7 +113,7 @@ def check_weights(path: Path, allowed: Mapping[str, str], *, where: str | None =
     if path.is_dir():
         _check_folder(path, allowed, where)
     elif path.suffix.lower() in PICKLES:
-        raise _pickled(path, where)
+        raise pickled(path, where)
     elif path.suffix == ".safetensors":
         read_tensors(path, where=where)
     elif path.suffix == ".gguf" or is_gguf(path):
@@ -124,7 +124,8 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """How the names of files end that run code when they are loaded."""
 
 
-def _pickled(path: Path, where: str | None) -> ConfigError:
+def pickled(path: Path, where: str | None) -> ConfigError:
+    """The error of a file whose name says that it is a pickle."""
     return ConfigError(
         f"{path.name} is a pickle: loading it runs whatever code is in it",
         where=where,
@@ -136,7 +137,7 @@ def _check_folder(folder: Path, allowed: Mapping[str, str], where: str | None) -
     tensors = sorted(folder.glob("*.safetensors"))
     pickles = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in PICKLES]
     if pickles and not tensors and not list(folder.glob("*.gguf")):
-        raise _pickled(pickles[0], where)
+        raise pickled(pickles[0], where)
     for path in (*tensors, *sorted(folder.glob("*.gguf"))):
         check_weights(path, {}, where=where)
     for name in ("config.json", "tokenizer_config.json"):

@@ -20,6 +20,7 @@ from pathlib import Path
 from evals.faults import (
     cuts,
     disk,
+    headers,
     hosts,
     identities,
     inputs,
@@ -69,6 +70,9 @@ MEASURES = (
     Measure("R9", 2, 20, replies.broken),
     Measure("R10", 3, 20, identities.wrong_models),
     Measure("R11", 20, 40, hosts.failed_loads),
+    Measure("R12", 100, 2000, headers.broken_models),
+    Measure("R13", 200, 2000, headers.broken_adapters),
+    Measure("R14", 1, 1, headers.foreign_adapters),
     Measure("R15", 0, 30, disk.full_disks),
     Measure("R16", 200, 2000, stored.flipped_bits),
     Measure("R19", 20, 50, inputs.doubled_ids),

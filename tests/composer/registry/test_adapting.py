@@ -120,6 +120,21 @@ def test_a_folder_for_another_base_or_of_something_else_is_refused(
         found.host("smollm2", ["law"])
 
 
+@pytest.mark.parametrize("engine", ["llamacpp", "openai"])
+def test_a_pickle_is_refused_by_its_name_whatever_runs_the_model(engine: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.bin").write_bytes(b"cos\nsystem\n(S'touch owned'\ntR.")
+    (tmp_path / "small.gguf").write_bytes(b"GGUF\x03" + bytes(19))
+    weights = f"sources: [small.gguf], sha256: {sha_of(tmp_path / 'small.gguf')}"
+    served = "engine: openai, options: {url: 'http://127.0.0.1:9', model: m}"
+    (tmp_path / "experts.yaml").write_text(
+        f"models:\n  small: {{{weights if engine == 'llamacpp' else served}}}\nexperts:\n  general: {{model: small}}\n  "
+        f"{row('law', tmp_path / 'adapter_model.bin').replace('smollm2', 'small')}\n"
+    )
+
+    with pytest.raises(ConfigError, match=r"adapter_model\.bin is a pickle"):
+        Registry(load_settings(tmp_path / "experts.yaml")).host("small", ["law"])
+
+
 def test_an_adapter_is_told_from_a_model(smollm2: Path) -> None:
     assert is_adapter(ADAPTERS / "units") and is_adapter(ADAPTERS / "units" / "units.gguf")
     assert not is_adapter(smollm2) and not is_adapter(ADAPTERS)
