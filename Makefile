@@ -31,6 +31,7 @@ bench:
 	$(PYTHON) -m evals.bench.answers
 	$(PYTHON) -m evals.bench.serve
 	$(PYTHON) -m evals.bench.pool
+	$(PYTHON) -m evals.bench.engines
 
 # About half an hour on two idle cores; `pip install '.[faults]'` brings what cuts the power (R2). Every push runs smaller numbers.
 faults:

@@ -54,6 +54,8 @@ class Watch:
 
     def heard(self) -> None:
         """A token, or anything after the first one, has come."""
+        if self.reason:
+            return  # it is over: what comes until it has ended changes nothing
         self._since = self._loop.time()
         self._suspect = False
         if not self._heard:  # from here on it is the other limit, which may be over sooner
@@ -76,6 +78,8 @@ class Watch:
 
     def _look(self) -> None:
         now = self._loop.time()
+        if self.reason:
+            return None
         if now >= self._ends:
             self.reason = "in its time"
         elif now < (due := self._due()):

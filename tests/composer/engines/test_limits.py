@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from composer.engines.limits import Limits
+from composer.engines.limits import Limits, Watch
 from composer.engines.openai import OpenAIEngine
 from composer.types import Delta, Draft, Host, Request, Stream
 from evals.faults.bench import Bench
@@ -92,3 +92,22 @@ async def test_a_reader_that_takes_its_time_holds_up_nobody(bench: Bench) -> Non
 
 def test_limits_are_generous_where_nobody_says_otherwise() -> None:
     assert Limits() == Limits(first=120, idle=60, longest=600)
+
+
+async def test_what_comes_while_a_call_is_being_ended_changes_nothing() -> None:
+    problems: list[dict[str, object]] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, problem: problems.append(problem))
+    watch = Watch(Limits(first=10, idle=10, longest=10), loop.time() + 0.02)
+
+    with pytest.raises(TimeoutError):
+        async with watch:
+            time.sleep(0.05)
+            watch._look()
+            watch.heard()
+            watch._look()
+            await asyncio.sleep(5)
+    await asyncio.sleep(0.05)
+
+    assert not problems
+    assert watch.reason == "in its time"
