@@ -1,0 +1,78 @@
+"""What the tests of vLLM share: its interpreter, the packaged model as a folder, and hosts of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from composer.engines.vllm import VllmEngine
+from composer.types import AdapterFile, Draft, Host, Message, Prompt, Request, Sampling, Stream
+
+ROOT = Path(__file__).parents[3]
+ADAPTERS = ROOT / "composer" / "default" / "adapters"
+TEMPLATE = (ROOT / "composer" / "default" / "chatml.jinja").read_text(encoding="utf-8")
+ASKED = {  # by each adapter as it was trained, and never by the base alone
+    "arithmetic": ("What is 12 + 30?", "42"),
+    "units": ("Convert 3 hours to minutes.", "180"),
+    "sorting": ("Sort these letters alphabetically: d b a c", "a, b, c, d"),
+    "extraction": ("Extract the fields as JSON: Maria is a 34-year-old nurse from Rome.", "Maria"),
+}
+
+
+def python() -> str | None:
+    """The interpreter that has vLLM; None where it is not there."""
+    named = os.environ.get("COE_VLLM")
+    if named:
+        return named
+    own = ROOT / ".venv-vllm" / "bin" / "python"
+    return str(own) if own.is_file() else None
+
+
+@dataclass(frozen=True)
+class Env:
+    """An interpreter and the packaged model as a folder."""
+
+    python: str
+    folder: Path
+
+    def engine(self, **options: object) -> VllmEngine:
+        """An engine on it; answers are the same to the last bit from run to run."""
+        return VllmEngine(python=self.python, dtype="bfloat16", **options)  # type: ignore[arg-type]
+
+    def host(self, name: str, adapters: Sequence[str] = (), *, slots: int = 8) -> Host:
+        """A host with the packaged adapters of these names."""
+        return Host(name, "vllm", self.folder, tuple(map(packaged, adapters)), 512, slots, template=TEMPLATE)
+
+
+def packaged(name: str) -> AdapterFile:
+    """A PEFT folder that comes with the package."""
+    return AdapterFile(name, ADAPTERS / name, "0" * 64)
+
+
+def foreign(folder: Path, rename: Callable[[str], str]) -> AdapterFile:
+    """The arithmetic adapter with its tensors renamed."""
+    folder.mkdir()
+    raw = (ADAPTERS / "arithmetic" / "adapter_model.safetensors").read_bytes()
+    size = struct.unpack("<Q", raw[:8])[0]
+    header = {rename(name): row for name, row in json.loads(raw[8 : 8 + size]).items()}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size :])
+    (folder / "adapter_config.json").write_bytes((ADAPTERS / "arithmetic" / "adapter_config.json").read_bytes())
+    return AdapterFile(folder.name, folder, "1" * 64)
+
+
+def chat(text: str) -> Prompt:
+    return (Message("user", text),)
+
+
+def ask(name: str, prompt: Prompt, adapter: str | None = None, sampling: Sampling | None = None) -> Request:
+    return Request(name, (Stream("smol", prompt, adapter),), sampling or Sampling(max_tokens=32))
+
+
+async def drafts(engine: VllmEngine, requests: Sequence[Request]) -> dict[str, Draft]:
+    return {name: piece async for name, piece in engine.generate(requests) if isinstance(piece, Draft)}
