@@ -248,7 +248,7 @@ def list_(config: Config = None, as_json: AsJson = False) -> None:
         {
             "name": expert.name,
             "model": expert.model,
-            "adapter": str(expert.adapter.path) if expert.adapter else None,
+            "adapter": str(expert.adapter) if expert.adapter else None,
             "skills": list(expert.skills),
             "generalist": expert.generalist,
             "answers": expert.answers,

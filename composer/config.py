@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from composer.adapter import AdapterSpec, adapter_of
 from composer.document import Document
 from composer.errors import ConfigError, suggest
 from composer.formcache import read_rows
@@ -63,14 +64,7 @@ class ModelSpec:
     threads: int
     replicas: int
     options: tuple[tuple[str, Scalar], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterSpec:
-    """A LoRA adapter's file and the sha256 it must have."""
-
-    path: Path
-    sha256: str
+    allow_code: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +214,7 @@ class _Reading:
             path=self.path,
             config_sha=hashlib.sha256(json.dumps(self.document.data).encode()).hexdigest(),
             models=models,
-            experts={name: self.expert(name, row, models, name == general) for name, row in rows.experts.items()},
+            experts={name: self.expert(name, rows.experts, models, name == general) for name in rows.experts},
             encoder=self.encoder(rows.encoder) if rows.encoder else None,
             profile=self.inside(rows.profile, "profile") if rows.profile is not None else None,
             pipeline=self.pipeline(rows.pipeline, "pipeline"),
@@ -292,10 +286,13 @@ class _Reading:
             threads=row.threads,
             replicas=row.replicas,
             options=tuple(row.options.items()),
+            allow_code=row.allow_code,
         )
 
-    def expert(self, name: str, row: ExpertRow, models: Mapping[str, ModelSpec], generalist: bool) -> ExpertSpec:
-        at = f"experts.{name}"
+    def expert(
+        self, name: str, rows: Mapping[str, ExpertRow], models: Mapping[str, ModelSpec], generalist: bool
+    ) -> ExpertSpec:
+        at, row = f"experts.{name}", rows[name]
         if row.model not in models:
             raise self.error(f"{at}.model", f"no model is called {row.model!r}", suggest(row.model, models))
         model = models[row.model]
@@ -310,11 +307,10 @@ class _Reading:
             raise self.error(
                 f"{at}.system", f"{row.model} only completes text and knows no system message", "remove `system`"
             )
-        adapter = row.adapter
         return ExpertSpec(
             name=name,
             model=row.model,
-            adapter=AdapterSpec(self.inside(adapter.path, f"{at}.adapter.path"), adapter.sha256) if adapter else None,
+            adapter=adapter_of(name, rows, self.inside, self.error),
             description=row.description,
             skills=tuple(row.skills),
             answers=row.answers,

@@ -57,12 +57,34 @@ class ModelRow(Row):
     slots: int = _about("requests that run at once", 8, default=8, ge=1, le=1024)
     threads: int = _about("processor threads", 1, default=1, ge=1, le=1024)
     replicas: int = _about("copies that may run beside each other when many wait", 1, default=1, ge=1, le=64)
+    allow_code: dict[str, _Sha] = _about(
+        "Python files of the model that may run, by name, with the sha256 of what was read",
+        {"modeling_x.py": _EXAMPLE_SHA},
+        default_factory=dict,
+    )
     options: dict[str, Scalar] = _about("options of the engine", {"flash_attention": True}, default_factory=dict)
 
 
 class AdapterRow(Row):
-    path: str = _about("the adapter's file; relative to this file, absolute, or default:file", "adapters/law/law.gguf")
-    sha256: _Sha = _about(_SHA, _EXAMPLE_SHA)
+    path: str | None = _about(
+        "a GGUF adapter or a PEFT folder; relative to this file, absolute, or default:file",
+        "adapters/law/law.gguf",
+        default=None,
+    )
+    sha256: _Sha | None = _about(f"{_SHA}; of a folder, as `coe experts add` writes it", _EXAMPLE_SHA, default=None)
+    sum: dict[str, float] | None = _about(
+        "instead of a file: the weighted sum of what other experts' adapters do",
+        {"law": 0.5, "tax": 0.5},
+        default=None,
+        min_length=1,
+    )
+    cross: dict[str, float] | None = _about(
+        "instead of a file: other experts' matrices added one by one, with their cross terms",
+        {"law": 0.5, "tax": 0.5},
+        default=None,
+        min_length=1,
+    )
+    rank: int | None = _about("of a mixture: the nearest adapter of this rank", 8, default=None, ge=1, le=1024)
 
 
 class ExpertRow(Row):

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from composer.config import PACKAGED, AdapterSpec, ExpertSpec, Settings
+from composer.adapter import AdapterSpec
+from composer.config import PACKAGED, ExpertSpec, Settings
 from composer.jsonl import Labelled, Question, read_questions
 from composer.pipeline import Pipeline
 from composer.plugins import load

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 from composer.config import ExpertSpec, ModelSpec, Settings
 from composer.errors import ConfigError, SourceError
 from composer.plugins import check_options, load
+from composer.registry.adapting import Adapters, size_of
+from composer.registry.bases import check_weights
 from composer.registry.cache import PART, Cache
-from composer.registry.gguf import check_adapter, check_base, read_header
 from composer.registry.hf import when_served
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
 from composer.registry.sources import Progress, fetch
@@ -38,6 +39,9 @@ class Registry:
         self._offline = offline
         self._progress = progress
         self.stopped = False  # fetches under way end at their next piece: whoever wanted the file has gone
+        self._adapters = Adapters(
+            settings, lambda path, sha256, at: self._file([PathSource(str(path))], sha256, path.name, at)
+        )
         self._options = {name: self._checked(model) for name, model in settings.models.items() if model.options}
 
     # What stages ask
@@ -83,20 +87,13 @@ class Registry:
         """The model's file and these experts' adapters, fetched and checked. Raises SourceError or ConfigError."""
         model = self.settings.models[name]
         path = self._weights(model)
-        header = read_header(path, where=self.where(name)) if adapters and path is not None else None
+        if path is not None and path.suffix != ".gguf":  # those are read on the way to their only engine
+            check_weights(path, model.allow_code, where=self.where(name))
         files = []
         for adapter in adapters:
             spec = self.settings.experts[adapter].adapter
             assert spec is not None
-            where = self.settings.where(f"experts.{adapter}.adapter")
-            if not spec.path.is_file():
-                raise ConfigError(f"the adapter {spec.path} is not there", where=where, remedy="correct the path")
-            file = self._file([PathSource(str(spec.path))], spec.sha256, spec.path.name, f"experts.{adapter}.adapter")
-            if header is not None:
-                check_adapter(file, header, name=name, where=where)
-            if model.base is not None:
-                check_base(file, model.base, name=name, where=where)
-            files.append(AdapterFile(adapter, file, spec.sha256))
+            files.append(AdapterFile(adapter, self._adapters.ready(adapter, model, path), spec.sha256))
         return Host(
             name=name,
             engine=model.engine,
@@ -248,7 +245,7 @@ class Registry:
 
     def _memory(self, model: ModelSpec, weights: Path | None, adapters: Sequence[str]) -> int:
         specs = [self.settings.experts[adapter].adapter for adapter in adapters]
-        extra = sum(spec.path.stat().st_size for spec in specs if spec is not None and spec.path.exists())
+        extra = sum(size_of(self.settings, spec) for spec in specs if spec is not None)
         if model.memory is not None:
             return model.memory + extra
         if model.sha256 is None:

@@ -2,32 +2,91 @@
 
 from __future__ import annotations
 
-import json
-import re
+import math
+import os
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
 from composer.errors import ConfigError
 
+F32, F16, BF16 = 0, 1, 30
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
-_STRING, _ARRAY = 8, 9
-_REPOSITORY = re.compile(r"https?://[^/]+/([^/?#]+/[^/?#]+)")
-_HUB_NAME = re.compile(r"[\w.-]*\w(/[\w.-]+)?")
-_MOST_ENTRIES, _MOST_TEXT, _MOST_ITEMS = 100_000, 16 * 2**20, 4 * 2**20
+_UINT32, _STRING, _ARRAY = 4, 8, 9
+_MOST_ENTRIES, _MOST_TEXT, _MOST_ITEMS, _MOST_NAME = 100_000, 16 * 2**20, 4 * 2**20, 63
+
+# Numbers per block and bytes per block of each tensor type, as ggml lays them out.
+_TYPES = {
+    F32: (1, 4),
+    F16: (1, 2),
+    2: (32, 18),  # Q4_0
+    3: (32, 20),  # Q4_1
+    6: (32, 22),  # Q5_0
+    7: (32, 24),  # Q5_1
+    8: (32, 34),  # Q8_0
+    9: (32, 36),  # Q8_1
+    10: (256, 84),  # Q2_K
+    11: (256, 110),  # Q3_K
+    12: (256, 144),  # Q4_K
+    13: (256, 176),  # Q5_K
+    14: (256, 210),  # Q6_K
+    15: (256, 292),  # Q8_K
+    16: (256, 66),  # IQ2_XXS
+    17: (256, 74),  # IQ2_XS
+    18: (256, 98),  # IQ3_XXS
+    19: (256, 50),  # IQ1_S
+    20: (32, 18),  # IQ4_NL
+    21: (256, 110),  # IQ3_S
+    22: (256, 82),  # IQ2_S
+    23: (256, 136),  # IQ4_XS
+    24: (1, 1),  # I8
+    25: (1, 2),  # I16
+    26: (1, 4),  # I32
+    27: (1, 8),  # I64
+    28: (1, 8),  # F64
+    29: (256, 56),  # IQ1_M
+    BF16: (1, 2),
+    34: (256, 54),  # TQ1_0
+    35: (256, 66),  # TQ2_0
+    39: (32, 17),  # MXFP4
+    40: (64, 36),  # NVFP4
+    41: (128, 18),  # Q1_0
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tensor's numbers lie in the file, and their type."""
+
+    type: int
+    begin: int
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Metadata (scalars and strings; arrays are skipped) and the shape of each tensor, fastest dimension first."""
+    """Metadata (scalars and strings; arrays are skipped), the shape of each tensor, fastest dimension first, and where
+    its numbers lie."""
 
     metadata: dict[str, str | int | float | bool]
     shapes: dict[str, tuple[int, ...]]
+    places: Mapping[str, Place] = field(default_factory=dict[str, Place])
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether the file says that it is a GGUF file; what it holds is for `read_header` to say."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError:
+        return False
 
 
 def read_header(path: Path, *, where: str | None = None) -> Header:
-    """The header of `path`. Raises ConfigError where it is no GGUF file (versions 2 and 3), cut short, or absurd."""
+    """The header of `path`. Raises ConfigError where it is no GGUF file (versions 2 and 3), cut short, or absurd: keys
+    or tensors that stand twice, an unknown type, or tensors that do not lie one after the other inside the file."""
     try:
         with path.open("rb") as file:
             return _read(file)
@@ -46,24 +105,52 @@ def _read(file: BinaryIO) -> Header:
     n_tensors, n_entries = _scalar(file, "<Q"), _scalar(file, "<Q")
     if max(n_tensors, n_entries) > _MOST_ENTRIES:
         raise ValueError(f"{n_tensors} tensors and {n_entries} entries, at most {_MOST_ENTRIES} are believed")
-    metadata: dict[str, str | int | float | bool] = {}
+    metadata, seen, align = dict[str, str | int | float | bool](), set[str](), 32
     for _ in range(n_entries):
-        key = _text(file)
-        value = _value(file, _scalar(file, "<I"))
-        if key in metadata:
+        key, kind = _text(file), _scalar(file, "<I")
+        value = _value(file, kind)
+        if key in seen:
             raise ValueError(f"the key {key!r} is there twice")
+        seen.add(key)
         if value is not None:
             metadata[key] = value
+        if key == "general.alignment":
+            if kind != _UINT32 or not isinstance(value, int) or value.bit_count() != 1:
+                raise ValueError(f"general.alignment is {value!r}, expected a power of two")
+            align = value
     shapes: dict[str, tuple[int, ...]] = {}
+    ends: dict[str, tuple[int, int, int]] = {}  # type, offset, size
+    expected = 0
     for _ in range(n_tensors):
-        name = _text(file)
-        n_dims = _scalar(file, "<I")
-        if n_dims > 4 or name in shapes:
-            raise ValueError(f"tensor {name!r} has {n_dims} dimensions or is there twice")
+        name, n_dims = _text(file), _scalar(file, "<I")
+        if n_dims > 4 or name in shapes or len(name.encode()) > _MOST_NAME:
+            raise ValueError(f"tensor {name[:80]!r} has {n_dims} dimensions, is there twice, or its name is too long")
         shapes[name] = tuple(_scalar(file, "<Q") for _ in range(n_dims))
-        _scalar(file, "<I")  # type
-        _scalar(file, "<Q")  # offset
-    return Header(metadata, shapes)
+        kind, offset = _scalar(file, "<I"), _scalar(file, "<Q")
+        size = _size(name, shapes[name], kind)
+        if offset != expected:
+            raise ValueError(f"tensor {name!r} begins at byte {offset} of the data, expected {expected}")
+        ends[name] = kind, offset, size
+        expected += size + -size % align
+    start = file.tell() + -file.tell() % align
+    length = os.fstat(file.fileno()).st_size
+    for name, (_, offset, size) in ends.items():
+        if start + offset + size > length:
+            raise ValueError(f"tensor {name!r} ends at byte {start + offset + size}, the file at {length}")
+    return Header(metadata, shapes, {name: Place(kind, start + at, size) for name, (kind, at, size) in ends.items()})
+
+
+def _size(name: str, shape: tuple[int, ...], kind: int) -> int:
+    """The bytes of a tensor."""
+    if kind not in _TYPES:
+        raise ValueError(f"tensor {name!r} has the unknown type {kind}")
+    block, size = _TYPES[kind]
+    count = math.prod(shape)
+    if not 0 < count < 2**63:
+        raise ValueError(f"tensor {name!r} of shape {shape} holds {'nothing' if not count else 'too much'}")
+    if (shape[0] if shape else 1) % block:
+        raise ValueError(f"tensor {name!r} has rows of {shape[0] if shape else 1}, expected a multiple of {block}")
+    return count // block * size
 
 
 def _scalar(file: BinaryIO, form: str) -> int:
@@ -105,97 +192,3 @@ def _value(file: BinaryIO, kind: int) -> str | int | float | bool | None:
     else:
         raise ValueError(f"an array of type {inner}")
     return None
-
-
-def check_adapter(adapter: Path, base: Header, *, name: str, where: str) -> None:
-    """Raise ConfigError unless `adapter` is a LoRA whose tensors come in pairs and fit those of `base`, the model
-    `name`."""
-    lora = read_header(adapter, where=where)
-    if lora.metadata.get("general.type") != "adapter" or lora.metadata.get("adapter.type") != "lora":
-        raise ConfigError(
-            f"{adapter.name} is no LoRA adapter (general.type {lora.metadata.get('general.type')!r}, "
-            f"adapter.type {lora.metadata.get('adapter.type')!r})",
-            where=where,
-            remedy="convert the PEFT folder to a GGUF adapter",
-        )
-    for tensor, shape in lora.shapes.items():
-        target, _, side = tensor.rpartition(".lora_")
-        wanted = base.shapes.get(target)
-        # GGUF lists the fastest dimension first: a weight is (in, out), lora_a (in, rank), lora_b (rank, out).
-        place = {"a": 0, "b": 1}.get(side)
-        fits = (
-            wanted is not None
-            and place is not None
-            and min(len(shape), len(wanted)) > 1
-            and shape[place] == wanted[place]
-        )
-        if not fits:
-            found = " x ".join(map(str, wanted)) if wanted else "no such tensor"
-            raise ConfigError(
-                f"adapter {adapter.name} was made for another base: its tensor {tensor} has shape {shape}, "
-                f"the model {name} has {found} for {target or tensor}",
-                where=where,
-                remedy="name the model it was trained on, or train it again on this one",
-            )
-    _check_pairs(lora, adapter.name, where)
-
-
-def check_base(adapter: Path, declared: str, *, name: str, where: str) -> None:
-    """Raise ConfigError if `adapter` says that it was made for another base than `declared`, the one of the model
-    `name`. Many adapters say nothing."""
-    stated = _stated_base(adapter)
-    if stated is None or _same(stated, declared):
-        return
-    raise ConfigError(
-        f"adapter {adapter.name} was made for another base: it says {stated!r}, the model {name} is {declared!r}",
-        where=where,
-        remedy="name the model it was trained on; if both names mean the same weights, correct `base` or remove it",
-    )
-
-
-def _stated_base(adapter: Path) -> str | None:
-    """The name that an adapter gives its base, in its own metadata or in PEFT's file beside it."""
-    try:
-        metadata = read_header(adapter).metadata
-    except ConfigError:  # not every engine takes GGUF
-        metadata = {}
-    address, title = (metadata.get(f"general.base_model.0.{key}") for key in ("repo_url", "name"))
-    if isinstance(address, str) and (found := _REPOSITORY.match(address)):
-        return found[1]
-    if isinstance(title, str) and title.strip():
-        return title
-    try:
-        stated = json.loads((adapter.parent / "adapter_config.json").read_bytes())["base_model_name_or_path"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        return None
-    # A path says where the weights lay when it was trained, not what they are.
-    return stated if isinstance(stated, str) and _HUB_NAME.fullmatch(stated) else None
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two names may mean one model: the owner counts where both have one, letter case and separators do not.
-
-    >>> _same("SmolLM2 135M Instruct", "HuggingFaceTB/SmolLM2-135M-Instruct"), _same("a/tiny", "b/tiny")
-    (True, False)
-    """
-    parts = [re.sub(r"[-_. ]+", "-", name.strip().casefold()).split("/")[::-1] for name in (one, other)]
-    return all(left == right for left, right in zip(*parts, strict=False))
-
-
-def _check_pairs(lora: Header, name: str, where: str) -> None:
-    """Every weight that an adapter changes needs both its matrices, of one rank."""
-    targets = sorted({tensor.rpartition(".lora_")[0] for tensor in lora.shapes})
-    again = "convert or fetch the adapter again"
-    if not targets:
-        raise ConfigError(f"adapter {name} holds no tensors: it changes nothing", where=where, remedy=again)
-    for target in targets:
-        down, up = (lora.shapes.get(f"{target}.lora_{side}") for side in "ab")
-        if down is None or up is None:
-            missing = f"{target}.lora_{'a' if down is None else 'b'}"
-            raise ConfigError(f"adapter {name} is not whole: {missing} is missing", where=where, remedy=again)
-        if down[1] != up[0]:
-            raise ConfigError(
-                f"adapter {name} is not whole: {target} has rank {down[1]} on one side and {up[0]} on the other",
-                where=where,
-                remedy=again,
-            )

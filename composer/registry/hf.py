@@ -4,28 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from composer.errors import ConfigError
 from composer.registry.cache import Cache
+from composer.registry.safetensors import Entry, read_tensors
 
 _COUNTS = (".safetensors", ".json", ".jinja", ".model", ".txt")
-_MOST_HEADER = 100_000_000  # bytes, as the reference implementation has it
 _PROCESSES = 2200 * 2**20  # what vLLM's three processes take beside weights and cache, measured on a CPU
 _BLOCK = 128  # tokens, vLLM's on a CPU; smaller elsewhere
 _SHOWN = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """A tensor as the header of its file has it."""
-
-    shape: tuple[int, ...]
-    size: int  # bytes
 
 
 def digest(folder: Path, cache: Cache) -> str:
@@ -49,16 +39,11 @@ def counts(name: str) -> bool:
     return "/" not in name and not name.startswith(".") and name.endswith(_COUNTS)
 
 
-def tensors(folder: Path, *, where: str | None = None) -> dict[str, Tensor]:
+def tensors(folder: Path, *, where: str | None = None) -> dict[str, Entry]:
     """Every tensor of the folder's safetensors files by its name. Raises ConfigError where there are none."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, Entry] = {}
     for path in sorted(folder.glob("*.safetensors")):
-        try:
-            found |= _header(path)
-        except (OSError, ValueError, TypeError, LookupError, struct.error) as why:
-            raise ConfigError(
-                f"{path.name} is not a readable safetensors file: {why}", where=where, remedy="fetch or save it again"
-            ) from why
+        found |= read_tensors(path, where=where).entries
     if not found:
         raise ConfigError(
             f"{folder} holds no weights: there is no *.safetensors",
@@ -83,7 +68,7 @@ def settings(folder: Path, name: str = "config.json", *, where: str | None = Non
 
 def when_served(folder: Path, context: int, slots: int) -> int:
     """Bytes that vLLM takes with such a folder: its weights, its cache, and its own processes. Raises ConfigError."""
-    weights = sum(tensor.size for tensor in tensors(folder).values())
+    weights = sum(entry.end - entry.begin for entry in tensors(folder).values())
     return weights + cache_size(settings(folder), context, slots) + _PROCESSES
 
 
@@ -134,19 +119,3 @@ def strangers(adapter: Path, base: Path | None) -> str:
 
 def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-
-
-def _header(path: Path) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        size = struct.unpack("<Q", file.read(8))[0]
-        if not 2 <= size <= min(_MOST_HEADER, path.stat().st_size - 8):
-            raise ValueError(f"a header of {size} bytes in a file of {path.stat().st_size}")
-        header = json.loads(file.read(size))
-    header.pop("__metadata__", None)
-    found = {}
-    for name, row in header.items():
-        begin, end = row["data_offsets"]
-        if not 0 <= begin <= end <= path.stat().st_size - 8 - size:
-            raise ValueError(f"tensor {name!r} lies outside of it")
-        found[name] = Tensor(tuple(row["shape"]), end - begin)
-    return found

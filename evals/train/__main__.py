@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from composer.registry.bases import GgufBase
+from composer.registry.convert import convert_peft
+from composer.registry.gguf import read_header
 from evals.tasks.skills import SKILLS
 from evals.train.base import base_folder, base_gguf
-from evals.train.convert import to_gguf
 from evals.train.lora import Recipe, train
 
 #: steps of 4 lessons, as many as the shipped adapters have had; those were trained in several stretches (`--start`),
@@ -31,11 +33,12 @@ def main(arguments: list[str] | None = None) -> None:
     skills = tuple((given.skills or given.skill).split(","))
     steps = given.steps or sum(STEPS[skill] for skill in skills)
     out = given.out or Path(given.skill)
-    base = base_folder(base_gguf(given.base), given.cache)
+    weights = base_gguf(given.base)
+    base = base_folder(weights, given.cache)
     recipe = Recipe(skills, steps, given.seed, rate=given.rate, start=given.start)
     for line in train(recipe, base, out):
         print(line, flush=True)
-    to_gguf(out, out / f"{out.name}.gguf")
+    convert_peft(out, GgufBase(weights.name, read_header(weights)), out / f"{out.name}.gguf")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from registry_texts import GENERAL, MODEL, REGISTRY, SHA, Load, told
 
+from composer.adapter import Mixture
 from composer.config import (
     PACKAGED,
     Price,
@@ -254,6 +255,62 @@ IN_THE_EXPERTS = {
         "`sha256` is missing",
         "add",
     ),
+    "adapter of nothing": (
+        f"path: law.gguf, sha256: {SHA}",
+        "",
+        "9 (experts.law.adapter)",
+        "expected one of `path`, `sum` and `cross`, found nothing",
+        "keep one",
+    ),
+    "adapter of two kinds": (
+        f"sha256: {SHA}}}",
+        "sum: {law: 1}}",
+        "9 (experts.law.adapter)",
+        "found `path` and `sum`",
+        "keep one",
+    ),
+    "file with a rank": (
+        f"sha256: {SHA}}}",
+        f"sha256: {SHA}, rank: 4}}",
+        "9 (experts.law.adapter.rank)",
+        "has the rank",
+        "remove",
+    ),
+    "mixture of nobody": (
+        f"path: law.gguf, sha256: {SHA}",
+        "sum: {lwa: 1}",
+        "9 (experts.law.adapter.sum.lwa)",
+        "no expert is called 'lwa'",
+        "law",
+    ),
+    "mixture of the bare model": (
+        f"path: law.gguf, sha256: {SHA}",
+        "cross: {general: 1}",
+        "9 (experts.law.adapter.cross.general)",
+        "general has no adapter with a `path`",
+        "that have one",
+    ),
+    "mixture of itself": (
+        f"path: law.gguf, sha256: {SHA}",
+        "sum: {law: 1}",
+        "9 (experts.law.adapter.sum.law)",
+        "law has no adapter with a `path`",
+        "that have one",
+    ),
+    "mixture with a pin": (
+        f"path: law.gguf, sha256: {SHA}",
+        f"sum: {{law: 1}}, sha256: {SHA}",
+        "9 (experts.law.adapter.sha256)",
+        "no file to pin",
+        "remove",
+    ),
+    "empty mixture": (
+        f"path: law.gguf, sha256: {SHA}",
+        "sum: {}",
+        "9 (experts.law.adapter.sum)",
+        "expected 1 or more",
+        "",
+    ),
     "adapter as text": ("{path: law.gguf", "law.gguf #", "9 (experts.law.adapter)", "expected a mapping", "path: "),
     "adapter from a hub": ("law.gguf", "hf:a/b@c/d", "9 (experts.law.adapter.path)", "`hf:`", "default:file"),
     "short sha256": (f"    sha256: {SHA}", "    sha256: abc", "4 (models.small.sha256)", "64 lower-case hex", "sha256"),
@@ -271,6 +328,46 @@ IN_THE_EXPERTS = {
     "one stage": ("  - use: aggregate\n", "", "10 (pipeline)", "expected 2 or more", "pipeline"),
     "misspelt group": ("pipeline:", "pipelin:", "10 (pipelin)", "unknown key", "did you mean `pipeline`?"),
 }
+
+
+MIXED = REGISTRY.replace(
+    "pipeline:",
+    """\
+  both:
+    model: small
+    adapter: {sum: {law: 0.5}, rank: 4}
+pipeline:""",
+)
+
+
+def test_a_mixture_is_known_by_its_parts_their_weights_and_its_form(load: Load) -> None:
+    made = load(MIXED).experts["both"].adapter
+
+    assert made is not None and (made.path, made.mixture) == (None, Mixture((("law", 0.5),), "sum", 4))
+    assert str(made) == "sum of 0.5 law, rank 4"
+    for old, new in (
+        ("0.5", "0.6"),
+        ("sum:", "cross:"),
+        ("rank: 4", "rank: 5"),
+        (f"law.gguf, sha256: {SHA}", f"law.gguf, sha256: {'cd' * 32}"),
+    ):
+        other = load(MIXED.replace(old, new)).experts["both"].adapter
+        assert other is not None and other.sha256 != made.sha256
+
+
+@pytest.mark.parametrize(
+    ("new", "what"),
+    [("sum: {law: 0.0}", "the weight 0 is of no use"), ("sum: {both: 1}", "both has no adapter with a `path`")],
+)
+def test_a_mixture_of_what_cannot_be_mixed_is_refused(load: Load, new: str, what: str) -> None:
+    assert what in told(load, MIXED.replace("sum: {law: 0.5}", new)).what
+
+
+def test_a_mixture_over_two_models_is_refused(load: Load) -> None:
+    other = f"  other: {{sources: [o.gguf], sha256: {SHA}}}\nexperts:"
+    text = MIXED.replace("experts:", other).replace("  both:\n    model: small", "  both:\n    model: other")
+
+    assert "law is an adapter on small, both stands on other" in told(load, text).what
 
 
 @pytest.mark.parametrize(("old", "new", "at", "what", "remedy"), IN_THE_EXPERTS.values(), ids=IN_THE_EXPERTS)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from random import Random
 
+import gguf
 import numpy as np
 import pytest
 
+from composer.registry.bases import GgufBase
+from composer.registry.convert import convert_peft
+from composer.registry.gguf import Header
 from evals.tasks.skills import SKILLS, items, split_of
 from evals.train.base import TEMPLATE, base_gguf, prompt
 from evals.train.batches import Example, batches, drills, encode, mix
-from evals.train.convert import interleave, to_gguf
 from evals.train.lora import pace
 from evals.train.measure import handwritten, right, shown
 
-_HEAD = 64
+_HEAD = 64  # the width of one attention head
 
 
 class _Letters:
@@ -113,80 +115,6 @@ def test_the_base_is_told_the_form_and_shown_three_examples() -> None:
     assert len(handwritten("units")) == 25
 
 
-def test_reordered_rows_give_the_same_attention_in_the_rotation_of_llama_cpp() -> None:
-    rng = np.random.default_rng(0)
-    query, key = rng.normal(size=(2, 2 * _HEAD, 3))  # two heads, from three inputs
-    rows, angles = rng.normal(size=(5, 3)), rng.normal(size=(5, _HEAD // 2))
-
-    def halves(vectors: np.ndarray) -> np.ndarray:  # transformers turns (i, i + half)
-        a, b = np.split(vectors.reshape(5, 2, _HEAD), 2, axis=-1)
-        cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
-        return np.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
-
-    def pairs(vectors: np.ndarray) -> np.ndarray:  # llama.cpp turns (2 i, 2 i + 1)
-        a, b = np.moveaxis(vectors.reshape(5, 2, _HEAD // 2, 2), -1, 0)
-        cos, sin = np.cos(angles)[:, None], np.sin(angles)[:, None]
-        return np.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(5, 2, _HEAD)
-
-    ours = np.einsum("ihd,jhd->hij", halves(rows @ query.T), halves(rows @ key.T))
-    q, k = interleave(query, 2), interleave(key, 2)
-    theirs = np.einsum("ihd,jhd->hij", pairs(rows @ q.T), pairs(rows @ k.T))
-
-    np.testing.assert_allclose(ours, theirs, atol=1e-9)
-
-
-def _folder(path: Path, tensors: dict[str, np.ndarray]) -> Path:
-    """A PEFT folder with these tensors."""
-    from safetensors.numpy import save_file
-
-    path.mkdir()
-    save_file(tensors, str(path / "adapter_model.safetensors"))
-    (path / "adapter_config.json").write_text(
-        json.dumps({"base_model_name_or_path": "owner/base", "lora_alpha": 8, "r": 4})
-    )
-    return path
-
-
-def _read(path: Path) -> tuple[dict[str, np.ndarray], float]:
-    """The tensors and the alpha of a GGUF adapter."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(str(path))
-    alpha = reader.fields["adapter.lora.alpha"]
-    tensors = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors}
-    return tensors, float(alpha.parts[alpha.data[0]][0])
-
-
-def test_conversion_renames_and_reorders_only_the_outer_side_of_q_and_k(tmp_path: Path) -> None:
-    rng = np.random.default_rng(1)
-    stem = "base_model.model.model.layers.3"
-    names = {"self_attn.q_proj": "attn_q", "mlp.down_proj": "ffn_down"}
-    tensors = {
-        f"{stem}.{name}.lora_{side}.weight": rng.normal(size=shape).astype("float16")
-        for name in names
-        for side, shape in (("A", (4, 96)), ("B", (128, 4)))
-    }
-
-    path = to_gguf(_folder(tmp_path / "some", tensors), tmp_path / "some.gguf")
-
-    found, alpha = _read(path)
-    q = tensors[f"{stem}.self_attn.q_proj.lora_B.weight"]
-    assert alpha == 8.0 and len(found) == 4
-    np.testing.assert_array_equal(found["blk.3.attn_q.weight.lora_b"], interleave(q, 2))
-    for name, short in names.items():
-        same = tensors[f"{stem}.{name}.lora_A.weight"]
-        np.testing.assert_array_equal(found[f"blk.3.{short}.weight.lora_a"], same)
-    down = tensors[f"{stem}.mlp.down_proj.lora_B.weight"]
-    np.testing.assert_array_equal(found["blk.3.ffn_down.weight.lora_b"], down)
-
-
-def test_a_foreign_tensor_is_refused(tmp_path: Path) -> None:
-    folder = _folder(tmp_path / "odd", {"base_model.model.lm_head.lora_A.weight": np.zeros((4, 8))})
-
-    with pytest.raises(ValueError, match="lm_head"):
-        to_gguf(folder, tmp_path / "odd.gguf")
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_the_converted_adapter_merged_by_hand_gives_the_logits_of_peft(tmp_path: Path) -> None:
@@ -211,20 +139,25 @@ def test_the_converted_adapter_merged_by_hand_gives_the_logits_of_peft(tmp_path:
     with torch.no_grad():
         wanted = tuned(ids).logits
     save(tuned, recipe, tmp_path / "tiny")
-    found, alpha = _read(to_gguf(tmp_path / "tiny", tmp_path / "tiny.gguf"))
+    parts = {
+        "self_attn.q_proj": ("attn_q", 128, 128),
+        "self_attn.k_proj": ("attn_k", 128, 128),
+        "self_attn.v_proj": ("attn_v", 128, 128),
+        "self_attn.o_proj": ("attn_output", 128, 128),
+        "mlp.gate_proj": ("ffn_gate", 128, 96),
+        "mlp.up_proj": ("ffn_up", 128, 96),
+        "mlp.down_proj": ("ffn_down", 96, 128),
+    }
+    told = {"general.architecture": "llama", "llama.block_count": 2, "llama.attention.head_count": 2}
+    shapes = {f"blk.{i}.{short}.weight": (reads, writes) for i in range(2) for short, reads, writes in parts.values()}
+    convert_peft(tmp_path / "tiny", GgufBase("tiny", Header(told, shapes)), tmp_path / "tiny.gguf")
+    reader = gguf.GGUFReader(str(tmp_path / "tiny.gguf"))
+    found = {tensor.name: np.array(tensor.data, dtype=np.float32) for tensor in reader.tensors}
+    alpha = recipe.alpha
 
     merged = transformers.LlamaForCausalLM(config).eval()
-    parts = {
-        "self_attn.q_proj": "attn_q",
-        "self_attn.k_proj": "attn_k",
-        "self_attn.v_proj": "attn_v",
-        "self_attn.o_proj": "attn_output",
-        "mlp.gate_proj": "ffn_gate",
-        "mlp.up_proj": "ffn_up",
-        "mlp.down_proj": "ffn_down",
-    }
     for layer in range(2):
-        for part, short in parts.items():
+        for part, (short, _, _) in parts.items():
             down, up = (found[f"blk.{layer}.{short}.weight.lora_{side}"] for side in "ab")
             if short in ("attn_q", "attn_k"):  # undo the order of llama.cpp
                 up = up.reshape(2, _HEAD // 2, 2, -1).swapaxes(1, 2).reshape(up.shape)

@@ -16,11 +16,13 @@ from vllm_kit import ASKED, Env, ask, chat, drafts, foreign, packaged
 from composer.engines.testing import check_engine
 from composer.engines.vllm import VllmEngine
 from composer.errors import EngineError
+from composer.registry.differ import difference
 from composer.registry.hf import when_served
 from composer.types import Delta, Draft, Host, Measured, Mix, Request, Sampling, Stream
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
+NEAR = 1.0  # nats; in bfloat16 the same base differs by up to 0.4 when the width of a batch changes
 LONG = " ".join(f"Rule {i}: keep answer {i} short and true." for i in range(30))  # more than two blocks of the cache
 
 
@@ -49,17 +51,25 @@ async def test_opening_measures_seconds_bytes_and_context(opened: Opened, vllm_e
 
 
 async def test_the_base_and_two_adapters_answer_in_one_batch(opened: Opened) -> None:
-    asked = [ask(f"{who} {i}", chat(ASKED[who][0]), who) for i in range(3) for who in ("arithmetic", "units")]
-    asked += [ask(f"base {i}", chat("What is 12 + 30?")) for i in range(2)]
-    alone = {request.id: (await drafts(opened.engine, [request]))[request.id] for request in asked[:2] + asked[-1:]}
+    told = Sampling(max_tokens=32, logprobs=20)
+    asked = [ask(f"{who} {i}", chat(ASKED[who][0]), who, told) for i in range(3) for who in ("arithmetic", "units")]
+    asked += [ask(f"base {i}", chat("What is 12 + 30?"), None, told) for i in range(2)]
+    alone = (await drafts(opened.engine, asked[-1:]))["base 1"]
 
     found = await drafts(opened.engine, asked)
 
     for name, draft in found.items():
         who = name.split()[0]
         assert draft.error is None and (who == "base" or ASKED[who][1] in draft.text), f"{name}: {draft.text!r}"
-    assert {found[f"base {i}"].text for i in range(2)} == {alone["base 1"].text}
-    assert "42" not in found["base 0"].text[:12], "the base answers in its own words"
+    assert parting(found["base 0"], alone) < NEAR < parting(found["arithmetic 0"], alone)
+
+
+def parting(one: Draft, other: Draft) -> float:
+    """How far two answers part in what they expect first, in nats."""
+    assert one.logprobs is not None and other.logprobs is not None
+    found = difference(dict(one.logprobs[0].top), dict(other.logprobs[0].top))
+    assert found is not None
+    return found
 
 
 async def test_adapters_come_and_go_while_it_runs_and_no_more_than_fit(opened: Opened) -> None:

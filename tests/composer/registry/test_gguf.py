@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import gguf
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 from composer.errors import ConfigError
-from composer.registry.gguf import Header, check_adapter, check_base, read_header
+from composer.registry.adapters import check_adapter, check_base
+from composer.registry.gguf import Header, read_header
 
 WHERE = "experts.yaml:7 (experts.law.adapter)"
 
@@ -25,13 +27,32 @@ def entry(key: str, value: str) -> bytes:
     return text(key) + struct.pack("<I", 8) + text(value)
 
 
-def tensor(name: str, *shape: int) -> bytes:
-    return text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, 0)
+Described = tuple[str, tuple[int, ...]]
 
 
-def header(entries: list[bytes], tensors: list[bytes], *, version: int = 3) -> bytes:
-    counts = struct.pack("<IQQ", version, len(tensors), len(entries))
-    return b"GGUF" + counts + b"".join(entries) + b"".join(tensors)
+def tensor(name: str, *shape: int) -> Described:
+    return name, shape
+
+
+def header(entries: list[bytes], tensors: Sequence[Described], *, version: int = 3) -> bytes:
+    """A file of float32 tensors, one after the other, as the format wants them."""
+    raw, offset = struct.pack("<IQQ", version, len(tensors), len(entries)) + b"".join(entries), 0
+    for name, shape in tensors:
+        raw += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, 0, offset)
+        end, offset = offset + 4 * math.prod(shape), offset + 4 * math.prod(shape) + -4 * math.prod(shape) % 32
+    raw = b"GGUF" + raw
+    return raw + bytes(-len(raw) % 32 + end) if tensors else raw
+
+
+def described(name: str, shape: tuple[int, ...], *, kind: int = 0, offset: int = 0) -> bytes:
+    """A file that says this of its only tensor, and holds none."""
+    raw = (
+        b"GGUF"
+        + struct.pack("<IQQ", 3, 1, 0)
+        + text(name)
+        + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+    )
+    return raw + bytes(-len(raw) % 32)
 
 
 def lora(shapes: Mapping[str, tuple[int, ...]], *, kind: str = "lora") -> bytes:
@@ -105,6 +126,15 @@ def test_every_cut_of_the_header_is_a_config_error(tmp_path: Path) -> None:
         (header([text("a") + struct.pack("<IIQ", 9, 9, 1)], []), "an array of type 9"),
         (header([text("a") + struct.pack("<I", 13)], []), "unknown value type 13"),
         (header([struct.pack("<Q", 2) + b"\xff\xfe"], []), "can't decode"),
+        (header([], [tensor("w" * 64, 2, 2)]), "its name is too long"),
+        (header([], [tensor("w", 0, 2)]), "holds nothing"),
+        (described("w", (2**62, 2**62)), "holds too much"),
+        (described("w", (2**40,)), "ends at byte 4398046511168, the file at"),
+        (described("w", (2,), kind=77), "the unknown type 77"),
+        (described("w", (33,), kind=2), "rows of 33, expected a multiple of 32"),
+        (described("w", (2,), offset=32), "begins at byte 32 of the data, expected 0"),
+        (header([text("general.alignment") + struct.pack("<II", 4, 48)], []), "general.alignment is 48"),
+        (header([text("general.alignment") + struct.pack("<II", 4, 0)], []), "general.alignment is 0"),
     ],
 )
 def test_what_is_no_header_is_refused_with_the_reason(tmp_path: Path, raw: bytes, told: str) -> None:
