@@ -383,9 +383,7 @@ class Pipeline:
         self._uses += 1
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._uses -= 1
         if not self._uses:
             await self.aclose()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from composer.types import Delta, Draft, Failure, Prompt, Request
@@ -20,7 +19,7 @@ async def in_slots(
     """
 
     async def one(request: Request) -> tuple[str, Draft]:
-        if request.deadline is not None and request.deadline <= time.monotonic():
+        if request.deadline is not None and request.deadline <= asyncio.get_running_loop().time():
             return request.id, failed("timeout", "its deadline passed before its turn came")
         return request.id, await answer(request)
 

@@ -140,7 +140,7 @@ class Hosts:
             if running is None:
                 wished = {*wished, *(adapter.name for adapter in self._open[name].host.adapters)}
                 await self.close(name)
-        if running is None:
+        while running is None:
             host = await self._fitting(name, needed, wished)
             while not await self._make_room(name, host.memory, upcoming, busy):
                 await self._changed.wait()
@@ -221,8 +221,8 @@ class Hosts:
         if caps.adapters != "live" or len(needed) > (caps.adapter_slots or len(needed)):
             return None
         files = {adapter.name: adapter for adapter in (await self._host(name, needed)).adapters}
-        spare = [adapter for adapter in running.adapters if adapter not in needed]
-        for adapter in needed:
+        spare = sorted(running.adapters.difference(needed))
+        for adapter in sorted(needed):
             if adapter in running.adapters:
                 continue
             if caps.adapter_slots is not None and len(running.adapters) >= caps.adapter_slots:
@@ -250,8 +250,8 @@ class Hosts:
 
     async def _start(
         self, name: str, host: Host, needed: Collection[str], busy: Collection[str], *, ahead: bool = False
-    ) -> Running:
-        """Open the host in the room that was made for it."""
+    ) -> Running | None:
+        """Open the host in the room that was made for it; None if it proved too large for that and is closed again."""
         model = model_of(name)
         try:
             engine = self._resolver.engine(model)
@@ -260,7 +260,7 @@ class Hosts:
             try:
                 measured = await engine.open(host)
             except BaseException:
-                await engine.close()
+                await _end(engine)
                 raise
         finally:
             self._promised.pop(name, None)
@@ -277,21 +277,20 @@ class Hosts:
         self._grown[model] = self._grown.get(model, 0) + memory - host.memory
         adapters = {adapter.name for adapter in host.adapters}
         running = self._open[name] = Running(engine, host, adapters, Held(memory, measured.seconds), ahead)
-        if self.memory is not None and memory > host.memory:
-            await self._shrink(name, busy, ahead=ahead)
+        if self.memory is not None and memory > host.memory and not await self._fits_after_all(name, busy, ahead=ahead):
+            return None
         return running
 
-    async def _shrink(self, name: str, busy: Collection[str], *, ahead: bool) -> None:
-        """A host is larger than was thought: others give way to it, but it gives way if it came before its turn."""
+    async def _fits_after_all(self, name: str, busy: Collection[str], *, ahead: bool) -> bool:
+        """A host is larger than was thought: others give way to it, but it gives way to who is busy, and to all if it
+        came before its turn."""
         async with self._room:
             gone = self._to_evict("", 0, (), [name, *busy])
             if gone is None or (gone and ahead):
-                taken = self._taken({name, *busy})
                 await self._shut(name)
-                if not ahead:
-                    self._refuse(name, taken)
-                return
+                return False
             await self._evict(gone)
+            return True
 
     async def _evict(self, names: Sequence[str]) -> None:
         for name in names:
@@ -303,12 +302,8 @@ class Hosts:
         all leave the table before the first is closed, so that no turn begins with one that is going."""
         leaving = [running for name in names if (running := self._open.pop(name, None)) is not None]
         self._ledger.wasted += sum(running.ahead for running in leaving)
-        closing = asyncio.gather(*(running.engine.close() for running in leaving))
         try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await closing  # whoever is cancelled meanwhile leaves no process behind
-            raise
+            await _end(*(running.engine for running in leaving))
         finally:
             self.changed()
 
@@ -345,6 +340,19 @@ class Hosts:
         model = model_of(name)
         where = self._resolver.where(model)
         refuse_what_cannot_fit(model, needed, self.memory, where, held=self._taken(self._open))
+
+
+async def _end(*engines: Engine) -> None:
+    """Close them. Whoever is cancelled meanwhile, however often, waits for it all the same: no process is left behind."""
+    closing, cancelled = asyncio.gather(*(engine.close() for engine in engines)), False
+    while not closing.done():
+        try:
+            await asyncio.wait([closing])
+        except asyncio.CancelledError:
+            cancelled = True
+    closing.result()
+    if cancelled:
+        raise asyncio.CancelledError
 
 
 def _first(adapters: Sequence[AdapterFile], needed: Collection[str], slots: int | None) -> tuple[AdapterFile, ...]:

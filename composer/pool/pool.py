@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 
 from composer.errors import EngineError
 from composer.faults import kill_point
+from composer.pool import clock
 from composer.pool.hosts import Hosts
 from composer.pool.ledger import Ledger
 from composer.pool.plan import Forecast, Machine, Plan, forecast, make_plan
@@ -18,11 +18,12 @@ from composer.pool.resolver import Drafts, Resolver, model_of
 from composer.pool.scheduler import Scheduler
 from composer.pool.speeds import Speeds
 from composer.pool.status import HostStatus, Status
-from composer.pool.submission import Item, Submission
+from composer.pool.submission import Item, Submission, Want
 from composer.types import Delta, Draft, Failure, Request, draft_key
 
 PATIENCE = 30.0  # seconds: nothing is overtaken by what came so much later
 LANDING = 256  # drafts on their way into the store; the slots wait for it when there are more
+LATE = 0.1  # seconds after its deadline that a draft which is being written or stored may still come
 _BREATH = 512  # requests read or queued before others may run
 
 
@@ -130,7 +131,7 @@ class Pool:
 
         The store is looked into first; a key is asked once however many want it; a draft is in the store before it is
         yielded. `still_wanted` is asked when a request's turn comes, and before its host is opened: if it says no, its
-        draft is `cancelled`. Raises SourceError, MemoryBudgetError or ConfigError before the first call if a host cannot
+        draft is `cancelled`. Whose deadline has passed hears it then, though its draft may still come for others. Raises SourceError, MemoryBudgetError or ConfigError before the first call if a host cannot
         be prepared; a host that does not start, or dies again and again, gives failed drafts. Closing the iterator
         withdraws what waits and cancels what is under way, unless another caller wants the same.
         """
@@ -145,6 +146,7 @@ class Pool:
         finally:
             del self._bringing[bringing]
             bringing.cancel()
+            submission.silence()
             self._leave(submission)
             await asyncio.wait([bringing, *submission.ending])
 
@@ -160,6 +162,8 @@ class Pool:
             await asyncio.wait(self._tasks)  # a draft that was paid for is kept
         for job in list(self._flights.values()):
             self._deliver(job, Draft(job.key, "", "cancelled"))
+            if job.queued:
+                self._scheduler.withdraw(job)
         await self._hosts.aclose()
 
     # From requests to queued jobs
@@ -185,9 +189,11 @@ class Pool:
         elif job.queued:
             self._scheduler.hurry(job, request)
         elif job.written:
-            submission.hear(request, Delta(job.written))
+            submission.hear(request, Delta(job.written, 0))
         job.wants.append((submission, request))
-        submission.jobs.add(job)
+        submission.jobs[job] = None
+        if request.deadline is not None:
+            submission.by(request.deadline, self._overdue).append((job, request))
 
     def _key(self, request: Request) -> str:
         return draft_key(
@@ -204,10 +210,10 @@ class Pool:
                     self._deliver(job, stored[job.key])
                     if place % _BREATH == 0:
                         await asyncio.sleep(0)
-            needs: dict[str, set[frozenset[str]]] = {}
+            needs: dict[str, dict[frozenset[str], None]] = {}
             for job in jobs:
                 if job in submission.fresh:
-                    needs.setdefault(job.host, set()).add(frozenset(job.adapters))
+                    needs.setdefault(job.host, {})[frozenset(job.adapters)] = None
             for host, adapters in needs.items():
                 self._hosts.refuse(host, adapters)
             for host, adapters in needs.items():
@@ -253,6 +259,23 @@ class Pool:
             if submission is not None:
                 submission.ending.append(job.task)
 
+    def _overdue(self, submission: Submission, due: Sequence[Want], *, last: bool = False) -> None:
+        """The deadline of these has passed: they hear it now, wherever their draft is. Engines keep deadlines themselves,
+        so what is in flight has a moment for what they say; the `last` time nobody waits for them."""
+        flying = []
+        for job, request in due:
+            if (submission, request) not in job.wants:
+                continue
+            if not last and (job.task is not None or job.landing):
+                flying.append((job, request))
+                continue
+            job.wants.remove((submission, request))
+            self._tell(submission, request, job, _late(job))
+            if not job.wants:
+                self._abandon(job)
+        if flying:
+            submission.after(LATE, lambda: self._overdue(submission, flying, last=True))
+
     # What turns tell us (the Desk)
 
     def wanted(self, job: Job) -> bool:
@@ -261,9 +284,8 @@ class Pool:
         for submission, request in list(job.wants):
             draft = Draft(job.key, "", "cancelled")
             try:
-                if request.deadline is not None and request.deadline <= time.monotonic():
-                    late = Failure("timeout", "its deadline passed before its turn came")
-                    draft = Draft(job.key, "", "error", error=late)
+                if request.deadline is not None and request.deadline <= clock.now():
+                    draft = _late(job)
                 elif submission.still_wanted(request):
                     continue
             except Exception as why:
@@ -286,6 +308,8 @@ class Pool:
         if usage.cost != cost:
             usage = replace(usage, cost=cost)
         draft = replace(draft, key=job.key, usage=usage)
+        if draft.error is not None and draft.error.kind == "timeout" and self._goes_on(job, draft):
+            return
         job.landing = True
         kill_point("pool.before_journal")
         if draft.ok:
@@ -293,11 +317,25 @@ class Pool:
         else:
             self._deliver(job, draft)
 
+    def _goes_on(self, job: Job, draft: Draft) -> bool:
+        """The engine gave up at the deadline it was given: whoever has joined since and has more time is asked for again."""
+        now = clock.now()
+        if job.until is None or now < job.until - LATE:  # it has another reason
+            return False
+        over = [want for want in job.wants if want[1].deadline is not None and want[1].deadline <= now]
+        if len(over) == len(job.wants):
+            return False
+        for submission, request in over:
+            job.wants.remove((submission, request))
+            self._tell(submission, request, job, draft)
+        self._scheduler.again(job)
+        return True
+
     def fail(self, job: Job, why: Exception) -> None:
         """Whoever wants the job hears why there is no draft."""
         self._landed(job)
         for submission, _ in job.wants:
-            submission.jobs.discard(job)
+            submission.jobs.pop(job, None)
             submission.fail(why)
         job.wants = []
 
@@ -330,7 +368,8 @@ class Pool:
 
     def _tell(self, submission: Submission, request: Request, job: Job, draft: Draft) -> None:
         self.ledger.charge(draft)
-        submission.jobs.discard(job)
+        if not any(other is submission for other, _ in job.wants):  # it may want the same twice, by other deadlines
+            submission.jobs.pop(job, None)
         submission.hear(request, draft)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
@@ -338,6 +377,11 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _late(job: Job) -> Draft:
+    what = "no whole reply by its deadline" if job.task or job.landing else "its deadline passed before its turn came"
+    return Draft(job.key, "", "error", error=Failure("timeout", what))
 
 
 def _over() -> EngineError:

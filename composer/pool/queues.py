@@ -23,11 +23,23 @@ class Job:
     """One draft to be made, however many want it. `wants` are who does, with their own requests; the first one's is sent.
 
     `host` is its queue, `queued` says that it waits there since it `arrived` (monotonic seconds), `task` serves it now,
-    `written` is what has been heard of its draft, `landing` that the draft is there, `deaths` counts the hosts that died
-    of it or around it.
+    `written` is what has been heard of its draft, `until` the deadline its engine was given, `landing` that the draft is
+    there, `deaths` counts the hosts that died of it or around it.
     """
 
-    __slots__ = ("arrived", "deaths", "host", "key", "landing", "queued", "request", "task", "wants", "written")
+    __slots__ = (
+        "arrived",
+        "deaths",
+        "host",
+        "key",
+        "landing",
+        "queued",
+        "request",
+        "task",
+        "until",
+        "wants",
+        "written",
+    )
 
     def __init__(self, key: str, host: str, request: Request) -> None:
         self.key, self.host, self.request = key, host, request
@@ -37,6 +49,7 @@ class Job:
         self.deaths = 0
         self.written = ""
         self.task: asyncio.Task[None] | None = None
+        self.until: float | None = None
 
     @property
     def adapter(self) -> str:
@@ -49,12 +62,15 @@ class Job:
         return adapters_of(self.request)
 
     def sent(self) -> Request:
-        """What the engine is asked: the first one's request, by the latest deadline of all who wait."""
-        if len(self.wants) < 2:
-            return self.request
+        """What the engine is asked: the first one's request, by the latest deadline of all who wait, with pieces if any
+        of them reads along. The first one may have gone: then its deadline is nobody's."""
         deadlines = [request.deadline for _, request in self.wants]
-        latest = None if None in deadlines else max(d for d in deadlines if d is not None)
-        return replace(self.request, deadline=latest)
+        latest = None if None in deadlines else max((d for d in deadlines if d is not None), default=None)
+        self.until = latest
+        deltas = any(request.deltas for _, request in self.wants)
+        if latest == self.request.deadline and deltas == self.request.deltas:
+            return self.request
+        return replace(self.request, deadline=latest, deltas=deltas)
 
 
 _Rank = tuple[int, int, float, tuple[str, ...], int, Job]
@@ -169,15 +185,19 @@ class HostQueue:
         lane.drop(job)
         self._left(lane)
 
-    def take(self, now: float, *, has: Collection[str], running: int, mixed: bool) -> Job | None:
+    def take(self, now: float, *, has: Collection[str], flying: str | None, mixed: bool) -> Job | None:
         """The next job for a free slot of a host that `has` these adapters. None if there is none that it can take, or if
-        a lane has ended and the `running` jobs of it have not: only an engine of `mixed` adapters takes two at once."""
+        a lane has ended and what the host works on has not: jobs of the lane `flying`, if of any. Only an engine of
+        `mixed` adapters takes two at once. Copies of a host share the lane whose turn it is, and end theirs each."""
         if not self.queued:
             return None
+        alone = flying is None or mixed
         if self._lane not in self._lanes or not (self._pledged or self._keeps(now)):
-            if running and not mixed:
+            if not alone:
                 return None
             self._lane = self._turns.choose([lane.waiting() for lane in self._lanes.values()], now)
+        if not alone and flying != self._lane:
+            return None
         lane = self._lanes[self._lane]
         if (lane.adapter or self.adapters) and not all(adapter in has for adapter in lane.next().adapters):
             return None

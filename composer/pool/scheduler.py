@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
 
+from composer.pool import clock
 from composer.pool.hosts import Hosts, Running
 from composer.pool.order import Turns, Waiting, eligible, first_of, order_of
 from composer.pool.queues import HostQueue, Job
@@ -42,7 +42,7 @@ class Scheduler:
 
     def add(self, jobs: Iterable[Job]) -> None:
         """Queue jobs, all of one moment. Call `wake` afterwards."""
-        now = self._arrived = time.monotonic()
+        now = self._arrived = clock.now()
         for job in jobs:
             job.arrived = now
             self._queue(job.host).push(job, job.request)
@@ -59,7 +59,7 @@ class Scheduler:
 
     def again(self, job: Job) -> None:
         """A job whose host died under it goes back into its queue, to the end."""
-        job.arrived, job.written = time.monotonic(), ""
+        job.arrived, job.written = clock.now(), ""
         self._queue(job.host).push(job, job.request)
 
     def withdraw(self, job: Job) -> None:
@@ -90,7 +90,7 @@ class Scheduler:
 
     async def open(self, turn: Turn) -> Running:
         """The host of a turn, with the adapters that its next lane needs. Raises ComposerError."""
-        now = time.monotonic()
+        now = clock.now()
         queue, name = turn.queue, turn.name
         order = [other for other in self._order(now) if other != name]
         return await self.hosts.open(
@@ -144,7 +144,7 @@ class Scheduler:
     def _begin(self) -> None:
         if self._closed:
             return
-        now = time.monotonic()
+        now = clock.now()
         for queue in [queue for queue in self.queues.values() if queue.queued and queue.host not in self._working]:
             if not self.hosts.is_local(queue.host):
                 self._start(queue.host, queue)
@@ -157,7 +157,7 @@ class Scheduler:
                 return
 
     def _start(self, name: str, queue: HostQueue) -> None:
-        self._begun.append(time.monotonic())
+        self._begun.append(clock.now())
         turn = Turn(name, queue, self, self._desk)
         task = asyncio.create_task(turn.run())
         self._working[name] = turn, task

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 from composer.errors import ComposerError
+from composer.pool import clock
 from composer.pool.hosts import Running
 from composer.pool.queues import HostQueue, Job
 from composer.types import Delta, Draft, Failure
@@ -81,9 +82,11 @@ class Turn:
                 except ComposerError as why:
                     self._fail_rest(Draft("", "", "error", served_by=self.name, error=Failure("host_failed", str(why))))
                     return
-                self._mark = time.monotonic()
+                self._mark = clock.now()
                 self._look_again = self._mark + _LOOK  # it was opened for something, so it does something
                 self.fill()
+                if not self._jobs:
+                    self._refuse_wide()
                 await self._drain()
                 if self._death is not None:
                     await self._bury(self._death)
@@ -111,19 +114,20 @@ class Turn:
             task.add_done_callback(self._ended)
             self._came.set()
 
-    def _take(self, *, leaving: int = 0) -> Job | None:
-        """The next job; None if there is none, or not now. `leaving` is 1 where the slot that asks counts as in use."""
+    def _take(self) -> Job | None:
+        """The next job; None if there is none, or not now."""
         if self._over or self._running is None or self._death is not None:
             return None
-        now = time.monotonic()
+        now = clock.now()
         if now >= self._look_again:
             self._look_again = now + _LOOK
             if self.queue.queued and not self._scheduler.keeps(self, now):
                 self._over = True
                 return None
             self._scheduler.look_ahead(self, now)
-        running, mixed = len(self._jobs) - leaving, self._running.engine.caps.mixed_adapters
-        while (job := self.queue.take(now, has=self._running.adapters, running=running, mixed=mixed)) is not None:
+        mixed = self._running.engine.caps.mixed_adapters
+        flying = next((job.adapter for job in self._jobs.values() if job is not None), None)
+        while (job := self.queue.take(now, has=self._running.adapters, flying=flying, mixed=mixed)) is not None:
             if self._desk.wanted(job):
                 return job
         return None
@@ -142,7 +146,7 @@ class Turn:
                 if job.task is task:  # not if it was queued again and another took it
                     job.task = None
             self._jobs[task] = None
-            job = self._take(leaving=1)
+            job = self._take()
 
     async def _one(self, job: Job) -> None:
         assert self._running is not None
@@ -157,7 +161,7 @@ class Turn:
         except Exception as why:
             self._desk.fail(job, why)
             return
-        now = time.monotonic()
+        now = clock.now()
         self.queue.busy += now - self._mark
         self._mark = now
         if draft is None:
@@ -197,7 +201,19 @@ class Turn:
     def _fail_rest(self, draft: Draft) -> None:
         """Nothing that waits for this host can be served now."""
         self._over = True
-        for job in self.queue.jobs():
+        self._fail(self.queue.jobs(), draft)
+
+    def _refuse_wide(self) -> None:
+        """The host is open and takes nothing: what needs more adapters at once than it holds would open it for ever."""
+        assert self._running is not None
+        most = self._running.engine.caps.adapter_slots
+        if most is not None:
+            wide = [job for job in self.queue.jobs() if len(set(job.adapters)) > most]
+            why = Failure("unsupported", f"{self.name!r} holds {most} adapters at once, and this needs more")
+            self._fail(wide, Draft("", "", "error", served_by=self.name, error=why))
+
+    def _fail(self, jobs: Iterable[Job], draft: Draft) -> None:
+        for job in jobs:
             self.queue.drop(job)
             if self._desk.wanted(job):
                 self._desk.land(job, draft)

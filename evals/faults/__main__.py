@@ -1,4 +1,5 @@
 """Measure what happens when things break: `python -m evals.faults [--large] [--only R1,R5] [--out FILE] [--json FILE]`.
+`--only R31 --seed N` tells one of its schedules event by event.
 
 `--large` measures everything with large numbers (`make faults`, about half an hour on two idle cores); without it, what every
 push measures, in about three minutes. What is measured replaces its row in the page `--out`, as soon as it is there; other
@@ -59,7 +60,7 @@ MEASURES = (
     Measure("R23", 0, 60, runs.raced_runs),
     Measure("R24", 20, 200, runs.signalled_runs),
     Measure("R26", 20, 40, hosts.killed_workers),
-    Measure("R31", 0, 3_000, schedules.random_days),
+    Measure("R31", 500, 50_000, schedules.random_days),
     Measure("S14", 1, 5, served.abused_server),
 )
 
@@ -99,7 +100,14 @@ def main() -> None:
     parser.add_argument("--only", default="", help="only these rows, parted by commas")
     parser.add_argument("--out", type=Path, help="write the table here, as Markdown")
     parser.add_argument("--json", type=Path, help="write the rows here")
+    parser.add_argument("--seed", type=int, help="with --only R31: tell this schedule event by event")
     options = parser.parse_args()
+    if options.seed is not None:
+        if options.only != "R31":
+            parser.error("only the schedules of R31 are replayed by a seed")
+        told = list(schedules.replay(options.seed))
+        print("\n".join(told))
+        sys.exit(any(line.startswith("BROKEN") for line in told))
     known = [entry for entry in MEASURES if options.large or entry.push]
     wanted = [name for name in options.only.split(",") if name]
     unknown = sorted(set(wanted) - {entry.id for entry in known})

@@ -393,7 +393,7 @@ async def test_nothing_is_opened_ahead_where_it_does_not_fit() -> None:
 
 
 async def test_a_wrong_guess_delays_nobody() -> None:
-    machine = Machine(delay=0.01, opening=0.01)
+    machine = Machine(delay=0.05, opening=0.01)
     pool = pool_of(machine, memory=200)
     first = asyncio.create_task(collect(pool, wants("a", 12)))
     await asyncio.sleep(0.05)
