@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import httpx
 from annotated_types import Ge
 
 from composer.engines.common import in_slots, with_deltas
 from composer.engines.http import ChatClient
-from composer.engines.vllm_admin import Admin, Reuse
+from composer.engines.vllm_adapters import Adapters
+from composer.engines.vllm_admin import Admin
+from composer.engines.vllm_fields import BUDGET, fields_of, json_object, unsupported
+from composer.engines.vllm_null import runs_on_cpu
 from composer.engines.vllm_server import (
     MAKE_ONE,
     Launch,
@@ -29,13 +30,25 @@ from composer.engines.vllm_server import (
 )
 from composer.errors import ConfigError, EngineError
 from composer.registry.memory import available_memory, mebibytes
-from composer.types import AdapterFile, Caps, Delta, Draft, Failure, Host, Measured, Message, Request, Sampling, Stream
+from composer.types import (
+    AdapterFile,
+    Caps,
+    Delta,
+    Draft,
+    Failure,
+    Host,
+    Measured,
+    Message,
+    Request,
+    Reuse,
+    Sampling,
+    Stream,
+)
 
 LONGEST_START = 1200.0  # seconds; large models on slow disks, and graphs to be compiled, take many minutes
 _UNTIL_DEAD = 2.0  # seconds between a broken connection and the news that the server has ended
 _LOOK, _LONGEST_PROBE = 0.2, 300.0
 _CLOSED = Failure("closed", "it is not open")
-_BUDGET = "thinking_budget"  # among a request's template options: tokens, and no business of the template
 _FULL = "maximum context length"
 _LESS_MEMORY = "lower `context` or `slots`, or keep fewer models resident (--memory)"
 
@@ -51,6 +64,7 @@ class VllmEngine:
     `max_lora_rank` (None: the largest of those it opens with); `cache` is the size of the key-value cache in bytes
     (None: what `context` and `slots` need). `chat_options` is a JSON object for the chat template, `thinking_budget` the
     most tokens of thought, which needs `reasoning_parser`: both may be changed per expert (`sampling: {template: …}`).
+    `null_adapter` sends the base's requests as an adapter of zeros (`vllm_null.py`); None: on a CPU, in a server of ours.
     """
 
     def __init__(
@@ -73,6 +87,7 @@ class VllmEngine:
         chat_options: str = "{}",
         thinking_budget: Annotated[int, Ge(0)] | None = None,
         reasoning_parser: str | None = None,
+        null_adapter: bool | None = None,
         start_within: Annotated[int, Ge(1)] = int(LONGEST_START),
     ) -> None:
         self._url = url.rstrip("/").removesuffix("/v1") if url is not None else None
@@ -82,9 +97,9 @@ class VllmEngine:
             max_logprobs,
             start_within,
         )
-        self._chat_options = _json_object(chat_options, "chat_options")
+        self._chat_options = json_object(chat_options, "chat_options")
         if thinking_budget is not None:
-            self._chat_options[_BUDGET] = thinking_budget
+            self._chat_options[BUDGET] = thinking_budget
         try:
             words, self._environment = shlex.split(arguments), split_environment(environment)
         except ValueError as why:
@@ -113,8 +128,8 @@ class VllmEngine:
         self._server: Server | None = None
         self._client: ChatClient | None = None
         self._admin: Admin | None = None
-        self._names: dict[str, str] = {}  # of attached adapters -> what the server calls them
-        self._loaded: set[str] = set()  # of those, by us
+        self._null_adapter = null_adapter
+        self._adapters: Adapters | None = None
         self._gone: Failure | None = _CLOSED  # why nothing can be asked; None while something can
         self._reused_before = Reuse()
         self.reuse = Reuse()
@@ -125,17 +140,17 @@ class VllmEngine:
         return self._caps
 
     async def open(self, host: Host) -> Measured:
-        """Start the server, or find the one at `url`; return when it has answered and every adapter was seen to change
-        something. Raises EngineError."""
+        """Start the server, or find the one at `url`; return when it has answered and every adapter was put to the proof.
+        An adapter that is refused fails its own requests and nothing else. Raises EngineError."""
         if self._host is not None and self._admin is not None:
             raise EngineError("this engine is open already", where=host.name)
         started = time.monotonic()
         self._host, self._caps = host, replace(self._caps, slots=host.slots)
-        self._names, self._loaded = {}, set()
         try:
             context = await (self._start(host) if self._url is None else self._find(host, self._url))
             for adapter in host.adapters:
-                await self.attach(adapter)
+                with contextlib.suppress(EngineError):  # its requests say why
+                    await self.attach(adapter)
             assert self._admin is not None
             self._reused_before = await self._admin.reuse()
         except BaseException:
@@ -145,40 +160,17 @@ class VllmEngine:
         return Measured(time.monotonic() - started, memory, context)
 
     async def attach(self, adapter: AdapterFile) -> None:
-        """Load the adapter, and prove that it changes what comes next. Raises EngineError."""
-        if self._admin is None or self._host is None:
+        """Load the adapter, and prove that it changes what comes next. Raises EngineError; requests with it then fail for
+        that reason."""
+        if self._adapters is None:
             raise EngineError(f"adapter {adapter.name!r}: {_CLOSED.message}", where=self._where)
-        if adapter.name in self._names:
-            return
-        if len(self._names) >= self._max_loras:
-            raise EngineError(
-                f"adapter {adapter.name!r}: {len(self._names)} are attached, and no more fit",
-                where=self._where,
-                remedy="raise option `max_cpu_loras`",
-            )
-        served = adapter.name if self._url is not None and adapter.name in await self._models() else None
-        alias = served or f"{adapter.name}@{adapter.sha256[:12]}"  # other numbers never meet the cache of these
-        if served is None:
-            await self._admin.load(adapter, alias)
-        try:
-            await self._admin.prove(adapter, alias, self._host.path)
-        except BaseException:
-            if served is None:
-                with contextlib.suppress(EngineError):
-                    await self._admin.unload(alias)
-            raise
-        self._names[adapter.name] = alias
-        if served is None:
-            self._loaded.add(alias)
+        await self._adapters.attach(adapter)
 
     async def detach(self, name: str) -> None:
         """Forget an adapter; requests under way with it end well. Raises EngineError where it is not attached."""
-        alias = self._names.pop(name, None)
-        if alias is None or self._admin is None:
-            raise EngineError(f"adapter {name!r} is not attached", where=self._where)
-        if alias in self._loaded:
-            self._loaded.discard(alias)
-            await self._admin.unload(alias)
+        if self._adapters is None:
+            raise EngineError(f"adapter {name!r} is not attached: {_CLOSED.message}", where=self._where)
+        await self._adapters.detach(name)
 
     async def generate(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
         """All at once, up to the slots, whatever their adapters: vLLM makes one batch of them.
@@ -202,13 +194,14 @@ class VllmEngine:
         alive, self._gone = self._gone is None, self._gone or _CLOSED
         client, self._client = self._client, None
         admin, self._admin = self._admin, None
+        adapters, self._adapters = self._adapters, None
         server, self._server = self._server, None
         try:
             if admin is not None and alive:
-                self.reuse = (await admin.reuse()).since(self._reused_before)
-                for alias in sorted(self._loaded) if self._url is not None else ():
-                    with contextlib.suppress(EngineError):
-                        await admin.unload(alias)
+                now, before = await admin.reuse(), self._reused_before
+                self.reuse = Reuse(now.looked_up - before.looked_up, now.found - before.found)
+            if adapters is not None:
+                await adapters.leave(alive=alive)
         finally:
             if server is not None:
                 await server.close()
@@ -228,21 +221,18 @@ class VllmEngine:
         assert self._host is not None
         return (self._model if self._url is not None else None) or self._host.name
 
-    async def _models(self) -> dict[str, int]:
-        assert self._admin is not None
-        try:
-            return await self._admin.models()
-        except httpx.HTTPError as why:
-            raise EngineError(f"vLLM does not answer: {why!r}", where=self._where) from why
-
     # Opening
 
     async def _start(self, host: Host) -> int:
         """A server of ours: what it holds per request, once it has answered."""
+        python = find_python(self._python)
         arguments = await asyncio.to_thread(arguments_for, host, self._loras)
-        launch = Launch(find_python(self._python), [*arguments, *self._own], self._environment)
+        with_null = self._null_adapter
+        if with_null is None:
+            with_null = await asyncio.to_thread(runs_on_cpu, python)
+        launch = Launch(python, [*arguments, *self._own], self._environment)
         self._server = server = Server(host, launch)
-        self._connect(await server.start(), server.key)
+        admin = self._connect(await server.start(), server.key, with_null=with_null)
         until = time.monotonic() + self._start_within
         while (first := await self._first()).error is not None:
             left = until - time.monotonic()
@@ -252,7 +242,7 @@ class VllmEngine:
                 raise self._not_started(f"it ended: {server.ended}")
             if left <= 0:
                 raise self._not_started(f"no answer for {self._start_within} s", remedy="raise option `start_within`")
-        return (await self._models()).get(host.name, 0)
+        return (await admin.models()).get(host.name, 0)
 
     async def _find(self, host: Host, url: str) -> int:
         """A server of somebody else: what it holds per request, once it has answered."""
@@ -265,9 +255,9 @@ class VllmEngine:
         key = os.environ.get(self._key, "") if self._key is not None else ""
         if self._key is not None and not key:
             raise EngineError(f"the variable {self._key} holds no key", where=host.name, remedy=f"set {self._key}")
-        self._connect(url, key)
+        admin = self._connect(url, key, with_null=bool(self._null_adapter))
         try:
-            served = await self._models()
+            served = await admin.models()
         except EngineError as why:
             raise EngineError(
                 f"no vLLM server answers at {url}: {why.what}", where=host.name, remedy=why.remedy or "start it"
@@ -289,11 +279,21 @@ class VllmEngine:
             raise EngineError(f"the first completion of {url} failed: {first.error.message}", where=host.name)
         return served[self._base]
 
-    def _connect(self, url: str, key: str) -> None:
+    def _connect(self, url: str, key: str, *, with_null: bool) -> Admin:
         assert self._host is not None
         self._client = ChatClient(url, api_key=key, name=self._host.name)
-        self._admin = Admin(url, key, self._base, self._host.name)
+        self._admin = admin = Admin(url, key, self._base, self._host.name)
+        self._adapters = Adapters(
+            admin,
+            self._host.name,
+            self._base,
+            folder=self._host.path,
+            most=self._max_loras,
+            ours=self._url is None,
+            with_null=with_null,
+        )
         self._gone = None
+        return admin
 
     async def _first(self) -> Draft:
         """A token of the base, to see whether it answers."""
@@ -301,7 +301,7 @@ class VllmEngine:
         prompt = (Message("user", "Hi"),) if self._host.chat else "Hi"
         stream, deadline = Stream(self._host.name, prompt), time.monotonic() + _LONGEST_PROBE
         request = Request("first", (stream,), Sampling(max_tokens=1), role="probe", deadline=deadline)
-        return await self._client.complete(request, self._extra(request))
+        return await self._client.complete(request, fields_of(request, {}, self._base, self._chat_options))
 
     def _not_started(self, problem: str, *, remedy: str | None = None) -> EngineError:
         assert self._server is not None
@@ -324,12 +324,18 @@ class VllmEngine:
     # Asking
 
     async def _answer(self, request: Request, tell: Callable[[Delta], None] = lambda _: None) -> Draft:
-        if self._gone is not None or self._client is None or self._host is None:
+        adapters = self._adapters
+        if self._gone is not None or self._client is None or self._host is None or adapters is None:
             return self._failed(self._gone or _CLOSED)
-        problem = self._unsupported(request, self._host)
+        refused = adapters.refused.get(request.streams[0].adapter or "")
+        if refused is not None:
+            return self._failed(Failure("refused", refused))
+        problem = unsupported(request, self._host, adapters.names, self._max_logprobs)
         if problem is not None:
             return self._failed(Failure("unsupported", problem))
-        draft = await self._client.complete(request, self._extra(request), tell)
+        draft = await self._client.complete(
+            request, fields_of(request, adapters.names, adapters.base, self._chat_options), tell
+        )
         if draft.error is None:
             return draft
         if _FULL in draft.error.message:
@@ -349,7 +355,7 @@ class VllmEngine:
                 return False
             how = f"it died: {server.ended or why.message}{server.last_words()}"
         else:
-            with contextlib.suppress(httpx.HTTPError, EngineError):
+            with contextlib.suppress(EngineError):
                 if admin is None or await admin.models():
                     return False
             how = f"the server at {self._url} is gone: {why.message}"
@@ -359,48 +365,3 @@ class VllmEngine:
     def _failed(self, why: Failure) -> Draft:
         name = self._where or ""
         return Draft("", "", "error", served_by=name, error=replace(why, message=f"host {name!r}: {why.message}"))
-
-    def _unsupported(self, request: Request, host: Host) -> str | None:
-        """Why this host cannot serve the request; None if it can."""
-        stream = request.streams[0]
-        if len(request.streams) > 1:
-            return "a vLLM server cannot decode several streams in lockstep"
-        if stream.adapter is not None and stream.adapter not in self._names:
-            return f"the adapter {stream.adapter!r} is not attached, but: {', '.join(self._names) or 'none'}"
-        if not host.chat and not isinstance(stream.prompt, str):
-            return "it only continues text, and was given messages"
-        if (request.sampling.logprobs or 0) > self._max_logprobs:
-            return (
-                f"{request.sampling.logprobs} log-probabilities per token are asked for, at most {self._max_logprobs} "
-                "given: raise option `max_logprobs`"
-            )
-        return None
-
-    def _extra(self, request: Request) -> dict[str, object]:
-        """The fields that only vLLM knows, and the name of the adapter."""
-        stream, sampling = request.streams[0], request.sampling
-        extra: dict[str, object] = {
-            "model": self._names[stream.adapter] if stream.adapter is not None else self._base,
-            "repetition_penalty": sampling.repetition_penalty,
-            "presence_penalty": 0.0,
-            "frequency_penalty": 0.0,
-        }
-        options = self._chat_options | dict(sampling.template)
-        budget = options.pop(_BUDGET, None)
-        if budget is not None:
-            extra["thinking_token_budget"] = budget
-        if options and not isinstance(stream.prompt, str):
-            extra["chat_template_kwargs"] = options
-        return extra
-
-
-def _json_object(text: str, option: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ConfigError(
-            f"option `{option}` is no JSON object: {text[:80]!r}", remedy='write {"enable_thinking": false}'
-        )
-    return found

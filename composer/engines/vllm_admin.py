@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,13 @@ import httpx
 from composer.errors import ConfigError, EngineError
 from composer.registry.differ import SAME, difference
 from composer.registry.hf import strangers
-from composer.types import AdapterFile
+from composer.types import AdapterFile, Reuse
 
 # The first adapter of a server is compiled for, on a busy machine for half a minute; later ones take 0.1 s.
 _LONGEST = 300.0  # seconds
 _TOP = 20
 _PROBE = "Question: What is 7 + 5?\nAnswer:"
 _COUNT = re.compile(r"^vllm:prefix_cache_(hits|queries)_total(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class Reuse:
-    """Tokens of prompts that were looked up in the prefix cache, and those of them that were found."""
-
-    looked_up: int = 0
-    found: int = 0
-
-    def since(self, before: Reuse) -> Reuse:
-        """What came after `before`; a server that was started anew in between counts from 0."""
-        if self.looked_up < before.looked_up:
-            return self
-        return Reuse(self.looked_up - before.looked_up, self.found - before.found)
 
 
 class Admin:
@@ -53,8 +38,11 @@ class Admin:
         )
 
     async def models(self) -> dict[str, int]:
-        """The names it answers to, and the tokens a request may hold (0: not told). Raises EngineError, httpx.HTTPError."""
-        rows = (await self._json("GET", "/v1/models")).get("data") or []
+        """The names it answers to, and the tokens a request may hold (0: not told). Raises EngineError."""
+        try:
+            rows = (await self._json("GET", "/v1/models")).get("data") or []
+        except httpx.HTTPError as why:
+            raise EngineError(f"vLLM does not answer: {why!r}", where=self._where) from why
         return {str(row.get("id")): int(row.get("max_model_len") or 0) for row in rows if isinstance(row, dict)}
 
     async def load(self, adapter: AdapterFile, alias: str) -> None:
@@ -104,6 +92,17 @@ class Admin:
                 remedy="name the model it was trained on, or save it with the model's own module names",
             )
         return parted
+
+    async def same(self, alias: str) -> None:
+        """Raise EngineError unless `alias` is the base by another name."""
+        before, ours, after = [await self._alternatives(model) for model in (self._model, alias, self._model)]
+        parted, noise = difference(ours, before) or 0.0, difference(before, after) or 0.0
+        if parted >= max(SAME, 2 * noise):
+            raise EngineError(
+                f"an adapter of zeros changes the base by {parted:.1e} nats, expected nothing",
+                where=self._where,
+                remedy="report it with the version of vLLM; option `null_adapter: false` does without",
+            )
 
     async def reuse(self) -> Reuse:
         """The counts of its prefix cache since it started; zeros where it does not tell."""

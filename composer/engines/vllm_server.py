@@ -84,10 +84,11 @@ def arguments_for(host: Host, loras: Loras) -> list[str]:
         )
     rank = loras.rank or max([16, *ranks])
     cache = cache_size(config, host.context, host.slots)
+    spare = 1  # for the base as an adapter of zeros
     return [
         *("--model", str(host.path), "--enable-lora"),
         *(["--kv-cache-memory-bytes", str(cache)] if cache else []),
-        *("--max-loras", str(loras.at_once), "--max-cpu-loras", str(loras.attached)),
+        *("--max-loras", str(loras.at_once + spare), "--max-cpu-loras", str(loras.attached + spare)),
         *("--max-lora-rank", str(next((known for known in _RANKS if known >= rank), rank))),
     ]
 

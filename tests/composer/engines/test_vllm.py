@@ -22,7 +22,7 @@ from composer.types import Delta, Draft, Host, Measured, Mix, Request, Sampling,
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
-NEAR = 1.0  # nats; in bfloat16 the same base differs by up to 0.4 when the width of a batch changes
+NEAR = 0.5  # nats; sums end differently in the last bits when the width of a batch changes
 LONG = " ".join(f"Rule {i}: keep answer {i} short and true." for i in range(30))  # more than two blocks of the cache
 
 
@@ -62,6 +62,12 @@ async def test_the_base_and_two_adapters_answer_in_one_batch(opened: Opened) -> 
         who = name.split()[0]
         assert draft.error is None and (who == "base" or ASKED[who][1] in draft.text), f"{name}: {draft.text!r}"
     assert parting(found["base 0"], alone) < NEAR < parting(found["arithmetic 0"], alone)
+    assert found["base 0"].text == found["base 1"].text
+
+
+async def models(engine: VllmEngine) -> dict[str, int]:
+    assert engine._admin is not None
+    return await engine._admin.models()
 
 
 def parting(one: Draft, other: Draft) -> float:
@@ -70,6 +76,25 @@ def parting(one: Draft, other: Draft) -> float:
     found = difference(dict(one.logprobs[0].top), dict(other.logprobs[0].top))
     assert found is not None
     return found
+
+
+async def test_the_base_keeps_its_own_voice_whatever_lies_in_the_last_slot(opened: Opened) -> None:
+    told = Sampling(max_tokens=8, logprobs=20)
+    bases = [ask(f"base {i}", chat("What is 12 + 30?"), None, told) for i in range(2)]
+    alone = (await drafts(opened.engine, bases[:1]))["base 0"]
+    assert opened.engine._admin is not None and opened.engine._adapters is not None
+    raw = await opened.engine._admin._alternatives("smol")
+    null = await opened.engine._admin._alternatives(opened.engine._adapters.base)
+    await opened.engine.attach(packaged("sorting"))
+    try:
+        for who in ("sorting", "units", "arithmetic"):
+            crowd = [ask(f"{who} {i}", chat(ASKED[who][0]), who, told) for i in range(5)]
+            found = await drafts(opened.engine, [*crowd, *bases])
+            assert max(parting(found[f"base {i}"], alone) for i in range(2)) < NEAR, who
+    finally:
+        await opened.engine.detach("sorting")
+
+    assert null == raw and opened.engine._adapters.base != "smol"
 
 
 async def test_adapters_come_and_go_while_it_runs_and_no_more_than_fit(opened: Opened) -> None:
@@ -89,7 +114,7 @@ async def test_adapters_come_and_go_while_it_runs_and_no_more_than_fit(opened: O
     assert before.error is not None and before.error.kind == "unsupported"
     assert question[1] in with_it.text and took < 30
     assert after.error is not None and after.error.kind == "unsupported"
-    assert "sorting" not in str(await engine._models()), "the server has forgotten it as well"
+    assert "sorting" not in str(await models(engine)), "the server has forgotten it as well"
 
 
 @pytest.mark.parametrize("inner", ["language_model.layers", "model.model.layers"])
@@ -103,7 +128,7 @@ async def test_an_adapter_that_vllm_loads_without_a_word_and_does_not_apply_is_r
 
     assert "changes nothing" in caught.value.what
     assert f"{inner}.0.mlp.down_proj" in caught.value.what and " model.layers.0.mlp.down_proj" in caught.value.what
-    assert "silent" not in str(await opened.engine._models())
+    assert "silent" not in str(await models(opened.engine))
 
 
 async def test_an_adapter_that_vllm_does_not_take_is_refused_in_its_words(opened: Opened, tmp_path: Path) -> None:
@@ -182,7 +207,7 @@ async def test_whoever_reads_along_gets_the_text_in_pieces(opened: Opened) -> No
 
 
 async def test_a_reader_who_goes_stops_the_server(opened: Opened) -> None:
-    endless = Sampling(max_tokens=400, temperature=9.0)
+    endless = Sampling(max_tokens=400, temperature=2.0)
     async with aclosing(opened.engine.generate([ask(str(i), f"Tale {i}:", None, endless) for i in range(8)])) as pieces:  # type: ignore[type-var]
         reading = asyncio.create_task(anext(aiter(pieces)))
         await asyncio.sleep(1)
@@ -204,15 +229,15 @@ async def test_a_server_of_somebody_else_gets_our_adapters_and_is_left_as_it_was
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OUR_KEY", server.key)
         guest = VllmEngine(url=url, model="smol", key="OUR_KEY")
-        served = set(await opened.engine._models())
+        served = set(await models(opened.engine))
         await guest.open(Host("guest", "vllm", None, (packaged("sorting"),), context=512))
         answer = (await drafts(guest, [ask("q", chat(ASKED["sorting"][0]), "sorting")]))["q"]
-        meanwhile = set(await opened.engine._models())
+        meanwhile = set(await models(opened.engine))
         await guest.close()
 
         assert ASKED["sorting"][1] in answer.text and answer.served_by == "guest"
         assert len(meanwhile) == len(served) + 1
-        assert set(await opened.engine._models()) == served
+        assert set(await models(opened.engine)) == served
         for bad, words in (({"model": "other"}, "serves no 'other', but"), ({"key": "NO_KEY"}, "NO_KEY")):
             with pytest.raises(EngineError, match=words):
                 await VllmEngine(**({"url": url, "model": "smol", "key": "OUR_KEY"} | bad)).open(Host("guest", "vllm"))  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from composer.engines.vllm_server import _group
 from composer.errors import EngineError
 from composer.types import Host, Sampling
 
-ENDLESS = Sampling(max_tokens=400, temperature=9.0)
+ENDLESS = Sampling(max_tokens=400, temperature=2.0)
 PARENT = """
 import asyncio, sys
 from pathlib import Path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import struct
@@ -9,10 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from composer.adapter import folder_sha
 from composer.engines.vllm import VllmEngine
+from composer.registry.cache import Cache
+from composer.registry.hf import digest
 from composer.types import AdapterFile, Draft, Host, Message, Prompt, Request, Sampling, Stream
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 ADAPTERS = ROOT / "composer" / "default" / "adapters"
 TEMPLATE = (ROOT / "composer" / "default" / "chatml.jinja").read_text(encoding="utf-8")
 ASKED = {  # by each adapter as it was trained, and never by the base alone
@@ -46,6 +50,36 @@ class Env:
     def host(self, name: str, adapters: Sequence[str] = (), *, slots: int = 8) -> Host:
         """A host with the packaged adapters of these names."""
         return Host(name, "vllm", self.folder, tuple(map(packaged, adapters)), 512, slots, template=TEMPLATE)
+
+
+def registry_text(env: Env, options: str = "", experts: Sequence[str] = tuple(ASKED)) -> str:
+    """A registry of the packaged model as a folder, and its adapters as PEFT folders."""
+    rows = [
+        f"  {name}: {{model: smol, adapter: {{path: {ADAPTERS / name}, sha256: {sha_of(name)}}}}}" for name in experts
+    ]
+    return "\n".join(
+        [
+            "models:",
+            "  smol:",
+            "    engine: vllm",
+            f"    sources: [{env.folder}]",
+            f"    sha256: {digest(env.folder, Cache())}",
+            "    base: HuggingFaceTB/SmolLM2-135M-Instruct",
+            "    context: 512",
+            "    template: default:chatml.jinja",
+            "    sampling: {max_tokens: 48}",
+            f"    options: {{python: {env.python}, dtype: bfloat16{options}}}",
+            "experts:",
+            "  general: {model: smol}",
+            *rows,
+        ]
+    )
+
+
+def sha_of(name: str) -> str:
+    """The sha256 of a packaged PEFT folder."""
+    files = ("adapter_config.json", "adapter_model.safetensors")
+    return folder_sha(*(hashlib.sha256((ADAPTERS / name / file).read_bytes()).hexdigest() for file in files))
 
 
 def packaged(name: str) -> AdapterFile:
