@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 
-from composer import cli_models, cli_run, cli_runs
+from composer import cli_experts, cli_models, cli_run, cli_runs
 from composer.cli_kit import AsJson, Config, Memory, Offline, complain, end_on_sigterm, end_quietly, print_json, say
 from composer.cli_kit import make_pipeline as _pipeline
 from composer.errors import ComposerError, InputError
-from composer.exits import EXHAUSTED, INCOMPLETE, UNAVAILABLE
+from composer.exits import EXHAUSTED, INCOMPLETE
 from composer.serve.command import serve
 from routers.errors import RouterError
 
@@ -27,8 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-experts = typer.Typer(help="The experts of the registry.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(experts, name="experts")
+cli_experts.mount(app)
 app.add_typer(cli_models.models, name="models")
 fit = typer.Typer(
     help="Learn from outcomes; what is learnt is installed only if a test shows that it helps.",
@@ -236,64 +235,6 @@ def schema() -> None:
     from composer.config import schema as registry_schema
 
     print_json(registry_schema())
-
-
-@experts.command("list")
-def list_(config: Config = None, as_json: AsJson = False) -> None:
-    """List the experts of the registry."""
-    from composer.config import find_registry, load_settings
-
-    settings = load_settings(find_registry(config))
-    rows = [
-        {
-            "name": expert.name,
-            "model": expert.model,
-            "adapter": str(expert.adapter) if expert.adapter else None,
-            "skills": list(expert.skills),
-            "generalist": expert.generalist,
-            "answers": expert.answers,
-            "description": expert.description,
-        }
-        for expert in settings.experts.values()
-    ]
-    if as_json:
-        print_json(rows)
-        return
-    typer.echo(f"registry {settings.path}")
-    width = max(len(expert.name) for expert in settings.experts.values())
-    for expert in settings.experts.values():
-        what = f"{expert.model} + adapter" if expert.adapter else expert.model
-        skills = f" [{', '.join(expert.skills)}]" if expert.skills else " [generalist]" if expert.generalist else ""
-        typer.echo(f"{expert.name:{width}}  {what}{skills}  {expert.description}")
-
-
-@experts.command()
-def check(config: Config = None, as_json: AsJson = False, memory: Memory = None, offline: Offline = False) -> None:
-    """Open every host, ask every expert one question, and prove that each adapter changes its model."""
-    import asyncio
-    from dataclasses import asdict
-
-    from composer.registry.check import Check, check_experts
-    from composer.show import printable
-
-    pipeline = _pipeline(config, memory, offline)
-
-    async def collect() -> list[Check]:
-        return [found async for found in check_experts(pipeline.registry, memory=pipeline.memory)]
-
-    found = asyncio.run(collect())
-    if as_json:
-        print_json([asdict(row) for row in found])
-    for row in found if not as_json else []:
-        if row.ok:
-            change = (
-                "" if row.difference is None else f"  adapter changes log-probabilities by up to {row.difference:.2f}"
-            )
-            typer.echo(f"ok    {row.expert} on {row.model}: {printable(row.answer)!r}{change}")
-        else:
-            typer.echo(f"BAD   {row.expert} on {row.model}: {row.problem}")
-    if not all(row.ok for row in found):
-        raise typer.Exit(UNAVAILABLE)
 
 
 @app.command("eval", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

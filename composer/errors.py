@@ -38,6 +38,13 @@ class ConfigError(ComposerError):
     code = "config"
 
 
+class LockError(ConfigError):
+    """An expert is not what the lock file says."""
+
+    code = "lock"
+    exit_code = CORRUPT
+
+
 class InputError(ComposerError):
     """A file or a row that the user gave cannot be used."""
 

@@ -83,8 +83,15 @@ class Report:
         yield from (f"left out: line {error.line}: {error.reason}" for error in self.errors)
 
 
-def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None, *, run_code: bool = False) -> Report:
-    """Ask every expert every question of `source` (None: the packaged items), and add the outcomes to the profile in
+def profile_file(
+    pipeline: Pipeline,
+    source: Path | None,
+    out: Path | None,
+    *,
+    run_code: bool = False,
+    only: Sequence[str] | None = None,
+) -> Report:
+    """Ask every expert (or `only` some) every question of `source` (None: the packaged items), and add the outcomes to the profile in
     `out` (None: the user's for this registry). `run_code` allows that programs which experts wrote are run here against
     the tests of their rows: the stage `verify` says what that does not protect from. Closes the pipeline.
 
@@ -108,7 +115,7 @@ def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None, *, r
     folder = out or user_folder(registry)
     _check_folder(folder, ours=out is None)
     vectors = pipeline.encoder().encode([lettered(item.question.text, item.question.choices) for item in items])
-    arms = tuple(arm.name for arm in registry.arms())
+    arms = tuple(arm.name for arm in registry.arms()) if only is None else tuple(only)
     for item in items:
         pipeline.hearer(Routed(item.question.id, arms, {}, {}))
     drafts: list[Draft] = []
@@ -127,6 +134,7 @@ def profile_file(pipeline: Pipeline, source: Path | None, out: Path | None, *, r
                 vectors,
                 encoder=registry.encoder_sha,
                 prints=prints,
+                arms=arms,
                 run_code=run_code,
                 done=done,
             )

@@ -69,9 +69,36 @@ async def with_deltas(
         await asyncio.gather(work, return_exceptions=True)
 
 
-def failed(kind: str, message: str) -> Draft:
+async def answered(
+    requests: Sequence[Request], answer: Callable[[Request, Callable[[Delta], None]], Awaitable[Draft]], slots: int
+) -> AsyncGenerator[tuple[str, Delta | Draft], None]:
+    """`in_slots`, with the pieces of those requests that want them: hundreds per draft are work that a file of questions
+    has no use for. A slow reader holds up nobody: pieces wait for it, the connection is read all the same."""
+    pieces: asyncio.Queue[tuple[str, Delta | Draft] | None] = asyncio.Queue()
+
+    def one(request: Request) -> Awaitable[Draft]:
+        if not request.deltas:
+            return answer(request, _untold)
+        return answer(request, lambda delta: pieces.put_nowait((request.id, delta)))
+
+    drafts = in_slots(requests, one, slots)
+    if not any(request.deltas for request in requests):
+        async with contextlib.aclosing(drafts):
+            async for item in drafts:
+                yield item
+        return
+    async with contextlib.aclosing(with_deltas(drafts, pieces)) as found:
+        async for name, piece in found:
+            yield name, piece
+
+
+def _untold(_: Delta) -> None:
+    """Nobody reads along."""
+
+
+def failed(kind: str, message: str, attempts: int = 1) -> Draft:
     """The draft of a request that has no answer."""
-    return Draft(key="", text="", stop="error", error=Failure(kind, message))
+    return Draft(key="", text="", stop="error", error=Failure(kind, message, attempts))
 
 
 def prompt_text(prompt: Prompt) -> str:

@@ -1,39 +1,70 @@
-"""Our strict client for OpenAI-style servers: one deadline over the whole call, and only whole replies count."""
+"""Our strict client for OpenAI-style servers: deadlines that hold, and only whole replies of the right model count."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import httpx
 
 from composer.engines.common import failed
-from composer.engines.reply import Events, Reply, Unusable, refusal
+from composer.engines.limits import Limits, Watch
+from composer.engines.reply import Reply, refusal
+from composer.engines.retry import Persistence, Unusable
+from composer.engines.sse import Corrupt, Events, Gunzip
 from composer.types import Delta, Draft, Request
 
 LARGEST_REPLY = 16 * 2**20  # bytes; the longest honest reply with log-probabilities is far smaller
-LONGEST_CALL = 600.0  # seconds, where the request has no deadline of its own
+_CONNECT = 10.0  # seconds: an address that nobody has does not answer at all
 _IDLE = 2.0  # seconds a connection is kept: less than servers keep theirs, so that none is closed under a request
+
+T = TypeVar("T")
+
+
+class Check(Protocol):
+    """What is made sure of before a request is sent, and of the reply."""
+
+    async def ready(self, request: Request, ends: float) -> Mapping[str, object]:
+        """The fields that this server wants, where it serves our model and the prompt fits. Raises Unusable."""
+        ...
+
+    def serves(self, name: str) -> bool:
+        """Whether a reply that names its model so is one of ours."""
+        ...
+
+    def lost(self) -> None:
+        """The connection broke: it may be another server from now on."""
+        ...
 
 
 class ChatClient:
     """Asks one server, through one pool of connections; belongs to the event loop it is first used in.
 
-    Proxies of the environment and redirects are off, so the key goes to `base_url` and nowhere else. Nothing is retried:
-    who asks knows better. `name` is what drafts say they were served by; `reuse` False opens a connection per call, for
-    servers that close kept ones without a word.
+    Proxies of the environment and redirects are off, so the key goes to `base_url` and nowhere else. `name` is what drafts
+    say they were served by; `reuse` False opens a connection per call, for servers that close kept ones without a word.
+    Without `persistence` nothing is asked twice: who asks knows better.
     """
 
     def __init__(
-        self, base_url: str, *, api_key: str = "", name: str = "", longest: float = LONGEST_CALL, reuse: bool = True
+        self,
+        base_url: str,
+        *,
+        api_key: str = "",
+        name: str = "",
+        limits: Limits | None = None,
+        reuse: bool = True,
+        persistence: Persistence | None = None,
+        check: Check | None = None,
     ) -> None:
+        self.url = base_url
         self._name = name
-        self._longest = longest
-        # No compression: it would only cost time on loopback, and a small body could grow past any limit.
+        self.limits = limits or Limits()
+        self._persistence = persistence or Persistence(retries=0)
+        self.check = check
+        # No compression: it would only cost time on loopback. What a proxy packs all the same is unpacked.
         headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if api_key:
             headers["authorization"] = f"Bearer {api_key}"
@@ -42,7 +73,8 @@ class ChatClient:
         self._http = httpx.AsyncClient(
             base_url=base_url,
             headers=headers,
-            timeout=None,  # one deadline over the whole call instead: a dripping reply defeats timeouts per read
+            # Our own limits watch the rest: a dripping reply defeats timeouts per read.
+            timeout=httpx.Timeout(None, connect=_CONNECT),
             limits=httpx.Limits(max_keepalive_connections=None if reuse else 0, keepalive_expiry=_IDLE),
             verify=base_url.startswith("https:"),  # certificates take long to load, and redirects are not followed
             trust_env=False,
@@ -56,67 +88,132 @@ class ChatClient:
         tell: Callable[[Delta], None] = lambda _: None,
     ) -> Draft:
         """Ask for the request's one stream; `extra` are fields of this server's own, which win over ours. `tell` hears
-        the text as it comes, whatever becomes of the draft. Never raises.
+        the text as it comes, from its beginning again where it is asked again, whatever becomes of the draft. Never raises.
 
         A failure is a draft with an error of kind `timeout`, `unreachable` (no connection), `disconnected` (broken
-        before the reply was whole), `overloaded`, `too_long`, `refused` (the server will not serve this request) or
-        `bad_response`. Replies are streamed, because some servers notice only then that we have gone: a deadline or a
-        cancellation closes the connection, and the server stops.
+        before the reply was whole), `overloaded`, `too_long`, `refused` (the server will not serve this request),
+        `wrong_model` or `bad_response`, with the number of attempts. Replies are streamed, because some servers notice
+        only then that we have gone: a deadline or a cancellation closes the connection, and the server stops.
         """
         started = time.monotonic()
-        left = self._longest if request.deadline is None else min(self._longest, request.deadline - started)
-        reply = Reply()
+        left = self.limits.longest if request.deadline is None else request.deadline - started
+        ends = started + min(left, self.limits.longest)
+
+        async def attempt() -> Draft:
+            more = await self.check.ready(request, ends) if self.check is not None else {}
+            return await self._attempt(request, {**(extra or {}), **more}, tell, ends)
+
         try:
             if left <= 0:
                 raise TimeoutError
-            path, body = _path(request), _encoded(_body(request) | dict(extra or {}))
-            async with asyncio.timeout(left):
-                await self._post(path, body, reply, tell)
-            draft = reply.draft(request)
+            draft = await self._persistence.run(attempt, ends)
         except TimeoutError:
-            draft = failed("timeout", f"no whole reply within {max(left, 0):.1f} s")
-        except httpx.ConnectError as why:
-            draft = failed("unreachable", f"no connection to {self._http.base_url}: {why}")
-        except httpx.HTTPError as why:
-            heard = sum(map(len, reply.text))
-            draft = failed("disconnected", f"the connection broke after {heard} characters of the reply: {why!r}")
+            draft = failed("timeout", f"no whole reply within {max(ends - started, 0):.1f} s")
         except Unusable as why:
-            draft = failed(why.kind, str(why))
+            draft = failed(why.kind, str(why), why.attempts)
         usage = replace(draft.usage, seconds=time.monotonic() - started)
         return replace(draft, usage=usage, served_by=self._name)
+
+    async def ask(self, path: str, body: Mapping[str, object] | None, ends: float) -> Any:
+        """What the server says at another path, as JSON; None where it has no such path. Raises Unusable."""
+        method, content = ("GET", None) if body is None else ("POST", _encoded(body))
+
+        async def asking(watch: Watch) -> tuple[httpx.Response, bytes]:
+            async with self._http.stream(method, path, content=content) as response:
+                raw = bytearray()
+                async for piece in response.aiter_raw():
+                    watch.heard()
+                    raw += piece
+                    if len(raw) > LARGEST_REPLY:
+                        raise Unusable("bad_response", f"what {path} says is larger than {LARGEST_REPLY} bytes")
+                return response, bytes(raw)
+
+        response, raw = await self._watched(asking, ends, path)
+        status = response.status_code
+        if status in (404, 405, 501):
+            return None
+        if status != 200:
+            raise refusal(status, raw, response.headers)
+        try:
+            return json.loads(raw)
+        except (ValueError, RecursionError) as why:
+            raise Unusable("bad_response", f"what {path} says is no JSON: {why}") from why
 
     async def close(self) -> None:
         """Close all connections."""
         await self._http.aclose()
 
-    async def _post(self, path: str, body: bytes, reply: Reply, tell: Callable[[Delta], None]) -> None:
+    async def _attempt(
+        self, request: Request, extra: Mapping[str, object], tell: Callable[[Delta], None], ends: float
+    ) -> Draft:
+        reply = Reply(serves=self.check.serves) if self.check is not None else Reply()
+        path, body = _path(request), _encoded({**_body(request), **extra})
+        await self._watched(lambda watch: self._post(path, body, reply, tell, watch), ends, reply)
+        return reply.draft(request)
+
+    async def _watched(self, work: Callable[[Watch], Awaitable[T]], ends: float, of: Reply | str) -> T:
+        """Do it within the limits, and say what went wrong as Unusable."""
+        watch = Watch(self.limits, ends)
+        try:
+            async with watch:
+                return await work(watch)
+        except TimeoutError as why:
+            heard = f" ({sum(map(len, of.text))} characters of it came)" if isinstance(of, Reply) else f" of {of}"
+            raise Unusable("timeout", f"no whole reply{heard} {watch.reason}", down=watch.late) from why
+        except (httpx.ConnectError, httpx.ConnectTimeout) as why:
+            self._lost()
+            told = str(why) or f"no answer within {_CONNECT:g} s"
+            raise Unusable("unreachable", f"no connection to {self.url}: {told}", again=True, down=True) from why
+        except httpx.HTTPError as why:
+            self._lost()
+            heard = f"{sum(map(len, of.text))} characters of the reply" if isinstance(of, Reply) else f"a part of {of}"
+            told = f"the connection broke after {heard}: {why!r}"
+            raise Unusable("disconnected", told, again=True, down=True) from why
+        except Corrupt as why:
+            raise Unusable("bad_response", f"the reply does not count: {why}") from why
+
+    def _lost(self) -> None:
+        if self.check is not None:
+            self.check.lost()
+
+    async def _post(self, path: str, body: bytes, reply: Reply, tell: Callable[[Delta], None], watch: Watch) -> None:
         """Send, and hand every event to `reply` as it comes."""
-        at = 0
+        at = size = 0
         async with self._http.stream("POST", path, content=body) as response:
             if response.is_redirect:
                 raise Unusable("bad_response", f"HTTP {response.status_code}: redirects are not followed")
             form = response.headers.get("content-type", "").partition(";")[0].strip().lower()
             coding = response.headers.get("content-encoding", "identity")
-            good = response.status_code == 200 and form == "text/event-stream" and coding == "identity"
-            size, events, other = 0, Events(), bytearray()
+            packed = Gunzip(LARGEST_REPLY) if coding == "gzip" else None
+            known = coding in ("identity", "gzip")
+            good = response.status_code == 200 and form == "text/event-stream" and known
+            events, other = Events(), bytearray()
             async for piece in response.aiter_raw():
                 size += len(piece)
                 if size > LARGEST_REPLY:
                     raise Unusable("bad_response", f"the reply is larger than {LARGEST_REPLY} bytes")
-                if good:
-                    for event in events.feed(piece):
-                        known = len(reply.text)
-                        reply.take(event)
-                        for text in reply.text[known:]:
-                            tell(Delta(text, at))
-                            at += len(text)
-                else:
+                if packed is not None:
+                    piece = packed.feed(piece)
+                if not good:
                     other += piece
+                    continue
+                for event in events.feed(piece):
+                    known_texts = len(reply.text)
+                    reply.take(event)
+                    if reply.begun:
+                        watch.heard()
+                    for text in reply.text[known_texts:]:
+                        tell(Delta(text, at))
+                        at += len(text)
+            if packed is not None:
+                packed.end()
         if not good and response.status_code == 200:
-            told = refusal(200, bytes(other))
-            raise Unusable("bad_response", f"expected a plain event stream, got {form!r} ({coding}); {told}")
+            told = refusal(200, bytes(other), response.headers)
+            if told.kind == "too_long":
+                raise told
+            raise Unusable("bad_response", f"expected an event stream, got {form!r} ({coding}); {told}")
         if not good:
-            raise refusal(response.status_code, bytes(other))
+            raise refusal(response.status_code, bytes(other), response.headers)
 
 
 def _path(request: Request) -> str:

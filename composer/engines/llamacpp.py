@@ -17,8 +17,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from composer.engines.common import in_slots, with_deltas
+from composer.engines.common import answered
 from composer.engines.http import ChatClient
+from composer.engines.limits import LONGEST_CALL, Limits
+from composer.engines.servers import LLAMACPP_SEEDS
 from composer.errors import ConfigError, EngineError
 from composer.registry.gguf import read_header
 from composer.registry.memory import available_memory, mebibytes
@@ -38,7 +40,7 @@ _SAMPLERS: dict[str, object] = {
     "presence_penalty": 0.0,
     "frequency_penalty": 0.0,
 }
-_SEEDS = 2**32 - 1  # the last 32-bit number means "a random seed" to llama.cpp
+_LIMITS = Limits(first=LONGEST_CALL, idle=LONGEST_CALL)  # on a busy machine others' prompts come between two tokens
 
 
 class LlamaCppEngine:
@@ -94,20 +96,12 @@ class LlamaCppEngine:
         """Adapters one after the other, in order of their first request: llama.cpp batches only equal ones.
 
         Failures are of the kinds of `ChatClient`, `unsupported` (this host cannot), `closed`, or `host_died`: then every
-        further request fails alike. A text that fills the context ends there, and its `stop` is `length`. Deltas come
-        for requests that want them: hundreds of pieces per draft are work that a file of questions has no use for.
+        further request fails alike. A text that fills the context ends there, and its `stop` is `length`.
         """
-        pieces: asyncio.Queue[tuple[str, Delta | Draft] | None] = asyncio.Queue()
-
-        async def answer(request: Request) -> Draft:
-            if not request.deltas:
-                return await self._answer(request)
-            return await self._answer(request, lambda delta: pieces.put_nowait((request.id, delta)))
-
         order = list(dict.fromkeys(request.streams[0].adapter for request in requests))
         for adapter in order:
             lane = [request for request in requests if request.streams[0].adapter == adapter]
-            async with contextlib.aclosing(with_deltas(in_slots(lane, answer, self._caps.slots), pieces)) as found:
+            async with contextlib.aclosing(answered(lane, self._answer, self._caps.slots)) as found:
                 async for name, piece in found:
                     yield name, piece
 
@@ -155,7 +149,7 @@ class LlamaCppEngine:
             await process.wait()
             raise self._not_started(told.get("error") or _ending(process))
         # After a streamed reply the server often closes a connection that it promised to keep (measured: one in three).
-        self._client = ChatClient(told["address"], api_key=key, name=host.name, reuse=False)
+        self._client = ChatClient(told["address"], api_key=key, name=host.name, limits=_LIMITS, reuse=False)
         self._gone = None
         prompt = (Message("user", "Hi"),) if host.chat else "Hi"
         first = await self._answer(Request("first", (Stream(host.name, prompt),), Sampling(max_tokens=1), role="probe"))
@@ -284,7 +278,7 @@ def _extra(request: Request, host: Host) -> dict[str, object]:
     """The fields that only llama.cpp knows."""
     stream, sampling = request.streams[0], request.sampling
     extra: dict[str, object] = _SAMPLERS | {
-        "seed": sampling.seed % _SEEDS,
+        "seed": sampling.seed % LLAMACPP_SEEDS,
         "cache_prompt": True,
         "top_k": sampling.top_k,
         "min_p": sampling.min_p,

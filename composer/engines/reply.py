@@ -4,44 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from composer.engines.retry import Unusable, wish_of
+from composer.engines.servers import STOPS, says_too_long
 from composer.types import Draft, Request, Stop, TokenLogprob, Usage
 
 _END = b"[DONE]"
 _OVERLOADED = (429, 503, 529)
-_STOPS: dict[str, Stop] = {"stop": "stop", "length": "length"}
-
-
-class Unusable(Exception):
-    """There is a reply, or could have been, and it does not count; `kind` is that of the Failure."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        self.kind = kind
-        super().__init__(message)
-
-
-@dataclass(slots=True)
-class Events:
-    """Cuts bytes, however they arrive, into the data of server-sent events. What the last blank line leaves is no event."""
-
-    _rest: bytes = b""
-    _data: list[bytes] = field(default_factory=list)
-
-    def feed(self, piece: bytes) -> Iterator[bytes]:
-        """The events that `piece` completes."""
-        *lines, self._rest = (self._rest + piece).split(b"\n")
-        for line in lines:
-            line = line.removesuffix(b"\r")
-            if not line and self._data:
-                yield b"\n".join(self._data)
-                self._data.clear()
-            elif line.startswith(b"data:"):
-                self._data.append(line[5:].removeprefix(b" "))
+_PASSING = (408, 500, 502, 503, 504, 520, 522, 524, 529)  # another attempt may fare better
 
 
 class _Part(BaseModel):
@@ -81,6 +56,8 @@ class _Logprobs(_Part):
 
 class _Delta(_Part):
     content: str | None = None
+    reasoning: str | None = None  # thoughts are no answer, but a sign of life
+    reasoning_content: str | None = None
 
 
 class _Choice(_Part):
@@ -104,6 +81,7 @@ class _Usage(_Part):
 
 class _Chunk(_Part):
     error: None = None
+    model: str | None = None
     choices: list[_Choice] = Field(max_length=1)
     usage: _Usage | None = None
 
@@ -111,24 +89,27 @@ class _Chunk(_Part):
 class _Error(_Part):
     message: str = ""
     type: str | None = None
+    code: int | str | None = None
     n_prompt_tokens: int | None = None
     n_ctx: int | None = None
 
 
-class _ErrorReply(_Part):
-    error: _Error
-
-
 @dataclass(slots=True)
 class Reply:
-    """What has come of a reply so far. `take` and `draft` raise Unusable for anything that is not as it should be."""
+    """What has come of a reply so far. `take` and `draft` raise Unusable for anything that is not as it should be.
 
+    `serves` says whether a name in the reply is that of the model that was asked. `begun`: the first token has come.
+    """
+
+    serves: Callable[[str], bool] = lambda _: True
+    begun: bool = False
     text: list[str] = field(default_factory=list)
     _tokens: list[_Token] = field(default_factory=list)
     _stop: Stop | None = None
     _detail: str = ""
     _usage: _Usage | None = None
     _ended: bool = False
+    _model: str | None = None
 
     def take(self, event: bytes) -> None:
         """Add one event."""
@@ -141,7 +122,11 @@ class Reply:
             chunk = _Chunk.model_validate_json(event)
         except ValidationError as why:
             told = _told(event)
-            raise self._bad(f"the server says {told.message!r}" if told else _first_problem(why)) from why
+            raise self._said(told) if told else self._bad(_first_problem(why)) from why
+        if chunk.model and chunk.model != self._model:
+            if not self.serves(chunk.model):
+                raise Unusable("wrong_model", f"another model answers: it calls itself {chunk.model[:200]!r}")
+            self._model = chunk.model
         self._usage = chunk.usage or self._usage
         for choice in chunk.choices:
             self._add(choice)
@@ -149,9 +134,11 @@ class Reply:
     def draft(self, request: Request) -> Draft:
         """The whole of it, once the server has said all."""
         if self._stop is None:
-            raise self._bad("it says no reason for its end")
-        if not self._ended or self._usage is None:
-            raise self._bad("it breaks off" if not self._ended else "it counts no tokens")
+            raise self._bad("it says no reason for its end", again=not self._ended)
+        if not self._ended:
+            raise self._bad("it breaks off", again=True)
+        if self._usage is None:
+            raise self._bad("it counts no tokens")
         sampling, usage = request.sampling, self._usage
         text = "".join(self.text)
         if not text and usage.completion_tokens > 1:
@@ -183,38 +170,72 @@ class Reply:
             raise self._bad("it goes on after its end")
         if text:
             self.text.append(text)
+        if text or choice.finish_reason is not None or choice.delta.reasoning_content or choice.delta.reasoning:
+            self.begun = True
         if choice.logprobs is not None:
             self._tokens += choice.logprobs.steps()
         if choice.finish_reason is not None:
-            if choice.finish_reason not in _STOPS:
+            if choice.finish_reason not in STOPS:
                 raise self._bad(f"it ended for the reason {choice.finish_reason[:40]!r}")
-            self._stop = _STOPS[choice.finish_reason]
+            self._stop = STOPS[choice.finish_reason]
             self._detail = "" if choice.stop_reason is None else str(choice.stop_reason)
 
-    def _bad(self, problem: str) -> Unusable:
+    def _bad(self, problem: str, *, again: bool = False) -> Unusable:
         heard = sum(map(len, self.text))
-        return Unusable("bad_response", f"the reply does not count, after {heard} characters: {problem[:300]}")
+        problem = f"the reply does not count, after {heard} characters: {problem[:300]}"
+        return Unusable("bad_response", problem, again=again, down=again)
+
+    def _said(self, told: _Error) -> Unusable:
+        """What an error within a reply means: some servers have sent status 200 before they know."""
+        if _too_long(told):
+            return Unusable("too_long", _how_long(told))
+        passing = told.code in (*_PASSING, *_OVERLOADED)
+        return self._bad(f"the server says {told.message!r}", again=passing)
 
 
-def refusal(status: int, raw: bytes) -> Unusable:
-    """Why a reply with such a status and body does not count."""
+def refusal(status: int, raw: bytes, headers: Mapping[str, str]) -> Unusable:
+    """Why a reply with such a status, body and headers does not count."""
     told = _told(raw) or _Error(message=raw[:200].decode("utf-8", "replace"))
-    if told.type == "exceed_context_size_error":
-        return Unusable(
-            "too_long", f"the prompt has {told.n_prompt_tokens} tokens, the context holds {told.n_ctx}; raise `context`"
-        )
+    if _too_long(told) and (status < 500 or status == 500):
+        return Unusable("too_long", _how_long(told))
     message = f"HTTP {status}: {told.message[:300]}"
+    wish = wish_of(headers)
     if status in _OVERLOADED:
-        return Unusable("overloaded", message)
-    return Unusable("refused" if 400 <= status < 500 else "bad_response", message)
+        return Unusable("overloaded", message, again=True, down=status != 429, wish=wish)
+    passing = status in _PASSING
+    return Unusable(
+        "refused" if 400 <= status < 500 else "bad_response", message, again=passing, down=status >= 500, wish=wish
+    )
+
+
+def _too_long(told: _Error) -> bool:
+    return told.type == "exceed_context_size_error" or says_too_long(f"{told.code} {told.type} {told.message}")
+
+
+def _how_long(told: _Error) -> str:
+    if told.n_prompt_tokens is not None:
+        return f"the prompt has {told.n_prompt_tokens} tokens, the context holds {told.n_ctx}; raise `context`"
+    return f"the prompt does not fit into the context: {told.message[:300]}"
 
 
 def _told(raw: bytes) -> _Error | None:
-    """What the server says went wrong, where it says so in the usual form."""
+    """What the server says went wrong, in any of the forms they have: an object or a text under `error`, `message` or
+    `detail` at the top."""
     try:
-        return _ErrorReply.model_validate_json(raw).error
-    except ValidationError:
+        said = json.loads(raw)
+    except (ValueError, RecursionError):
         return None
+    if not isinstance(said, dict):
+        return None
+    found = said.get("error") or (said if said.get("object") == "error" else said.get("detail"))
+    if isinstance(found, str):
+        found = {"message": found, "type": said.get("error_type")}
+    if not isinstance(found, dict):
+        return None if found is None else _Error(message=json.dumps(found))
+    try:
+        return _Error.model_validate(found)
+    except ValidationError:
+        return _Error(message=json.dumps(found))
 
 
 def _first_problem(why: ValidationError) -> str:

@@ -15,6 +15,7 @@ from annotated_types import Ge
 
 from composer.engines.common import in_slots, with_deltas
 from composer.engines.http import ChatClient
+from composer.engines.limits import LONGEST_CALL, Limits
 from composer.engines.vllm_adapters import Adapters
 from composer.engines.vllm_admin import Admin
 from composer.engines.vllm_fields import BUDGET, fields_of, json_object, unsupported
@@ -48,8 +49,10 @@ from composer.types import (
 LONGEST_START = 1200.0  # seconds; large models on slow disks, and graphs to be compiled, take many minutes
 _UNTIL_DEAD = 2.0  # seconds between a broken connection and the news that the server has ended
 _LOOK, _LONGEST_PROBE = 0.2, 300.0
+_LIMITS = Limits(
+    first=LONGEST_CALL, idle=LONGEST_CALL
+)  # the first adapter may be compiled for, others' prompts come between
 _CLOSED = Failure("closed", "it is not open")
-_FULL = "maximum context length"
 _LESS_MEMORY = "lower `context` or `slots`, or keep fewer models resident (--memory)"
 
 
@@ -281,7 +284,7 @@ class VllmEngine:
 
     def _connect(self, url: str, key: str, *, with_null: bool) -> Admin:
         assert self._host is not None
-        self._client = ChatClient(url, api_key=key, name=self._host.name)
+        self._client = ChatClient(url, api_key=key, name=self._host.name, limits=_LIMITS)
         self._admin = admin = Admin(url, key, self._base, self._host.name)
         self._adapters = Adapters(
             admin,
@@ -338,8 +341,6 @@ class VllmEngine:
         )
         if draft.error is None:
             return draft
-        if _FULL in draft.error.message:
-            return replace(draft, error=Failure("too_long", f"{draft.error.message}; raise `context`"))
         if draft.error.kind in ("disconnected", "unreachable", "bad_response") and await self._has_died(draft.error):
             return self._failed(self._gone or _CLOSED)
         return draft

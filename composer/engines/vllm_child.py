@@ -27,6 +27,7 @@ _SHARED = re.compile(r"(/dev/shm/\S+)")
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LOOK = 0.02  # seconds
 _GRACE, _LONGEST_END = 5.0, 10.0  # seconds a server has to end by itself, and those that it may take to be killed
+_TRACKING = 3.0
 
 
 def main() -> None:
@@ -94,16 +95,19 @@ def _shared() -> set[str]:
 
 
 def _clear_away(group: int, folder: str, shared: set[str]) -> None:
-    """End the process group, and every process that we have adopted, until none is left; remove what they kept in shared
+    """End all that the server has started, also what we have adopted, until none is left; remove what they kept in shared
     memory, which nobody else would do for a process that was killed, and their folder of sockets."""
-    until = time.monotonic() + _LONGEST_END
-    while time.monotonic() < until:
+    began = time.monotonic()
+    while (spent := time.monotonic() - began) < _LONGEST_END:
         shared |= _shared()
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(group, signal.SIGKILL)
-        for pid in _family(os.getpid()):
+        if sys.platform != "linux":  # no system that lists a family
             with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+                os.killpg(group, signal.SIGKILL)
+        for pid in _family(os.getpid()):
+            # Python's own tracker of what is shared clears away when all others are gone, and then ends.
+            if spent > _TRACKING or not _is_tracker(pid):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.kill(pid, signal.SIGKILL)
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -113,6 +117,12 @@ def _clear_away(group: int, folder: str, shared: set[str]) -> None:
     for path in shared:
         Path(path).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def _is_tracker(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
 
 
 def _family(parent: int) -> list[int]:

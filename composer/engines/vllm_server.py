@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import shlex
+import signal
 import socket
 import sys
 import tempfile
@@ -154,7 +155,9 @@ class Server:
         if watch is not None:
             await watch
         await process.stdout.read()
-        await process.wait()
+        if await process.wait() != 0 and self.pid:  # the child was killed, and could end nobody
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
 
     def forget_log(self) -> None:
         """Remove the log: nobody will ask for it."""

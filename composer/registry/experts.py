@@ -18,6 +18,7 @@ from composer.registry.adapting import Adapters, size_of
 from composer.registry.bases import check_weights
 from composer.registry.cache import PART, Cache
 from composer.registry.hf import when_served
+from composer.registry.lock import check_locked
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
 from composer.registry.sources import Progress, fetch
 from composer.sources import PathSource, Source
@@ -84,7 +85,8 @@ class Registry:
         return self._expert(expert).model
 
     def host(self, name: str, adapters: Sequence[str]) -> Host:
-        """The model's file and these experts' adapters, fetched and checked. Raises SourceError or ConfigError."""
+        """The model's file and these experts' adapters, fetched and checked, and as the lock file says where there is
+        one. Raises SourceError or ConfigError."""
         model = self.settings.models[name]
         path = self._weights(model)
         if path is not None and path.suffix != ".gguf":  # those are read on the way to their only engine
@@ -94,6 +96,8 @@ class Registry:
             spec = self.settings.experts[adapter].adapter
             assert spec is not None
             files.append(AdapterFile(adapter, self._adapters.ready(adapter, model, path), spec.sha256))
+        bare = [expert.name for expert in self.settings.experts.values() if expert.model == name and not expert.adapter]
+        check_locked(self, [*bare, *adapters])
         return Host(
             name=name,
             engine=model.engine,

@@ -50,6 +50,7 @@ class Caller:
     requests: tuple[Request, ...]
     deadlines: tuple[float | None, ...]
     starts: float
+    visits: int  # how often it comes, at once after it has ended or gone
     leaves: float  # share of the pieces after which it goes
     killed: float | None  # when its task is cancelled
     doubts: float  # share of the requests that it does not want any more when it is asked
@@ -111,6 +112,7 @@ def _callers(chance: random.Random, span: float) -> list[Caller]:
             requests,
             deadlines,
             starts=chance.random() * together * span,
+            visits=chance.choice([1, 1, 1, 2]),
             leaves=maybe(0.2),
             killed=maybe(chance.random() * 3 * span) or None,
             doubts=maybe(chance.random()),
@@ -196,6 +198,11 @@ class _Life:
     async def call(self, caller: Caller) -> None:
         """One caller's way, from its start to its end."""
         await asyncio.sleep(caller.starts)
+        for _ in range(caller.visits):
+            await self.visit(caller)
+
+    async def visit(self, caller: Caller) -> None:
+        """Read, until it has read everything, or goes, or is killed."""
         reading = asyncio.create_task(self.read(caller))
         killing = self.loop.call_later(caller.killed or HORIZON, reading.cancel)
         try:

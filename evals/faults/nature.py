@@ -66,7 +66,7 @@ def nature(chance: random.Random) -> Nature:
         opening=chance.choice([0.0, 0.5, 5.0]),
         word=chance.choice([0.0, 0.05, 0.5]),
         closing=chance.choice([0.0, CLOSING]),
-        store=chance.choice([0.0, 0.002, 0.05]),
+        store=chance.choice([0.0, 0.002, 0.05, 1.0]),
         deaf=chance.random() < 0.2,
         grows={chance.choice("abc"): chance.randint(1, 80)} if chance.random() < 0.2 else {},
         killed=often(0.1, 0.5),

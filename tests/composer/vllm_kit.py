@@ -87,15 +87,17 @@ def packaged(name: str) -> AdapterFile:
     return AdapterFile(name, ADAPTERS / name, "0" * 64)
 
 
-def foreign(folder: Path, rename: Callable[[str], str]) -> AdapterFile:
-    """The arithmetic adapter with its tensors renamed."""
+def foreign(folder: Path, rename: Callable[[str], str], *, zeros: bool = False) -> AdapterFile:
+    """The arithmetic adapter with its tensors renamed, or all its numbers 0."""
     folder.mkdir()
     raw = (ADAPTERS / "arithmetic" / "adapter_model.safetensors").read_bytes()
     size = struct.unpack("<Q", raw[:8])[0]
     header = {rename(name): row for name, row in json.loads(raw[8 : 8 + size]).items()}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + raw[8 + size :])
+    numbers = raw[8 + size :]
+    numbers = bytes(len(numbers)) if zeros else numbers
+    (folder / "adapter_model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + numbers)
     (folder / "adapter_config.json").write_bytes((ADAPTERS / "arithmetic" / "adapter_config.json").read_bytes())
     return AdapterFile(folder.name, folder, "1" * 64)
 

@@ -33,7 +33,7 @@ async def test_a_server_of_somebody_else_keeps_the_contract_of_engines() -> None
 
 async def test_the_ledger_counts_calls_by_prompt_and_the_answer_is_that_of_the_prompt() -> None:
     with Bench() as bench:
-        engine = OpenAIEngine(url=f"{bench.url}/v1", model="flaky:0.5")
+        engine = OpenAIEngine(url=f"{bench.url}/v1", model="flaky:0.5", retries=0)
         await engine.open(Host("far", "openai", slots=4))
         requests = [Request(str(i), (Stream("far", f"prompt {i % 4}"),)) for i in range(40)]
         drafts = [(name, piece) async for name, piece in engine.generate(requests) if isinstance(piece, Draft)]
@@ -48,7 +48,7 @@ async def test_the_ledger_counts_calls_by_prompt_and_the_answer_is_that_of_the_p
 
 
 async def test_a_server_that_is_not_there_fails_each_draft() -> None:
-    engine = OpenAIEngine(url="http://127.0.0.1:9", model="ok")
+    engine = OpenAIEngine(url="http://127.0.0.1:9", model="ok", retries=0)
     await engine.open(Host("far", "openai"))
     asked = [Request("a", (Stream("far", "?"),))]
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from composer.engines.http import LARGEST_REPLY, ChatClient
+from composer.engines.limits import Limits
 from composer.types import Draft, Message, Request, Sampling, Stream, TokenLogprob
 
 ASK = Request("q", (Stream("someone", (Message("user", "Hi"),)),), Sampling(max_tokens=9))
@@ -440,7 +441,7 @@ async def test_a_dripping_reply_ends_at_the_deadline_and_the_connection_with_it(
             await asyncio.sleep(0.05)
 
     async with server(drips) as asked:
-        client = ChatClient(asked.url, longest=0.3 if limit == "longest" else 600)
+        client = ChatClient(asked.url, limits=Limits(longest=0.3 if limit == "longest" else 600))
         deadline = time.monotonic() + 0.3 if limit == "deadline" else None
 
         draft = await client.complete(Request("q", ASK.streams, ASK.sampling, deadline=deadline))

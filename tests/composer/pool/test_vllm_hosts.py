@@ -22,7 +22,8 @@ from composer.registry.adapting import sha_of
 from composer.registry.experts import Registry
 from composer.types import Request, Sampling
 
-pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.vllm
+in_module = pytest.mark.asyncio(loop_scope="module")
 
 
 class Kept(Registry):
@@ -43,7 +44,7 @@ class Kept(Registry):
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def opened(vllm_env: Env, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Kept, Pool]]:
     path = tmp_path_factory.mktemp("registry") / "experts.yaml"
-    silent = foreign(path.parent / "silent", lambda name: name.replace("model.layers", "model.model.layers"))
+    silent = foreign(path.parent / "silent", lambda name: name, zeros=True)
     text = registry_text(vllm_env, ", max_loras: 2")
     path.write_text(f"{text}\n  silent: {{model: smol, adapter: {{path: silent, sha256: {sha_of(silent.path)}}}}}\n")
     registry = Kept(load_settings(path))
@@ -62,6 +63,7 @@ def asked(registry: Registry, expert: str, n: int, **sampling: float) -> list[Re
     ]
 
 
+@in_module
 async def test_four_adapters_take_turns_in_two_slots_of_one_server(opened: tuple[Kept, Pool]) -> None:
     registry, pool = opened
     requests = [request for expert in ("general", *ASKED) for request in asked(registry, expert, 4)]
@@ -75,6 +77,7 @@ async def test_four_adapters_take_turns_in_two_slots_of_one_server(opened: tuple
     assert registry.last._adapters is not None and len(registry.last._adapters.names) <= 2
 
 
+@in_module
 async def test_a_killed_server_is_opened_again_once_and_the_run_goes_on(opened: tuple[Kept, Pool]) -> None:
     registry, pool = opened
     loads = pool.ledger.loads
@@ -93,6 +96,7 @@ async def test_a_killed_server_is_opened_again_once_and_the_run_goes_on(opened: 
     assert not _group(server.pid)
 
 
+@in_module
 async def test_an_adapter_that_is_refused_fails_its_own_requests_and_no_others(opened: tuple[Kept, Pool]) -> None:
     registry, pool = opened
     loads = pool.ledger.loads
@@ -104,6 +108,7 @@ async def test_an_adapter_that_is_refused_fails_its_own_requests_and_no_others(o
     assert found["sorting 0"].error is None and pool.ledger.loads == loads
 
 
+@in_module
 async def test_what_the_prefix_cache_found_is_in_the_ledger_when_the_host_is_closed(
     opened: tuple[Kept, Pool],
 ) -> None:
@@ -113,10 +118,12 @@ async def test_what_the_prefix_cache_found_is_in_the_ledger_when_the_host_is_clo
         stream = registry.stream("general", registry.messages("general", f"{long} Question {i}?"))
         await collect(pool, [Request(f"long {i}", (stream,), Sampling(max_tokens=1), arm="general")])
 
+    server = registry.last._server
+    assert server is not None
     await pool.close()
 
     assert pool.ledger.reused is not None and pool.ledger.reused.found >= 128
-    assert not _group(registry.last._server.pid if registry.last._server else 0)
+    assert not _group(server.pid)
 
 
 def test_the_estimate_is_that_of_the_folder(vllm_env: Env, tmp_path: Path) -> None:

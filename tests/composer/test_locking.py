@@ -1,0 +1,168 @@
+"""experts.lock: nothing but what was locked is opened, every difference is named, and looking again costs nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from composer.cli import app
+from composer.config import load_settings
+from composer.errors import ConfigError, InputError, LockError, SourceError
+from composer.locking import lock_experts, verify_experts
+from composer.registry.cache import Cache
+from composer.registry.experts import Registry
+from composer.registry.lock import read_lock
+
+WEIGHTS, LAW = b"weights", b"other weights"
+
+
+def write(folder: Path, **files: str | bytes) -> None:
+    for name, content in files.items():
+        (folder / name.replace("_", ".")).write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """Two models, one with a template; nobody reads their weights here."""
+    write(tmp_path, small_gguf=WEIGHTS, law_gguf=LAW, chat_jinja="{{ messages }}")
+    pins = {name: hashlib.sha256(content).hexdigest() for name, content in (("small", WEIGHTS), ("law", LAW))}
+    write(
+        tmp_path,
+        experts_yaml=f"""\
+models:
+  small: {{sources: [small.gguf], sha256: {pins["small"]}, template: chat.jinja, memory: 1MiB}}
+  law: {{sources: [law.gguf], sha256: {pins["law"]}, memory: 1MiB}}
+experts:
+  general: {{model: small}}
+  law: {{model: law}}
+""",
+    )
+    return tmp_path
+
+
+def registry(folder: Path) -> Registry:
+    return Registry(load_settings(folder / "experts.yaml"))
+
+
+def test_a_lock_file_says_what_every_expert_is_made_of(own: Path) -> None:
+    path, count = lock_experts(registry(own))
+
+    locked = json.loads(path.read_text())
+    assert (path, count, locked["version"]) == (own / "experts.lock", 2, 1)
+    general = locked["experts"]["general"]
+    assert general["weights"] == general["tokenizer"] == hashlib.sha256(WEIGHTS).hexdigest()
+    assert general["template"] == hashlib.sha256(b"{{ messages }}").hexdigest()
+    assert general["engine"].startswith("llamacpp 2026.") and general["adapter"] is None and general["context"] == 2048
+    assert verify_experts(registry(own)) == {"general": [], "law": []}
+    assert registry(own).host("small", ()).path == own / "small.gguf"
+
+
+def template(folder: Path) -> None:
+    write(folder, chat_jinja="{{ messages }}!")
+
+
+def engine(folder: Path) -> None:
+    locked = json.loads((folder / "experts.lock").read_text())
+    locked["experts"]["general"]["engine"] = "llamacpp 1.0"
+    write(folder, experts_lock=json.dumps(locked))
+
+
+def repinned(folder: Path) -> None:
+    write(folder, small_gguf=b"tampered")
+    text = (folder / "experts.yaml").read_text()
+    write(folder, experts_yaml=text.replace(*(hashlib.sha256(each).hexdigest() for each in (WEIGHTS, b"tampered"))))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"), [(template, "template is "), (engine, "locked is 'llamacpp 1.0'"), (repinned, "weights is ")]
+)
+def test_what_was_not_locked_is_not_opened_and_is_named(own: Path, change: Callable[[Path], None], told: str) -> None:
+    lock_experts(registry(own))
+    change(own)
+
+    with pytest.raises(LockError, match=f"general: .*{told}") as caught:
+        registry(own).host("small", ())
+    found = verify_experts(registry(own))
+
+    assert caught.value.exit_code == 8 and caught.value.where == str(own / "experts.lock")
+    assert any(told in line for line in found["general"]) and found["law"] == []
+    assert registry(own).host("law", ()).path == own / "law.gguf"
+    lock_experts(registry(own))
+    assert registry(own).host("small", ()).path == own / "small.gguf"
+
+
+def test_experts_that_came_or_went_are_named(own: Path) -> None:
+    lock_experts(registry(own))
+    text = (own / "experts.yaml").read_text()
+    write(own, experts_yaml=text.replace("  law: {model: law}", "  tax: {model: law}"))
+
+    assert verify_experts(registry(own)) == {
+        "general": [],
+        "tax": ["is not in the lock file"],
+        "law": ["is locked, and the registry does not have it"],
+    }
+    with pytest.raises(LockError, match="tax: is not in the lock file"):
+        registry(own).host("law", ())
+
+
+def test_tampered_files_are_found_by_verify_and_refused_by_lock(own: Path) -> None:
+    lock_experts(registry(own))
+    write(own, law_gguf=b"tampered weights")
+
+    [told] = verify_experts(registry(own))["law"]
+    with pytest.raises(SourceError, match="no source has the file"):
+        lock_experts(registry(own))
+
+    assert hashlib.sha256(b"tampered weights").hexdigest() in told
+
+
+def test_files_are_hashed_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock_experts(registry(own))
+    read: list[str] = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: read.append(file.name) or digest(file, kind))
+
+    registry(own).host("small", ())
+    verify_experts(registry(own))
+
+    assert read == [] and Cache().digest(own / "small.gguf") == hashlib.sha256(WEIGHTS).hexdigest()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"version": 2, "experts": {}}', '{"version": 1, "experts": {"a": 1}}', "[" * 9999]
+)
+def test_a_broken_lock_file_is_an_error_and_never_no_lock(own: Path, text: str) -> None:
+    write(own, experts_lock=text)
+
+    with pytest.raises(ConfigError, match="is no lock file of ours"):
+        registry(own).host("small", ())
+
+
+def test_without_a_lock_file_verify_says_how_to_write_one(own: Path) -> None:
+    assert read_lock(own / "experts.lock") is None
+    with pytest.raises(InputError, match="there is no lock file"):
+        verify_experts(registry(own))
+
+
+def test_the_packaged_registry_has_no_lock(packaged: Registry) -> None:
+    with pytest.raises(InputError, match="is pinned already"):
+        lock_experts(packaged)
+
+
+def test_the_command_ends_with_8_where_something_differs(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(own)
+
+    first, well = (CliRunner().invoke(app, ["experts", verb]) for verb in ("lock", "verify"))
+    template(own)
+    bad = CliRunner().invoke(app, ["experts", "verify"])
+    data = CliRunner().invoke(app, ["experts", "verify", "--json"])
+
+    assert (first.exit_code, well.exit_code, bad.exit_code, data.exit_code) == (0, 0, 8, 8)
+    assert well.output == "ok    general\nok    law\n"
+    assert bad.output.startswith("BAD   general\n      template is ") and bad.output.endswith("ok    law\n")
+    assert json.loads(data.output)["law"] == []
