@@ -51,7 +51,7 @@ class Summary:
     the answers that are there are in `partial`, and `ledger` sums what all starts of the run cost, in all and per arm.
     `asking_seconds` are those between the plan and the last draft, `predicted_…` is what the plan of the first round said
     of them (seconds None: `coe calibrate` was never run), `bottleneck` what took most of them: a host's work, or its
-    opening.
+    opening. `prefix_cache` are the tokens of prompts that hosts looked up and found there (None: none of them tells).
     """
 
     queries: int
@@ -77,6 +77,7 @@ class Summary:
     predicted_seconds: float | None = None
     predicted_loads: int | None = None
     bottleneck: str | None = None
+    prefix_cache: Mapping[str, int] | None = None
 
 
 @dataclass(slots=True)
@@ -225,6 +226,7 @@ def _written(
         stopped=budget.stopped or (budget.why if left else None),
         partial=str(partial) if left and partial.exists() else None,
         bottleneck=_bottleneck(status),
+        prefix_cache=asdict(ledger.reused) if ledger.reused is not None else None,
     )
 
 

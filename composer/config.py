@@ -390,7 +390,9 @@ def _stays(path: str) -> bool:
 
 def _sampling(base: Sampling, row: SamplingRow) -> Sampling:
     """`base` with what the row sets."""
-    changes = {name: value for name, value in vars(row).items() if value is not None}
+    changes = {name.removeprefix("json_"): value for name, value in vars(row).items() if value is not None}
+    if "template" in changes:
+        changes["template"] = tuple(sorted({**dict(base.template), **changes["template"]}.items()))
     if "stop" in changes:
         changes["stop"] = tuple(changes["stop"])
     return replace(base, **changes)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from composer.checks import Row
 from composer.sources import SOURCE
@@ -22,6 +23,16 @@ _ADAPTER = {"path": "adapters/law/law.gguf", "sha256": _EXAMPLE_SHA}
 _EXAMPLE_SOURCE = "hf:owner/repo@revision/model.gguf"
 
 
+def _is_json_object(text: str) -> str:
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError("expected a JSON object as text")
+    return text
+
+
 class SamplingRow(Row):
     max_tokens: int | None = _about("most tokens of an answer", 128, default=None, ge=1, le=1_000_000)
     temperature: float | None = _about("0 is greedy", 0.7, default=None, ge=0, le=10)
@@ -30,6 +41,14 @@ class SamplingRow(Row):
     )
     seed: int | None = _about("base seed of every draw", 0, default=None, ge=0, lt=2**31)
     stop: list[str] | None = _about("texts that end an answer", ["\n\n"], default=None, max_length=16)
+    json_schema: Annotated[str, AfterValidator(_is_json_object)] | None = _about(
+        "a JSON schema, as text, that every answer keeps", '{"type": "object"}', default=None, alias="schema"
+    )
+    template: dict[str, Scalar] | None = _about(
+        "options of the chat template; for vLLM also `thinking_budget`, tokens",
+        {"enable_thinking": False},
+        default=None,
+    )
 
 
 class PriceRow(Row):

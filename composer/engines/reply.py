@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,23 @@ class _Token(_Top):
 
 class _Logprobs(_Part):
     content: list[_Token] | None = None
+    tokens: list[str] | None = None  # these three are how vLLM tells them of text that it continues
+    token_logprobs: list[float | None] | None = None
+    top_logprobs: list[dict[str, float] | None] | None = None
+
+    def steps(self) -> list[_Token]:
+        """What is told of each token, in whichever form."""
+        if self.content is not None or not self.tokens or not self.token_logprobs:
+            return self.content or []
+        tops = self.top_logprobs or [None] * len(self.tokens)
+        return [
+            _Token(
+                token=token,
+                logprob=-math.inf if logprob is None else logprob,
+                top_logprobs=[_Top(token=other, logprob=value) for other, value in (top or {}).items()],
+            )
+            for token, logprob, top in zip(self.tokens, self.token_logprobs, tops, strict=False)
+        ]
 
 
 class _Delta(_Part):
@@ -155,7 +173,7 @@ class Reply:
         if text or choice.finish_reason is not None or choice.delta.reasoning_content or choice.delta.reasoning:
             self.begun = True
         if choice.logprobs is not None:
-            self._tokens += choice.logprobs.content or []
+            self._tokens += choice.logprobs.steps()
         if choice.finish_reason is not None:
             if choice.finish_reason not in STOPS:
                 raise self._bad(f"it ended for the reason {choice.finish_reason[:40]!r}")

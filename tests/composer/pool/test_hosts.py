@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from scripted_hosts import Machine, Memory, Watched, collect, want, wants
 
 from composer.engines.scripted import ScriptedEngine
+from composer.errors import EngineError
 from composer.pool.hosts import Hosts
 from composer.pool.ledger import Ledger
 from composer.pool.pool import Pool
 from composer.pool.queues import HostQueue, Job
-from composer.types import Caps, Draft, Mix, Request, Stream
+from composer.types import AdapterFile, Caps, Draft, Failure, Mix, Request, Stream
 from evals.faults.clock import simulate
 
 
@@ -130,3 +132,63 @@ def test_a_host_that_ends_is_waited_for_however_often_whoever_waits_is_cancelled
     simulate(day())
 
     assert ended == ["whole"]
+
+
+def test_the_adapter_that_fewest_wait_for_goes_first() -> None:
+    gone: list[str] = []
+
+    class Telling(Watched):
+        async def detach(self, name: str) -> None:
+            gone.append(name)
+            await super().detach(name)
+
+    class Live(Machine):
+        def engine(self, name: str) -> ScriptedEngine:
+            self.engines.append(Telling(self))
+            return self.engines[-1]
+
+    async def day() -> Live:
+        caps = Caps(slots=1, adapters="live", adapter_slots=2, mixed_adapters=True)
+        machine = Live(caps=caps, opening=1, delay=1)
+        pool = Pool(machine, Memory(), memory=250)
+        await collect(pool, [*wants("a.x", 1), *wants("a.y", 1)])  # both are there
+        urgent = [replace(request, priority=9) for request in wants("a.z", 1)]
+
+        await collect(pool, [*wants("a.x", 6)[1:], *urgent])
+
+        await pool.close()
+        return machine
+
+    machine = simulate(day())
+
+    assert gone[0] == "a.y", "more wait for a.x"
+    assert machine.loads == ["a"]
+
+
+def test_an_adapter_that_an_engine_refuses_fails_its_own_requests_and_no_others() -> None:
+    class Choosy(Watched):
+        async def attach(self, adapter: AdapterFile) -> None:
+            if adapter.name == "a.bad":
+                raise EngineError("no")
+            await super().attach(adapter)
+
+    class Live(Machine):
+        def engine(self, name: str) -> ScriptedEngine:
+            self.engines.append(Choosy(self))
+            return self.engines[-1]
+
+    def answer(request: Request) -> str | Failure:
+        return Failure("refused", "it changes nothing") if request.streams[0].adapter == "a.bad" else "fine"
+
+    async def day() -> dict[str, Draft]:
+        caps = Caps(slots=2, adapters="live", adapter_slots=2, mixed_adapters=True)
+        pool = Pool(Live(answer, caps=caps, opening=1, delay=1), Memory(), memory=250)
+        await collect(pool, wants("a.x", 1))
+        found = await collect(pool, [*wants("a.bad", 2), *wants("a.x", 3)[1:], *wants("a.y", 2)])
+        await pool.close()
+        return found
+
+    found = simulate(day())
+
+    assert {draft.error.kind for draft in found.values() if draft.error} == {"refused"}
+    assert sum(draft.ok for draft in found.values()) == 4
