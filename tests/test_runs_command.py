@@ -78,7 +78,8 @@ def test_a_batch_of_openai_is_stopped_gone_on_with_replayed_compared_and_exporte
         ]
         == 4
     )
-    assert told(coe("cache", "stats", "--json", cwd=tmp_path))["arms"]["arithmetic"]["hits"] == 2
+    assert coe("run", "in.jsonl", "--out", "elsewhere.jsonl", cwd=tmp_path).returncode == 3
+    assert told(coe("cache", "stats", "--json", cwd=tmp_path))["arms"]["arithmetic"]["hits"] == 4
     assert told(coe("cache", "gc", "--json", cwd=tmp_path))["drafts"] == 0
     assert told(coe("cache", "verify", "--json", cwd=tmp_path))["damaged"] == []
 
