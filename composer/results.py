@@ -64,7 +64,9 @@ class Results:
             for name in names:
                 if name in self.withheld:
                     continue
-                trace = found[name].payload if name in found and name not in self.failed else self.failed.get(name)
+                if name in found:  # an answer that is there stands, though what it lacked failed again
+                    self.failed.pop(name, None)
+                trace = found[name].payload if name in found else self.failed.get(name)
                 if trace is None:
                     raise StoreCorruptError(
                         f"the answer to the question {name!r} was recorded and cannot be read",

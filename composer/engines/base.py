@@ -9,7 +9,11 @@ from composer.types import AdapterFile, Caps, Delta, Draft, Host, Measured, Requ
 
 
 class Engine(Protocol):
-    """One running host behind one set of calls. An instance serves one host from `open` to `close`."""
+    """One running host behind one set of calls. An instance serves one host from `open` to `close`.
+
+    A class that also has `plumbing`, names of its options, says that these never change a text (how long it waits, where
+    its key is): they are no part of what a draft is known by.
+    """
 
     @property
     def caps(self) -> Caps:

@@ -31,6 +31,8 @@ class LiteLLMEngine:
     `engine: openai`; LiteLLM's own are off. What it names the model in replies is its own guess, and is not compared.
     """
 
+    plumbing = frozenset({"key_env", "first", "idle", "longest", "retries"})
+
     def __init__(
         self,
         *,

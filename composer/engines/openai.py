@@ -28,6 +28,8 @@ class OpenAIEngine:
     open between calls.
     """
 
+    plumbing = frozenset({"key_env", "first", "idle", "longest", "retries", "preflight", "reuse"})
+
     def __init__(
         self,
         *,

@@ -70,6 +70,8 @@ class VllmEngine:
     `null_adapter` sends the base's requests as an adapter of zeros (`vllm_null.py`); None: on a CPU, in a server of ours.
     """
 
+    plumbing = frozenset({"key", "python", "start_within"})
+
     def __init__(
         self,
         *,

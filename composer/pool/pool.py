@@ -303,9 +303,9 @@ class Pool:
             submission.hear(request, delta)
 
     def land(self, job: Job, draft: Draft) -> None:
-        """Price the draft, store it if it is complete, and only then tell whoever wants it."""
+        """Price the draft (as the registry does, else as the engine knows), store it if it is complete, and only then tell whoever wants it."""
         usage, cost = draft.usage, self._resolver.cost(job.request, draft.usage)
-        if usage.cost != cost:
+        if cost is not None and usage.cost != cost:
             usage = replace(usage, cost=cost)
         draft = replace(draft, key=job.key, usage=usage)
         if draft.error is not None and draft.error.kind == "timeout" and self._goes_on(job, draft):

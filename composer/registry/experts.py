@@ -294,4 +294,6 @@ def _changed(sampling: Sampling) -> dict[str, Any]:
 def _engine_version(model: ModelSpec) -> str:
     """What runs the model and how: options may change the last bits, and with them the text."""
     name = f"llamacpp {version('xllamacpp')}" if model.engine == "llamacpp" else model.engine
-    return " ".join([name, *(f"{option}={value!r}" for option, value in sorted(model.options))])
+    plumbing = getattr(load("engines", model.engine), "plumbing", ()) if model.options else ()
+    told = (f"{option}={value!r}" for option, value in sorted(model.options) if option not in plumbing)
+    return " ".join([name, *told])

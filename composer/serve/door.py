@@ -178,7 +178,7 @@ class Call:
         await asyncio.gather(self.work, return_exceptions=True)
 
     async def _run(self) -> Told:
-        """The answers, or why there are none. Engines keep the deadline themselves; what waits for its turn does not."""
+        """The answers, or why there are none. The pool keeps the deadline of drafts; what comes before and after them does not."""
         try:
             async with asyncio.timeout(self.door.limits.deadline + _LATE):
                 return await self._answer()

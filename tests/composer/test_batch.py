@@ -341,7 +341,7 @@ def test_what_failed_or_was_cut_off_is_charged_and_never_served_again(make: Make
     assert sorted(asked) == ["a", "a", "b", "b", "c"]
     run = done.ledger["run"]
     assert (run["calls"], run["failed"], run["cached"], run["tokens_out"], run["passes"]) == (5, 4, 0, 15, 24)
-    assert run["money"] is None  # the registry names no price
+    assert run["money"] is None  # what a failed call cost nobody knows
     assert done.ledger["arms"]["general"] == run
 
 
@@ -464,6 +464,28 @@ def test_a_degraded_answer_gives_way_to_a_whole_one(make: Make, tmp_path: Path) 
 
     assert (first.degraded, done.degraded, done.run_id) == (1, 0, first.run_id)
     assert finished(tmp_path, done.run_id) == dict.fromkeys("abc", "ok")
+
+
+def test_a_degraded_answer_stands_where_everything_fails_the_next_time(make: Make, tmp_path: Path) -> None:
+    def cut(request: Request) -> Draft:
+        return Draft("", f"answer to {request.parent}", "length" if request.parent == "b" else "stop")
+
+    source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
+    run_file(make(cut), source, out)
+    done = run_file(make(failing("b")), source, out)
+
+    assert (done.degraded, done.failed) == (1, 0)
+    assert [row["status"] for row in read(out)] == ["ok", "degraded", "ok"]
+
+
+def test_what_an_engine_knows_of_its_price_counts_where_the_registry_says_nothing(make: Make, tmp_path: Path) -> None:
+    source = write(tmp_path / "in.jsonl", ROWS)
+
+    done = run_file(
+        make(lambda _: Draft("", "yes", "stop", Usage(tokens_out=1, cost=0.25))), source, tmp_path / "out.jsonl"
+    )
+
+    assert (done.cost, done.ledger["run"]["money"]) == (0.75, 0.75)
 
 
 def test_a_file_of_several_windows_is_one_file(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -362,6 +362,18 @@ def test_an_option_that_the_engine_does_not_take_is_refused_at_its_line(
     assert caught.value.remedy
 
 
+def test_how_long_an_engine_waits_is_no_part_of_what_it_says(tmp_path: Path) -> None:
+    def engine(options: str) -> str:
+        return (
+            registry(tmp_path, with_options(f"url: 'http://127.0.0.1:9', model: m{options}", "openai"))
+            .fingerprint("general")
+            .engine
+        )
+
+    assert engine("") == engine(", first: 9, idle: 9, longest: 9, retries: 1, preflight: false")
+    assert engine("") != engine(", serves_as: other")
+
+
 def test_an_option_reaches_the_engine_and_the_fingerprint(tmp_path: Path) -> None:
     plain, fast = registry(tmp_path), registry(tmp_path, with_options("flash_attention: true"))
 
