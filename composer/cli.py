@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from composer import cli_experts, cli_models, cli_run, cli_runs
+from composer import cli_experts, cli_index, cli_models, cli_run, cli_runs
 from composer.cli_kit import AsJson, Config, Memory, Offline, complain, end_on_sigterm, end_quietly, print_json, say
 from composer.cli_kit import make_pipeline as _pipeline
 from composer.errors import ComposerError, InputError
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 cli_experts.mount(app)
 app.add_typer(cli_models.models, name="models")
+app.add_typer(cli_index.index, name="index")
 fit = typer.Typer(
     help="Learn from outcomes; what is learnt is installed only if a test shows that it helps.",
     no_args_is_help=True,

@@ -1,0 +1,235 @@
+"""Search in an index of passages: nearest by meaning (faiss), by words (BM25, bm25s), or both, fused by reciprocal rank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from composer.errors import ComposerError, InputError, suggest
+from composer.folders import mend
+from composer.registry.cache import Cache
+from composer.retrieval.corpus import Corpus
+from composer.retrieval.split import Passage
+from routers.embed import Encoder
+from routers.types import Array
+
+By = Literal["both", "meaning", "words"]
+
+MANIFEST, CORPUS, DENSE = "index.json", "passages.sqlite", "dense.faiss"
+WORDS = ("data.npy", "indices.npy", "indptr.npy", "vocabulary.json", "parameters.json", "absent.npy")
+VERSION = 1
+FUSION = 60  # the constant of reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)
+DEPTH = 50  # candidates of each kind that are fused
+
+Numbers = NDArray[np.int64]
+
+
+class IndexError_(ComposerError):
+    """An index is missing, damaged, or of another encoder."""
+
+    code = "index"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an index is made of. `recall`: of the dense search against an exact one, among ten (1 where it is exact);
+    `files` maps the other files to their sha256; `encoder` is the fingerprint of what made the vectors."""
+
+    encoder: str
+    dim: int
+    passages: int
+    documents: int
+    most: int
+    least: int
+    lists: int
+    probes: int
+    recall: float
+    files: Mapping[str, str]
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A passage that was found: its fused score, its cosine with the question (None: not among the nearest), and its
+    ranks from 1 (None: not among the candidates of this kind)."""
+
+    passage: Passage
+    score: float
+    cosine: float | None
+    by_meaning: int | None
+    by_words: int | None
+
+
+class PassageIndex:
+    """An open index. Thread-safe for searching; close it, or use it as a context."""
+
+    def __init__(self, folder: Path, manifest: Manifest, encoder: Encoder) -> None:
+        self.folder, self.manifest, self._encoder = folder, manifest, encoder
+        self._corpus = Corpus(folder / CORPUS)
+        self._dense: Any = None
+        self._words: Any = None
+
+    @classmethod
+    def open(cls, folder: Path, encoder: Encoder) -> Self:
+        """Open the index in `folder`. Every file is compared with its sha256 (read once, then known by size and time).
+        Raises IndexError_ where it is missing, damaged or of another encoder."""
+        mend(folder)
+        manifest = read_manifest(folder)
+        cache = Cache()
+        for name, sha256 in manifest.files.items():
+            try:
+                found = cache.digest(folder / name)
+            except OSError as why:
+                raise _damaged(folder, f"{name} cannot be read: {why.strerror or why}") from why
+            if found != sha256:
+                raise _damaged(folder, f"the sha256 of {name} is {found[:12]}…, expected {sha256[:12]}…")
+        if manifest.encoder != encoder.fingerprint:
+            raise IndexError_(
+                "its vectors are of another encoder than the registry's",
+                where=str(folder),
+                remedy="build it again with this registry (`coe index build`), or name the registry it was built with",
+            )
+        return cls(folder, manifest, encoder)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._corpus.close()
+        self._dense = self._words = None
+
+    def search(
+        self, questions: Sequence[str], k: int = 5, *, by: By = "both", vectors: Array | None = None
+    ) -> list[tuple[Hit, ...]]:
+        """The k best passages of each question, best first. `vectors` [len(questions), dim] of the same encoder spare the
+        encoding. Fused by reciprocal rank: the sum of 1 / (60 + rank) over both orders of the 50 best."""
+        depth = min(max(DEPTH, k), self.manifest.passages)
+        if not questions or not depth:
+            return [() for _ in questions]
+        nearest = rows = cosines = None
+        if by != "words":
+            cosines, nearest = self._nearest(self._encoder.encode(questions) if vectors is None else vectors, depth)
+        if by != "meaning":
+            rows = self._by_words(questions, depth)
+        found = []
+        for place in range(len(questions)):
+            meaning = [] if nearest is None else [int(row) for row in nearest[place] if row >= 0]
+            words = [] if rows is None else rows[place]
+            known = {} if cosines is None else dict(zip(meaning, map(float, cosines[place]), strict=False))
+            found.append(_fused(meaning, words, known, k))
+        passages = self._corpus.get([ranked[0] + 1 for hits in found for ranked in hits])
+        return [
+            tuple(Hit(passages[row + 1], score, cosine, near, word) for row, score, cosine, near, word in hits)
+            for hits in found
+        ]
+
+    def _nearest(self, vectors: Array, depth: int) -> tuple[Array, Numbers]:
+        if self._dense is None:
+            import faiss  # noqa: PLC0415
+
+            dense: Any = faiss.read_index(str(self.folder / DENSE))
+            if self.manifest.lists:
+                dense = faiss.downcast_index(dense)
+                dense.nprobe = self.manifest.probes
+            self._dense = dense
+        cosines, rows = self._dense.search(np.ascontiguousarray(vectors, dtype=np.float32), depth)
+        return cosines, rows
+
+    def _by_words(self, questions: Sequence[str], depth: int) -> list[list[int]]:
+        if self._words is None:
+            self._words = load_words(self.folder)
+        if self._words is False:
+            return [[] for _ in questions]
+        rows, scores = self._words.retrieve(tokenized(questions), k=depth, show_progress=False)
+        return [
+            [int(row) for row, score in zip(*pair, strict=True) if score > 0] for pair in zip(rows, scores, strict=True)
+        ]
+
+
+def way_of(name: str) -> By:
+    """The way to search that a user names. Raises InputError for any other."""
+    ways: tuple[By, ...] = get_args(By)
+    for way in ways:
+        if name == way:
+            return way
+    raise InputError(f"{name!r} is no way to search", where="--by", remedy=suggest(name, ways))
+
+
+def _fused(
+    meaning: Sequence[int], words: Sequence[int], cosine: Mapping[int, float], k: int
+) -> list[tuple[int, float, float | None, int | None, int | None]]:
+    """(row, score, cosine, rank by meaning, rank by words), best first; equal scores in the order of rows."""
+    ranks = [{row: rank for rank, row in enumerate(order, 1)} for order in (meaning, words)]
+    score = {row: sum(1 / (FUSION + order[row]) for order in ranks if row in order) for row in {*meaning, *words}}
+    best = sorted(score, key=lambda row: (-score[row], row))[:k]
+    return [(row, score[row], cosine.get(row), ranks[0].get(row), ranks[1].get(row)) for row in best]
+
+
+def tokenized(texts: Sequence[str]) -> Any:
+    """Words in lower case without English stop words, stemmed; what is of another language passes as it is."""
+    import bm25s  # noqa: PLC0415 - only searches by words need them
+    import Stemmer  # noqa: PLC0415
+
+    return bm25s.tokenize(list(texts), stopwords="en", stemmer=Stemmer.Stemmer("english"), show_progress=False)
+
+
+def save_words(texts: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """Write the BM25 index (Robertson's, in the variant of Lucene) of these texts; the names of its files, none where no
+    text has a word."""
+    import bm25s  # noqa: PLC0415
+
+    tokens = tokenized(texts)
+    if not tokens.vocab or not any(tokens.ids):
+        return ()
+    words = bm25s.BM25()
+    words.index(tokens, show_progress=False)
+    words.save(str(folder), **_names(), show_progress=False)
+    return tuple(name for name in WORDS if (folder / name).exists())
+
+
+def load_words(folder: Path) -> Any:
+    """The BM25 index; False where it has no word."""
+    import bm25s  # noqa: PLC0415
+
+    if not (folder / WORDS[0]).exists():
+        return False
+    return bm25s.BM25.load(str(folder), **_names(), mmap=True, show_progress=False)
+
+
+def _names() -> dict[str, str]:
+    keys = ("data_name", "indices_name", "indptr_name", "vocab_name", "params_name", "nnoc_name")
+    return dict(zip(keys, WORDS, strict=True))
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises IndexError_ where there is none, or none of ours."""
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+        if found["version"] != VERSION:
+            raise _damaged(folder, f"version {found['version']!r} of its form, expected {VERSION}")
+        return Manifest(**found)
+    except FileNotFoundError as why:
+        raise IndexError_(
+            "there is no index", where=str(folder), remedy=f"build it: coe index build {folder.name} FOLDER"
+        ) from why
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as why:
+        raise _damaged(folder, f"{MANIFEST} cannot be read: {why}") from why
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write it. Raises OSError."""
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+
+
+def _damaged(folder: Path, what: str) -> IndexError_:
+    return IndexError_(what, where=str(folder), remedy=f"build it again: coe index build {folder.name} FOLDER")
