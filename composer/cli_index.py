@@ -39,10 +39,9 @@ def build(
 
     from composer.retrieval.build import build as build_index
     from composer.retrieval.build import token_offsets
-    from composer.retrieval.documents import index_folder
     from routers.embed import OnnxEncoder
 
-    folder = index_folder(name)
+    folder = _folder(name)
     model, tokenizer = make_pipeline(config, None, offline).registry.encoder_files()
     with _counting() as told:
         built = build_index(
@@ -94,13 +93,12 @@ def search(
     offline: Offline = False,
 ) -> None:
     """Show the passages that are nearest to a question."""
-    from composer.retrieval.documents import index_folder
     from composer.retrieval.index import PassageIndex, way_of
     from composer.show import printable
     from routers.embed import OnnxEncoder
 
     encoder = OnnxEncoder(*make_pipeline(config, None, offline).registry.encoder_files())
-    with PassageIndex.open(index_folder(name), encoder) as found:
+    with PassageIndex.open(_folder(name), encoder) as found:
         hits = found.search([question], k, by=way_of(by))[0]
     if as_json:
         print_json(
@@ -125,6 +123,16 @@ def search(
         places = (f"meaning {hit.by_meaning or '-'}", f"words {hit.by_words or '-'}")
         typer.echo(f"{printable(hit.passage.id)}  {', '.join(places)}  {printable(hit.passage.title)}".rstrip())
         typer.echo(f"    {printable(' '.join(hit.passage.text.split()))}")
+
+
+def _folder(name: str) -> Path:
+    from composer.errors import InputError
+    from composer.folders import index_folder
+
+    try:
+        return index_folder(name)
+    except ValueError as why:
+        raise InputError(str(why)) from why
 
 
 @contextmanager

@@ -8,18 +8,20 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from composer.adapter import AdapterSpec, adapter_of
 from composer.document import Document
 from composer.errors import ConfigError, suggest
+from composer.folders import index_folder
 from composer.formcache import read_rows
 from composer.sources import SOURCE, PathSource, Source, parse_source, scheme
 from composer.types import DEFAULT_ENGINE, Kind, Sampling, Scalar
 
 if TYPE_CHECKING:
-    from composer.form import EncoderRow, ExpertRow, ModelRow, RegistryRow, SamplingRow, StageRow
+    from composer.form import EncoderRow, EvidenceRow, ExpertRow, ModelRow, RegistryRow, SamplingRow, StageRow
 
 PACKAGED = Path(__file__).resolve().parent / "default"
 """What `default:` means in a registry: the data that come with this package."""
@@ -83,6 +85,24 @@ class ExpertSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceSpec:
+    """Passages by name: the folder of their index, and how many of them go before a question at most."""
+
+    name: str
+    index: Path
+    k: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSpec:
+    """What is routed: an expert, as it is or with evidence. The name says so: `general`, `general+manuals`."""
+
+    name: str
+    expert: str
+    evidence: EvidenceSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EncoderSpec:
     """The sentence encoder of the routers: an ONNX file from `sources`, and its tokenizer."""
 
@@ -100,7 +120,7 @@ class StageSpec:
     line: int
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Settings:
     """A registry file. `config_sha` is that of its content, so comments and layout do not change it; `memory` bounds
     what is resident, in bytes (None: no bound); paths are absolute, and nobody has looked yet whether they exist."""
@@ -115,6 +135,13 @@ class Settings:
     memory: int | None
     document: Document
     pipelines: Mapping[str, tuple[StageSpec, ...]] = field(default_factory=dict[str, tuple[StageSpec, ...]])
+    reading: tuple[ArmSpec, ...] = ()  # the arms with evidence
+
+    @cached_property
+    def arms(self) -> Mapping[str, ArmSpec]:
+        """Every arm by name: the experts as they are, in file order, then those with evidence."""
+        plain = {name: ArmSpec(name, name) for name in self.experts}
+        return plain | {arm.name: arm for arm in self.reading}
 
     @property
     def generalist(self) -> ExpertSpec:
@@ -221,7 +248,28 @@ class _Reading:
             pipelines=self.pipelines(rows.pipelines, rows.experts),
             memory=self.size(rows.memory, "memory"),
             document=self.document,
+            reading=self.reading(rows.evidence, rows.experts),
         )
+
+    def reading(self, rows: Mapping[str, EvidenceRow], experts: Mapping[str, ExpertRow]) -> tuple[ArmSpec, ...]:
+        """Every expert with each evidence that it may be given."""
+        self.check_names("evidence", rows)
+        found = []
+        for name, row in rows.items():
+            at = f"evidence.{name}"
+            if any(sign in row.index for sign in "/\\:"):
+                folder = self.inside(row.index, f"{at}.index")
+            else:
+                try:
+                    folder = index_folder(row.index)
+                except ValueError as why:
+                    raise self.error(f"{at}.index", str(why), "rename it") from why
+            spec = EvidenceSpec(name, folder, row.k)
+            for expert in experts if row.experts is None else row.experts:
+                if expert not in experts:
+                    raise self.error(f"{at}.experts", f"no expert is called {expert!r}", suggest(expert, experts))
+                found.append(ArmSpec(f"{expert}+{name}", expert, spec))
+        return tuple(found)
 
     def check_names(self, group: str, names: Mapping[str, Any]) -> None:
         """Names become file names, arms and arguments: plain, and different even where case does not count."""

@@ -98,6 +98,13 @@ class ServeError(ComposerError):
     exit_code = 6
 
 
+class PassageError(ComposerError):
+    """An index of passages is missing, damaged, or of another encoder."""
+
+    code = "index"
+    exit_code = UNAVAILABLE
+
+
 class StoreError(ComposerError):
     """The draft store cannot be opened or written."""
 

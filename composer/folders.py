@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,28 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}")
+
+
 def cache_folder() -> Path:
     """The folder that `COE_CACHE` names, else the user's cache: what is in it can be made again."""
     from platformdirs import user_cache_path  # noqa: PLC0415 a named folder needs none of it
 
     named = os.environ.get("COE_CACHE")
     return Path(named).expanduser().absolute() if named else user_cache_path("coe", appauthor=False)
+
+
+def index_folder(name: str) -> Path:
+    """Where the index of passages of this name lies: a path as it stands, a bare name in the user's data folder (or the
+    folder that `COE_INDEXES` names). Raises ValueError for a name that is none."""
+    from platformdirs import user_data_path  # noqa: PLC0415
+
+    if os.sep in name or name.startswith("~"):
+        return Path(name).expanduser().absolute()
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name of an index: use letters, digits, dots and dashes, or a path")
+    root = os.environ.get("COE_INDEXES")
+    return (Path(root).expanduser().absolute() if root else user_data_path("coe", appauthor=False) / "indexes") / name
 
 
 @contextmanager

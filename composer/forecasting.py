@@ -13,6 +13,7 @@ from composer.pipeline import Pipeline
 from composer.show import route_data, route_text
 from composer.stages.foresight import may_want
 from composer.stages.generate import first_requests
+from composer.stages.retrieve import evidence_of
 from composer.state import Query, as_queries
 from routers.types import Route
 
@@ -75,6 +76,7 @@ def preview_file(pipeline: Pipeline, source: Path, *, dedupe: Dedupe | None = No
     )
     with pipeline:
         state = pipeline.decided(queries)
+        state = state.apply({"evidence": evidence_of(pipeline.kit, state)})
         options = next(step.options for step in pipeline.settings.pipeline if step.use == "generate")
         requests = first_requests(pipeline.kit, state, **options)
         forecast = pipeline.complete(pipeline.pool.preview(requests, pipeline.typical))

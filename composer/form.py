@@ -130,6 +130,12 @@ class EncoderRow(Row):
     tokenizer: str = _about("the encoder's tokenizer.json", "default:encoder/tokenizer.json")
 
 
+class EvidenceRow(Row):
+    index: str = _about("an index of `coe index build`: its name, or the path of its folder", "manuals", min_length=1)
+    k: int = _about("most passages that are put before a question", 3, default=3, ge=1, le=50)
+    experts: list[str] | None = _about("who may be given them; by default every expert", ["general"], default=None)
+
+
 class StageRow(Row):
     use: str = _about("the stage's name", "decide")
     options: dict[str, Any] = _about("the stage's own options", {"router": "skill"}, default_factory=dict)
@@ -142,6 +148,11 @@ class RegistryRow(Row):
     experts: dict[str, ExpertRow] = _about("who can be asked", {"general": {"model": "smollm2"}}, min_length=1)
     encoder: EncoderRow | None = _about(
         "the sentence encoder of the routers", {"sources": ["model.onnx"]}, default=None
+    )
+    evidence: dict[str, EvidenceRow] = _about(
+        "passages that experts may be given: `general+manuals` is then an arm with a record of its own",
+        {"manuals": {"index": "manuals"}},
+        default_factory=dict,
     )
     profile: str | None = _about("folder of the experts' records", "default:profile", default=None)
     pipeline: list[StageRow] = _about(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
@@ -19,7 +20,7 @@ from composer.config import AUTO, Settings, StageSpec, find_registry, load_setti
 from composer.errors import InputError, suggest
 from composer.registry.experts import Registry
 from composer.registry.sources import Progress
-from composer.stages.kit import Encoder, Kit, Stage, at_once
+from composer.stages.kit import Kit, Stage, at_once
 from composer.state import Answer, Query, State, as_queries
 from composer.steps import stage_of, stages_of
 from composer.trace import Event, nothing
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
+    from composer.retrieval.index import PassageIndex
     from composer.store import DraftStore
+    from routers.embed import Encoder
 
 # What `coe route` never needs (the event loop, the pool, the store, LangGraph) is imported where it is used.
 
@@ -80,6 +83,8 @@ class Pipeline:
         self._encoder: Encoder | None = None
         self._routers: dict[str, Router] = {}
         self._aggregators: dict[str, Aggregator] = {}
+        self._indexes: dict[Path, PassageIndex] = {}
+        self._opening = threading.Lock()
         self._listener: Hears = nothing
         self._runner: asyncio.Runner | None = None
         self._uses = 0  # open contexts and runs under way
@@ -174,12 +179,13 @@ class Pipeline:
     def _plan(self, by: str) -> Plan:
         if by in self._plans:
             return self._plans[by]
-        if by not in (experts := self.settings.experts):
-            remedy = suggest(by, [*self._plans, *experts])
+        if by not in (arms := self.settings.arms):
+            remedy = suggest(by, [*self._plans, *arms])
             raise InputError(f"no expert and no pipeline is called {by!r}", remedy=remedy)
         from composer.stages.decide import alone  # noqa: PLC0415
 
-        rest = [StageSpec(use, {}, 1) for use in ("generate", "verify", "aggregate")]
+        look = ("retrieve",) if arms[by].evidence is not None else ()
+        rest = [StageSpec(use, {}, 1) for use in (*look, "generate", "verify", "aggregate")]
         kit = replace(self.kit, trust=lambda: None)
         return [
             ("decide", alone(by)),
@@ -287,7 +293,17 @@ class Pipeline:
             trust=lambda: self.trust,
             budget=lambda: _BUDGET.get() or Budget(),
             typical=lambda: self.typical,
+            passages=self.passages,
         )
+
+    def passages(self, folder: Path) -> PassageIndex:
+        """The index in this folder, opened once and as long as the pipeline is. Raises PassageError."""
+        with self._opening:  # stages look up in threads
+            if folder not in self._indexes:
+                from composer.retrieval.index import PassageIndex  # noqa: PLC0415
+
+                self._indexes[folder] = PassageIndex.open(folder, self.encoder())
+            return self._indexes[folder]
 
     def encoder(self) -> Encoder:
         """The sentence encoder, fetched if need be."""
@@ -346,6 +362,10 @@ class Pipeline:
         finally:
             if store is not None:
                 store.close()
+            with self._opening:
+                indexes, self._indexes = self._indexes, {}
+            for index in indexes.values():
+                index.close()
 
     @asynccontextmanager
     async def _in_use(self) -> AsyncIterator[None]:

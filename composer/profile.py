@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from platformdirs import user_data_path
 
 from composer.config import PACKAGED, packaged_registry
-from composer.errors import ConfigError, EngineError, InputError
+from composer.errors import ConfigError, EngineError, InputError, PassageError
 from composer.folders import mend, replacing
 from composer.marks import alike, mark
 from composer.registry.experts import Registry
-from composer.stages.kit import Arms
-from composer.state import lettered
+from composer.stages.kit import Arms, Finder, no_index
+from composer.state import Query, lettered
 from composer.types import Delta, Draft, Request
 from routers.records import at_home
 from routers.types import Arm, Array, Outcomes, Questions
@@ -131,6 +131,7 @@ async def measure(
     arms: Sequence[str] | None = None,
     run_code: bool = False,
     done: Callable[[str, Draft], None] = lambda _arm, _draft: None,
+    passages: Callable[[Path], Finder] = no_index,
 ) -> Profile:
     """Ask every arm (None: all of the registry) every question and grade what it says; `vectors` are the questions', [len(items), dim].
 
@@ -142,10 +143,11 @@ async def measure(
 
     asked = arms if arms is not None else [arm.name for arm in registry.arms()]
     requests: dict[str, tuple[int, Request]] = {}
+    read = await _evidence(items, asked, registry, passages)
     for row, item in enumerate(items):
         prompt = lettered(item.question.text, item.question.choices)
         for arm in asked:
-            stream = registry.stream(arm, registry.messages(arm, prompt))
+            stream = registry.stream(arm, registry.messages(arm, read.get((row, arm), "") + prompt))
             request = Request(f"{row}:{arm}", (stream,), registry.sampling(arm), arm=arm, parent=item.question.id)
             requests[request.id] = (row, request)
     drafts: dict[str, Draft] = {}
@@ -187,6 +189,26 @@ async def measure(
     place = {item.question.id: i for i, item in enumerate(items)}
     measured = [place[name] for name in dict.fromkeys(_column(table, "question"))]
     return Profile(table, vectors[measured], encoder, {arm: prints[arm] for arm in asked})
+
+
+async def _evidence(
+    items: Sequence[Labelled], arms: Sequence[str], registry: Arms, passages: Callable[[Path], Finder]
+) -> dict[tuple[int, str], str]:
+    """What each arm that reads is given for each question, by row and arm. Raises PassageError where it cannot be looked
+    up: a record without it would be of another arm."""
+    import asyncio  # noqa: PLC0415
+
+    from composer.stages.retrieve import look_up  # noqa: PLC0415
+
+    places = [(row, arm) for row in range(len(items)) for arm in arms if registry.evidence(arm) is not None]
+    if not places:
+        return {}
+    asked = [(arm, Query(str(row), items[row].question.text, items[row].question.choices)) for row, arm in places]
+    found = await asyncio.to_thread(look_up, registry, passages, asked)
+    for evidence in found:
+        if evidence.missing is not None:
+            raise PassageError(f"nothing can be looked up: {evidence.missing}", remedy="coe index search")
+    return {place: evidence.text for place, evidence in zip(places, found, strict=True)}
 
 
 _FIELDS: list[tuple[str, pa.DataType]] = [

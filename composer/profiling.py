@@ -137,6 +137,7 @@ def profile_file(
                 arms=arms,
                 run_code=run_code,
                 done=done,
+                passages=pipeline.passages,
             )
         )
     failed = len(items) * len(arms) - new.table.num_rows

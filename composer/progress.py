@@ -197,8 +197,8 @@ def watch(pipeline: Pipeline, what: str, stopping: Callable[[], str | None] = la
     """Show how many of the planned drafts of `pipeline` are done, until the block ends; `stopping` says why no more are
     asked. A terminal gets a table (without colours where NO_COLOR is set), anything else a line now and then."""
     registry = pipeline.registry
-    experts = pipeline.settings.experts
-    tally = Tally(lambda arm: registry.host_of(arm) if arm in experts else OTHERS)
+    arms = pipeline.settings.arms
+    tally = Tally(lambda arm: registry.host_of(arm) if arm in arms else OTHERS)
 
     def now() -> View:
         pool, view = pipeline.opened_pool, tally.view(stopping=stopping())

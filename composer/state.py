@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from composer.answers.program import Verdict
 from composer.errors import InputError
-from composer.types import Draft, Kind, Message, Sampling
+from composer.types import Draft, Evidence, Kind, Message, Sampling
 from routers.types import Arm, Array, Policy, Reason, Route, Seen
 
 Status = Literal["ok", "degraded", "failed"]
@@ -167,7 +168,7 @@ class State:
     `scores` is [row, arm] in the order of `arms`; `asked` holds the arms each row has asked, in plan order, `wanted`
     those of the current round; `course` is how they were chosen; `open` marks rows that still want something; `round`
     counts decisions; `withheld` marks rows whose drafts a budget did not allow: they are not finished, whatever was made of
-    the drafts that are there.
+    the drafts that are there. `evidence` maps the arms of a row that are given any to it.
     """
 
     queries: tuple[Query, ...]
@@ -178,7 +179,7 @@ class State:
     asked: tuple[tuple[str, ...], ...] = ()
     wanted: tuple[tuple[str, ...], ...] = ()
     replies: tuple[tuple[Reply, ...], ...] = ()
-    evidence: tuple[tuple[str, ...], ...] = ()
+    evidence: tuple[Mapping[str, Evidence], ...] = ()
     abstained: tuple[str | None, ...] = ()
     answers: tuple[Answer, ...] = ()
     open: tuple[bool, ...] = ()
@@ -198,7 +199,7 @@ class State:
             asked=nothing,
             wanted=nothing,
             replies=nothing,
-            evidence=nothing,
+            evidence=({},) * n,
             abstained=(None,) * n,
             open=(True,) * n,
             withheld=(False,) * n,
@@ -283,6 +284,24 @@ def told(replies: Sequence[Reply]) -> tuple[tuple[str, str | None], ...]:
     return tuple((reply.arm, words.setdefault(reply.code, reply.answer)) for reply in replies)
 
 
+def cited(text: str, evidence: Evidence) -> tuple[str, ...]:
+    """The ids of the passages that an answer names as [1], [2, 3], …, in the order of the evidence.
+
+    >>> cited("So it is [2].", Evidence("…", ("a#0", "b#4")))
+    ('b#4',)
+    """
+    groups = re.findall(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]", text)
+    named = {int(number) for group in groups for number in group.split(",")}
+    return tuple(name for number, name in enumerate(evidence.used, 1) if number in named)
+
+
+def _read(evidence: Evidence | None, text: str) -> dict[str, Any]:
+    if evidence is None:
+        return {}
+    told = {"used": evidence.used, "dropped": evidence.dropped, "cited": cited(text, evidence)}
+    return {"evidence": {**{name: list(ids) for name, ids in told.items()}, "missing": evidence.missing}}
+
+
 def trace_of(state: State, row: int) -> dict[str, Any]:
     """All that happened to one query, as JSON-ready data: its route with reasons, every draft, the answer."""
     answer = state.answers[row]
@@ -317,6 +336,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
                 "tokens_out": reply.draft.usage.tokens_out,
                 "seconds": round(reply.draft.usage.seconds, 4),
                 "cached": reply.draft.cached,
+                **_read(state.evidence[row].get(reply.arm), reply.draft.text),
             }
             for reply in state.replies[row]
         ],

@@ -20,6 +20,12 @@ def stages_of(settings: Settings, kit: Kit, steps: Sequence[StageSpec], at: str)
             where=settings.where(at),
             remedy="write `decide` first and `aggregate` last, `generate` and the other stages between them",
         )
+    if settings.reading and "retrieve" not in names[: names.index("generate")]:
+        raise ConfigError(
+            f"the pipeline is {', '.join(names)}: {settings.reading[0].name} reads passages, and nothing looks them up",
+            where=settings.where(at),
+            remedy="write `- use: retrieve` between `decide` and `generate`, or remove `evidence:`",
+        )
     return [(step.use, stage_of(settings, kit, step, f"{at}[{place}]")) for place, step in enumerate(steps)]
 
 

@@ -112,14 +112,17 @@ class _Hosts:
         return found
 
     def _host(self, registry: Registry | None, arm: str) -> str | None:
-        expert = registry.settings.experts.get(arm) if registry is not None else None
-        if registry is None or expert is None:
+        known = registry.settings.arms.get(arm) if registry is not None else None
+        if registry is None or known is None:
             self.unknown = True
             return self._label("", arm)
+        expert = registry.settings.experts[known.expert]
         if not registry.estimate(expert.model, ()):
             return None  # somebody else serves it
         label = self._label(registry.weights(expert.model), expert.model)
-        self._asked.setdefault(label, (registry, expert.model, set()))[2].update([arm] if expert.adapter else ())
+        self._asked.setdefault(label, (registry, expert.model, set()))[2].update(
+            [expert.name] if expert.adapter else ()
+        )
         return label
 
     def _label(self, weights: str, name: str) -> str:

@@ -78,6 +78,17 @@ class Mix:
 
 
 @dataclass(frozen=True, slots=True)
+class Evidence:
+    """What is put before a question: its `text` ("" where nothing was found, or nothing fits), the ids of the passages in
+    it, best first, and of those that were left out because they did not fit. `missing`: why nothing could be looked up."""
+
+    text: str = ""
+    used: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
+    missing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One sample to be generated. Several streams are atomic by construction: they are decoded in lockstep or not at all.
 

@@ -11,13 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.config import ExpertSpec, ModelSpec, Settings
+from composer.config import EvidenceSpec, ExpertSpec, ModelSpec, Settings
 from composer.errors import ConfigError, SourceError
 from composer.plugins import check_options, load
 from composer.registry.adapting import Adapters, size_of
 from composer.registry.bases import check_weights
 from composer.registry.cache import PART, Cache
 from composer.registry.hf import when_served
+from composer.registry.indexes import index_print, most_tokens
 from composer.registry.lock import check_locked
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
 from composer.registry.sources import Progress, fetch
@@ -27,6 +28,8 @@ from routers.types import Arm
 
 if TYPE_CHECKING:
     from composer.engines.base import Engine
+
+_TURN = 64  # tokens that a chat template puts around a question, at most
 
 
 class Registry:
@@ -53,8 +56,19 @@ class Registry:
         return self.settings.generalist.name
 
     def arms(self) -> tuple[Arm, ...]:
-        """One arm per expert, in file order. The price is the model's per million tokens (unknown: 1, as for equals)."""
-        return tuple(Arm(expert.name, self._price(expert)) for expert in self.settings.experts.values())
+        """Every expert in file order, then those with evidence. The price is the model's per million tokens (unknown: 1, as
+        for equals)."""
+        return tuple(Arm(name, self._price(self._expert(name))) for name in self.settings.arms)
+
+    def evidence(self, arm: str) -> EvidenceSpec | None:
+        """What the arm is given to read beside the question."""
+        return self.settings.arms[arm].evidence
+
+    def fits(self, arm: str, text: str) -> bool:
+        """Whether this text and an answer fit into the context of the arm's model, by a count that errs on the safe side."""
+        expert, model = self._expert(arm), self._model(arm)
+        needed = most_tokens(text) + most_tokens(expert.system or "") + expert.sampling.max_tokens
+        return needed + _TURN <= model.context
 
     def stream(self, arm: str, prompt: Prompt) -> Stream:
         """The arm's expert, its adapter if it has one, and the prompt."""
@@ -160,9 +174,9 @@ class Registry:
         of the context, or a new setting that everybody leaves as it is, say nothing new about how good an arm is.
         """
         prints = {}
-        for name, expert in self.settings.experts.items():
-            shared = self.fingerprint(name)
-            material = {
+        for name, arm in self.settings.arms.items():
+            expert, shared = self._expert(name), self.fingerprint(arm.expert)
+            material: dict[str, Any] = {
                 "weights": self.weights(expert.model),
                 "adapter": shared.adapter,
                 "template": shared.template,
@@ -170,6 +184,8 @@ class Registry:
                 "system": expert.system,
                 "sampling": _changed(expert.sampling),
             }
+            if arm.evidence is not None:
+                material["evidence"] = [index_print(arm.evidence.index), arm.evidence.k]
             prints[name] = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
         return prints
 
@@ -211,7 +227,7 @@ class Registry:
         return prints
 
     def _expert(self, arm: str) -> ExpertSpec:
-        return self.settings.experts[arm]
+        return self.settings.experts[self.settings.arms[arm].expert]
 
     def _model(self, arm: str) -> ModelSpec:
         return self.settings.models[self._expert(arm).model]

@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from composer.errors import InputError
+from composer.errors import InputError, PassageError
 from composer.folders import lock, mend, replacing
 from composer.registry.cache import Cache
+from composer.registry.indexes import MANIFEST
 from composer.retrieval.corpus import Corpus
 from composer.retrieval.documents import Document, Unread, read_documents
 from composer.retrieval.index import (
     CORPUS,
     DENSE,
-    IndexError_,
     Manifest,
     read_manifest,
     save_words,
@@ -68,7 +68,7 @@ def build(
     if not 1 <= least <= most:
         raise InputError(f"passages of {least} to {most} tokens make no sense", remedy="raise --tokens")
     mend(folder)
-    if folder.exists() and not (folder / "index.json").is_file() and any(folder.iterdir()):
+    if folder.exists() and not (folder / MANIFEST).is_file() and any(folder.iterdir()):
         raise InputError("this folder holds something that is no index", where=str(folder), remedy="name another one")
     work = folder.with_name(f".{folder.name}-building")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ def _begin(work: Path, folder: Path, settings: dict[str, Any]) -> None:
         same = {"encoder": old.encoder, "most": old.most, "least": old.least} == settings
         if same and Cache().digest(folder / CORPUS) == old.files[CORPUS]:
             shutil.copy2(folder / CORPUS, work / CORPUS)
-    except (IndexError_, OSError, KeyError):
+    except (PassageError, OSError, KeyError):
         (work / CORPUS).unlink(missing_ok=True)  # none, or damaged: everything is read again
     told.write_text(json.dumps(settings), encoding="utf-8")
 

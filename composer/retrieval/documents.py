@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -155,16 +154,3 @@ def _title(text: str) -> str:
 def _whole(text: str) -> str:
     """Half a surrogate pair, which JSON may hold and no file can, becomes a question mark."""
     return text.encode(errors="replace").decode()
-
-
-def index_folder(name: str) -> Path:
-    """Where the index of this name lies: a path as it stands, a bare name in the user's data folder (or the folder that
-    `COE_INDEXES` names). Raises InputError for a name that is none."""
-    from platformdirs import user_data_path  # noqa: PLC0415
-
-    if os.sep in name or name.startswith("~"):
-        return Path(name).expanduser().absolute()
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,100}", name):
-        raise InputError(f"{name!r} is no name of an index", remedy="use letters, digits, dots and dashes, or a path")
-    root = os.environ.get("COE_INDEXES")
-    return (Path(root).expanduser().absolute() if root else user_data_path("coe", appauthor=False) / "indexes") / name

@@ -6,9 +6,9 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from composer.retrieval.split import Passage
+from composer.types import Evidence
 
 # What chat templates mark turns with (ChatML, Llama 2 and 3, Gemma, Mistral, Phi, DeepSeek, GPT-OSS, T5), in ASCII after
 # `_plain`; whatever else stands between `<|` and `|>` is one too.
@@ -26,16 +26,6 @@ _ROLE = re.compile(
 )
 _UNSEEN = {"Cf", "Cc", "Cs", "Co", "Cn"}  # Unicode's categories of what nobody sees: joiners, directions, tags
 _WIDE = str.maketrans("＜＞｜［］：", "<>|[]:")
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """What is put before a question: its `text` ("" where nothing fits), the ids of the passages in it, best first, and
-    of those that were left out because they did not fit."""
-
-    text: str
-    used: tuple[str, ...]
-    dropped: tuple[str, ...]
 
 
 def harmless(text: str) -> str:
@@ -88,11 +78,3 @@ def boundary(question: str, texts: Sequence[str]) -> str:
         if not any(mark in text for text in (question, *texts)):
             return mark
         count += 1
-
-
-def cited(text: str, evidence: Evidence) -> tuple[str, ...]:
-    """The ids of the passages that an answer names as [1], [2, 3], …, in the order of the evidence."""
-    named = {
-        int(number) for group in re.findall(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]", text) for number in group.split(",")
-    }
-    return tuple(name for number, name in enumerate(evidence.used, 1) if number in named)

@@ -11,9 +11,10 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from composer.errors import ComposerError, InputError, suggest
+from composer.errors import InputError, PassageError, suggest
 from composer.folders import mend
 from composer.registry.cache import Cache
+from composer.registry.indexes import MANIFEST
 from composer.retrieval.corpus import Corpus
 from composer.retrieval.split import Passage
 from routers.embed import Encoder
@@ -21,19 +22,13 @@ from routers.types import Array
 
 By = Literal["both", "meaning", "words"]
 
-MANIFEST, CORPUS, DENSE = "index.json", "passages.sqlite", "dense.faiss"
+CORPUS, DENSE = "passages.sqlite", "dense.faiss"
 WORDS = ("data.npy", "indices.npy", "indptr.npy", "vocabulary.json", "parameters.json", "absent.npy")
 VERSION = 1
 FUSION = 60  # the constant of reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)
 DEPTH = 50  # candidates of each kind that are fused
 
 Numbers = NDArray[np.int64]
-
-
-class IndexError_(ComposerError):
-    """An index is missing, damaged, or of another encoder."""
-
-    code = "index"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +73,7 @@ class PassageIndex:
     @classmethod
     def open(cls, folder: Path, encoder: Encoder) -> Self:
         """Open the index in `folder`. Every file is compared with its sha256 (read once, then known by size and time).
-        Raises IndexError_ where it is missing, damaged or of another encoder."""
+        Raises PassageError where it is missing, damaged or of another encoder."""
         mend(folder)
         manifest = read_manifest(folder)
         cache = Cache()
@@ -90,7 +85,7 @@ class PassageIndex:
             if found != sha256:
                 raise _damaged(folder, f"the sha256 of {name} is {found[:12]}…, expected {sha256[:12]}…")
         if manifest.encoder != encoder.fingerprint:
-            raise IndexError_(
+            raise PassageError(
                 "its vectors are of another encoder than the registry's",
                 where=str(folder),
                 remedy="build it again with this registry (`coe index build`), or name the registry it was built with",
@@ -224,14 +219,14 @@ def _names() -> dict[str, str]:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """Raises IndexError_ where there is none, or none of ours."""
+    """Raises PassageError where there is none, or none of ours."""
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
         if found["version"] != VERSION:
             raise _damaged(folder, f"version {found['version']!r} of its form, expected {VERSION}")
         return Manifest(**found)
     except FileNotFoundError as why:
-        raise IndexError_(
+        raise PassageError(
             "there is no index", where=str(folder), remedy=f"build it: coe index build {folder.name} FOLDER"
         ) from why
     except (OSError, ValueError, LookupError, TypeError, RecursionError) as why:
@@ -243,5 +238,5 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
 
 
-def _damaged(folder: Path, what: str) -> IndexError_:
-    return IndexError_(what, where=str(folder), remedy=f"build it again: coe index build {folder.name} FOLDER")
+def _damaged(folder: Path, what: str) -> PassageError:
+    return PassageError(what, where=str(folder), remedy=f"build it again: coe index build {folder.name} FOLDER")

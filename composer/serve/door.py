@@ -51,7 +51,7 @@ class Door:
     def models(self) -> list[str]:
         """What may be asked: `auto`, every expert, every named pipeline."""
         settings = self.pipeline.settings
-        return [AUTO, *settings.experts, *settings.pipelines]
+        return [AUTO, *settings.arms, *settings.pipelines]
 
     def begin(self, asked: Asked, caller: str = "") -> Call:
         """Start to answer; the caller's request itself is counted already. Raises Refused: 404 for a model that nobody
@@ -75,7 +75,7 @@ class Door:
         """Whether an answer may be passed on while it is written, if its route names one expert: nothing that comes
         later can change it. So it is for an expert by name, and where a pipeline asks once and draws once."""
         settings = self.pipeline.settings
-        if model in settings.experts:
+        if model in settings.arms:
             return True
         return asks_once(settings.pipeline if model == AUTO else settings.pipelines[model])
 
@@ -150,7 +150,7 @@ class Call:
         self.created, self.began = int(time.time()), time.monotonic()
         self.passing = [Passing() for _ in range(asked.n)]
         # who is asked by name is known now; else the route says whether it is one expert
-        self._pass = [asked.model in door.pipeline.settings.experts] * asked.n
+        self._pass = [asked.model in door.pipeline.settings.arms] * asked.n
         self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
         self._spoke = asyncio.Event()
         self._watch = Watch(asked=self._pass[0])

@@ -21,6 +21,9 @@ from routers.coverage import GAP, Signals
 from routers.doubting import DISAGREEMENT, disagree
 from routers.types import Arm
 
+UNREAD = "retrieval: unavailable"
+"""The mark of an answer whose arm was to read passages, and could not."""
+
 
 def aggregate(kit: Kit, *, by: str = "best") -> Stage:
     """Combine each row's complete drafts with the aggregator `by`: `best` scored, `majority`, `weighted`, `log-odds`,
@@ -107,6 +110,8 @@ async def _marks(kit: Kit, trust: Trust | None, state: State, taken: Sequence[Re
             told.append(DISSOCIATION)
         if off[row]:
             told.append(OFF_DOMAIN)
+        if reply and (evidence := state.evidence[row].get(reply.arm)) and evidence.missing is not None:
+            told.append(UNREAD)
         found.append(tuple(told))
     return found
 

@@ -14,7 +14,7 @@ from composer.stages.foresight import may_want
 from composer.stages.kit import Kit, Stage
 from composer.state import Part, Query, State, Update, request_id
 from composer.trace import Planned
-from composer.types import Message, Prompt, Request
+from composer.types import Evidence, Message, Prompt, Request
 
 
 def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1, early: bool = True) -> Stage:
@@ -72,14 +72,20 @@ async def _tell_plan(kit: Kit, requests: Sequence[Request]) -> None:
 
 def _requests(kit: Kit, state: State, arms: Sequence[Sequence[str]], samples: int) -> list[Request]:
     """One per row, arm of the row and sample, in that order."""
-    asked = zip(state.queries, arms, strict=True)
-    return [request for query, own in asked for arm in own for request in _samples(kit, query, arm, samples)]
+    asked = zip(state.queries, arms, state.evidence, strict=True)
+    return [
+        request
+        for query, own, read in asked
+        for arm in own
+        if arm in read or kit.registry.evidence(arm) is None  # what is only foreseen has not been looked up
+        for request in _samples(kit, query, arm, samples, read.get(arm))
+    ]
 
 
-def _samples(kit: Kit, query: Query, arm: str, samples: int) -> Iterator[Request]:
+def _samples(kit: Kit, query: Query, arm: str, samples: int, read: Evidence | None) -> Iterator[Request]:
     """The draws of this question from this arm. A request's `sample` counts the draws by everybody who repeats the
     question; its id is unique in the batch, whatever part of it the row is asked in."""
-    stream = kit.registry.stream(arm, _prompt(kit, query, arm))
+    stream = kit.registry.stream(arm, _prompt(kit, query, arm, read))
     sampling = query.wishes.of(kit.registry.sampling(arm))
     for place in range(samples):
         sample = query.wishes.sample * samples + place
@@ -96,11 +102,11 @@ def _samples(kit: Kit, query: Query, arm: str, samples: int) -> Iterator[Request
         )
 
 
-def _prompt(kit: Kit, query: Query, arm: str) -> Prompt:
-    """The question as the arm wants it, after what was said before. Many chat templates take one system message, at the
+def _prompt(kit: Kit, query: Query, arm: str, read: Evidence | None) -> Prompt:
+    """The question as the arm wants it, what it is given to read before it, after what was said before. Many chat templates take one system message, at the
     beginning: the expert's own and those that begin the conversation become one. Raises RequestError for an expert that
     knows no turns."""
-    question = kit.registry.messages(arm, query.prompt)
+    question = kit.registry.messages(arm, read.text + query.prompt if read else query.prompt)
     if not query.turns:
         return question
     if isinstance(question, str):

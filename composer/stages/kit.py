@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from composer.budget import Budget
+from composer.errors import PassageError
 from composer.plugins import load
 from composer.state import Part, Query, State, Update
 from composer.trace import Event
@@ -16,7 +18,9 @@ from routers.types import Arm, Array, Router
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.answers.trust import Trust
+    from composer.config import EvidenceSpec
     from composer.pool.pool import Pool
+    from composer.retrieval.index import Hit
 
 Stage = Callable[[State], Awaitable[Update]]
 
@@ -76,6 +80,14 @@ class Arms(Protocol):
         """A question as the arm wants it: messages for a chat model, text for one that continues."""
         ...
 
+    def evidence(self, arm: str) -> EvidenceSpec | None:
+        """What the arm is given to read beside the question."""
+        ...
+
+    def fits(self, arm: str, text: str) -> bool:
+        """Whether this text and an answer fit into the context of the arm's model."""
+        ...
+
     def host_of(self, expert: str) -> str:
         """The host that serves the expert: what is asked of one host costs one load."""
         ...
@@ -83,6 +95,19 @@ class Arms(Protocol):
     def kind(self, arm: str) -> Kind:
         """How the arm's answers are read where the query does not say."""
         ...
+
+
+class Finder(Protocol):
+    """An index of passages."""
+
+    def search(self, questions: Sequence[str], k: int, /, *, vectors: Array | None = None) -> Sequence[Sequence[Hit]]:
+        """The k best passages of each question, best first."""
+        ...
+
+
+def no_index(folder: Path) -> Finder:
+    """Where nothing can be looked up."""
+    raise PassageError("nobody opens indexes here", where=str(folder))
 
 
 def unfitted(name: str) -> Aggregator:
@@ -94,7 +119,7 @@ def unfitted(name: str) -> Aggregator:
 @dataclass(frozen=True, slots=True)
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
-    believed was never measured) load on first use; `emit` reports events as they happen; `budget` is that of
+    believed was never measured) load on first use; `passages` opens the index in a folder, once; `emit` reports events as they happen; `budget` is that of
     the run under way; `typical` tokens of an answer per arm, where they were measured."""
 
     registry: Arms
@@ -106,6 +131,7 @@ class Kit:
     trust: Callable[[], Trust | None] = lambda: None
     budget: Callable[[], Budget] = Budget
     typical: Callable[[], Mapping[str, float]] = dict[str, float]
+    passages: Callable[[Path], Finder] = no_index
 
 
 def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:

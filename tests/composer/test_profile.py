@@ -67,6 +67,12 @@ class Fake:
     def kind(self, arm: str) -> Kind:
         return "text"
 
+    def evidence(self, arm: str) -> None:
+        return None
+
+    def fits(self, arm: str, text: str) -> bool:
+        return True
+
     def host_of(self, expert: str) -> str:
         return "small"
 

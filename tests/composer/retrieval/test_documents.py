@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from composer.errors import InputError
-from composer.retrieval.documents import Document, Unread, index_folder, page_text, read_documents
+from composer.folders import index_folder
+from composer.retrieval.documents import Document, Unread, page_text, read_documents
 
 
 def test_a_folder_gives_its_texts_by_path(tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ def test_names_of_indexes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert index_folder("man") == tmp_path / "man"
     assert index_folder("./man") == Path.cwd() / "man"
     for bad in ("", "..", "-x", "a b"):
-        with pytest.raises(InputError, match="no name of an index"):
+        with pytest.raises(ValueError, match="no name of an index"):
             index_folder(bad)
 
 

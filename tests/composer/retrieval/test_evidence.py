@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.retrieval.evidence import as_evidence, boundary, cited, harmless
+from composer.retrieval.evidence import as_evidence, boundary, harmless
 from composer.retrieval.split import Passage
+from composer.state import cited
 
 
 def passage(text: str, number: int = 0, title: str = "") -> Passage:

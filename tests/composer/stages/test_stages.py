@@ -50,6 +50,12 @@ class Arms:
     def messages(self, arm: str, text: str) -> Prompt:
         return (Message("user", text),)
 
+    def evidence(self, arm: str) -> None:
+        return None
+
+    def fits(self, arm: str, text: str) -> bool:
+        return True
+
     def host_of(self, expert: str) -> str:
         return {"base": "big", "sums": "small", "law": "small"}[expert]
 

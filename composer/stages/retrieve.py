@@ -1,0 +1,74 @@
+"""retrieve: find passages for the rows whose wanted arms are given any."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from composer.errors import ComposerError
+from composer.retrieval.evidence import as_evidence
+from composer.stages.kit import Arms, Finder, Kit, Stage
+from composer.state import Query, State, Update
+from composer.types import Evidence
+
+_BROKEN = (ComposerError, OSError, sqlite3.Error, RuntimeError, ValueError)
+
+
+def retrieve(kit: Kit) -> Stage:
+    """Search once per index for all rows that want an arm with evidence from it. What was found for a row stays with it: an
+    arm that is asked again reads the same. An index that is missing or damaged is an error before anything is asked; one
+    that fails later leaves its rows without passages, and marks their answers."""
+
+    async def stage(state: State) -> Update:
+        if not any(_wanting(kit, state)):
+            return {}
+        import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
+
+        return {"evidence": await asyncio.to_thread(evidence_of, kit, state)}
+
+    return stage
+
+
+def evidence_of(kit: Kit, state: State) -> tuple[Mapping[str, Evidence], ...]:
+    """The evidence of every row, with that of the arms which are wanted now. Raises PassageError."""
+    found = [dict(own) for own in state.evidence]
+    asked = [(row, arm) for row, arms in enumerate(_wanting(kit, state)) for arm in arms]
+    told = look_up(kit.registry, kit.passages, [(arm, state.queries[row]) for row, arm in asked])
+    for (row, arm), evidence in zip(asked, told, strict=True):
+        found[row][arm] = evidence
+    return tuple(found)
+
+
+def _wanting(kit: Kit, state: State) -> list[list[str]]:
+    """Per row the wanted arms whose evidence is not there yet."""
+    pairs = zip(state.wanted, state.evidence, strict=True)
+    return [[arm for arm in arms if kit.registry.evidence(arm) and arm not in known] for arms, known in pairs]
+
+
+def look_up(registry: Arms, passages: Callable[[Path], Finder], asked: Sequence[tuple[str, Query]]) -> list[Evidence]:
+    """The evidence for each (arm, question), one search per index. Of an arm that reads nothing it is empty. Raises
+    PassageError where an index cannot be opened; what fails later is told in the evidence."""
+    found = [Evidence()] * len(asked)
+    places: dict[tuple[Path, int], list[int]] = {}
+    for place, (arm, _) in enumerate(asked):
+        if spec := registry.evidence(arm):
+            places.setdefault((spec.index, spec.k), []).append(place)
+    for (folder, k), own in places.items():
+        finder = passages(folder)
+        texts = list(dict.fromkeys(asked[place][1].text for place in own))
+        try:
+            hits = dict(zip(texts, finder.search(texts, k), strict=True))
+        except _BROKEN as why:
+            for place in own:
+                found[place] = Evidence(missing=str(why))
+            continue
+        for place in own:
+            arm, query = asked[place]
+            before = "".join(turn.content for turn in query.turns)
+            found[place] = as_evidence(
+                query.prompt,
+                [hit.passage for hit in hits[query.text]],
+                lambda text, arm=arm, before=before: registry.fits(arm, before + text),  # type: ignore[misc]
+            )
+    return found
