@@ -194,10 +194,12 @@ def select(
     from composer.selecting import select as select_experts
 
     found = select_experts(make_pipeline(config, memory, offline), data, keep, diversity=diversity)
+    for note in found.notes:
+        say(note)
     if as_json:
-        print_json(data_of(found))
+        print_json(data_of(found.experts))
         return
-    for line in lines(found):
+    for line in lines(found.experts):
         typer.echo(line)
 
 

@@ -93,6 +93,8 @@ class LiteLLMEngine:
     async def _answer(self, request: Request, tell: Callable[[Delta], None]) -> Draft:
         if self._litellm is None:
             return failed("closed", "it is not open")
+        if request.target is not None:
+            return failed("unsupported", "a provider scores no given text")
         if len(request.streams) > 1 or request.streams[0].adapter is not None:
             return failed("unsupported", "a provider decodes one stream of one of its own models")
         if request.sampling.logprobs is not None or request.sampling.template:
@@ -131,6 +133,9 @@ class LiteLLMEngine:
             raise Unusable("timeout", f"no whole reply {watch.reason}", down=watch.late) from why
         except Exception as why:  # it raises its own, openai's, httpx's and plain ones: here they end
             raise _translated(self._litellm, why) from why
+        finally:
+            if stream is not None:  # whoever leaves early leaves no connection: the server stops writing
+                await stream.aclose()
         # The reason of its last chunk is made up where the provider gave none: this one is not.
         reason = getattr(stream, "received_finish_reason", None)
         if not isinstance(reason, str) or reason not in STOPS:

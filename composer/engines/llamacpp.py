@@ -20,6 +20,7 @@ from typing import IO, Any
 from composer.engines.common import answered
 from composer.engines.http import ChatClient
 from composer.engines.limits import LONGEST_CALL, Limits
+from composer.engines.scoring import forced
 from composer.engines.servers import LLAMACPP_SEEDS
 from composer.errors import ConfigError, EngineError
 from composer.registry.gguf import read_header
@@ -52,7 +53,7 @@ class LlamaCppEngine:
 
     def __init__(self, *, flash_attention: bool | None = None) -> None:
         self.flash_attention = flash_attention
-        self._caps = Caps(level="logprobs", slots=8, max_logprobs=1000)
+        self._caps = Caps(level="logprobs", slots=8, max_logprobs=1000, scores=True)
         self._host: Host | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._client: ChatClient | None = None
@@ -165,7 +166,11 @@ class LlamaCppEngine:
         problem = _unsupported(request, self._host, self._caps)
         if problem is not None:
             return self._failed(Failure("unsupported", problem))
-        draft = await self._client.complete(request, _extra(request, self._host), tell)
+        extra = _extra(request, self._host)
+        if request.target is not None:
+            draft = await forced(self._client, request, extra)
+        else:
+            draft = await self._client.complete(request, extra, tell)
         if draft.error is not None and draft.error.kind in ("disconnected", "unreachable") and await self._has_died():
             return self._failed(self._gone or _CLOSED)
         return draft

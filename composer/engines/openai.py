@@ -109,6 +109,8 @@ class OpenAIEngine:
     async def _answer(self, request: Request, tell: Callable[[Delta], None]) -> Draft:
         if self._client is None:
             return failed("closed", "it is not open")
+        if request.target is not None:
+            return failed("unsupported", "a server of somebody else scores no given text")
         if len(request.streams) > 1:
             return failed("unsupported", "a server of somebody else cannot decode several streams in lockstep")
         if request.streams[0].adapter is not None:
