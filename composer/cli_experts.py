@@ -246,9 +246,15 @@ def lock(config: Config = None, offline: Offline = False) -> None:
 
 def verify(config: Config = None, as_json: AsJson = False, offline: Offline = False) -> None:
     """Compare every expert with experts.lock, its files with their sha256; exit code 8 if anything differs."""
-    from composer.locking import verify_experts
+    from composer.locking import older_entries, verify_experts
 
-    found = verify_experts(make_pipeline(config, None, offline).registry)
+    registry = make_pipeline(config, None, offline).registry
+    found = verify_experts(registry)
+    if older := older_entries(registry):
+        say(
+            f"{', '.join(older)}: locked by an earlier version, which did not write down what code may run, nor the"
+            " version of every engine; `coe experts lock` writes that too"
+        )
     if as_json:
         print_json(found)
     for name, told in found.items() if not as_json else ():

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -52,6 +52,14 @@ class LiteLLMEngine:
         self._litellm: Any = None
         self._prices: tuple[float, float] | None = None
         self._persistence = Persistence()
+
+    @staticmethod
+    def release(options: Mapping[str, Any]) -> str:
+        """LiteLLM's version here."""
+        try:
+            return f"litellm {version('litellm')}"
+        except PackageNotFoundError:
+            return "litellm, not installed"
 
     @property
     def caps(self) -> Caps:

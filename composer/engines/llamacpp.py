@@ -12,8 +12,9 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,6 +60,11 @@ class LlamaCppEngine:
         self._client: ChatClient | None = None
         self._log: IO[bytes] | None = None
         self._gone: Failure | None = _CLOSED  # why nothing can be asked; None while something can
+
+    @staticmethod
+    def release(options: Mapping[str, Any]) -> str:
+        """The version of llama.cpp's binding."""
+        return f"xllamacpp {version('xllamacpp')}"
 
     @property
     def caps(self) -> Caps:

@@ -28,6 +28,7 @@ from composer.engines.vllm_server import (
     Server,
     arguments_for,
     find_python,
+    release_of,
     split_environment,
 )
 from composer.errors import ConfigError, EngineError
@@ -140,6 +141,8 @@ class VllmEngine:
         self._gone: Failure | None = _CLOSED  # why nothing can be asked; None while something can
         self._reused_before = Reuse()
         self.reuse = Reuse()
+
+    release = staticmethod(release_of)
 
     @property
     def caps(self) -> Caps:
