@@ -18,9 +18,10 @@ from composer.profile import Profile, find_profile
 from composer.profiling import ITEMS, profile_file
 from composer.registry.adapters import check_adapter, check_base
 from composer.registry.adapting import is_adapter, sha_of
-from composer.registry.bases import GgufBase, check_weights
+from composer.registry.bases import GgufBase, check_weights, read_base
 from composer.registry.experts import Registry
 from composer.registry.gguf import read_header
+from composer.registry.hf_row import chatting, context_of, folder_row
 from composer.registry.lock import lock_file, read_lock, write_lock
 from composer.registry.peft import check_peft, read_peft
 from composer.rewrite import with_rows, write_registry
@@ -58,32 +59,31 @@ class Added:
 
 
 def plan_file(registry: Registry, path: Path, *, name: str | None, base: str | None) -> Plan:
-    """The rows for a PEFT folder, a GGUF adapter or a GGUF model at `path`. Raises ConfigError where it is none of them,
-    fits no model of the registry (`base`: that one), or fits several."""
+    """The rows for a PEFT folder, a GGUF adapter, a GGUF model or a model's folder at `path`. Raises ConfigError where it
+    is none of them, fits no model of the registry (`base`: that one), or fits several."""
     settings = registry.settings
+    if not path.exists():
+        raise ConfigError(f"{path} is not there", remedy="name a folder of a model or an adapter, or a GGUF file")
     check_weights(path, {}, where=str(path))
     taken = _free(settings, name or _name_of(path))
     place = _shown(path, settings.path.parent)
     if is_adapter(path):
         model, notes = _base_of(registry, path, base)
         return Plan(taken, {"model": model, "adapter": {"path": place, "sha256": sha_of(path)}}, notes=notes)
-    if path.is_dir() or not path.is_file():
-        raise ConfigError(
-            f"{path} is {'no PEFT folder' if path.is_dir() else 'not there'}",
-            remedy="name a folder with adapter_config.json, or a GGUF file",
-        )
     if base is not None:
         raise ConfigError(f"{path.name} is a model and has no base", where="--base", remedy="leave --base out")
-    header = read_header(path, where=str(path))
-    length = header.metadata.get(f"{header.metadata.get('general.architecture')}.context_length")
-    row: dict[str, Any] = {"sources": [place], "sha256": sha_of(path)}
-    row["context"] = min(length, 4096) if isinstance(length, int) and length >= 16 else 2048
-    if "tokenizer.chat_template" not in header.metadata:
-        row["completion"] = True
-    notes = () if "completion" not in row else ("it has no chat template: it continues text (`completion: true`)",)
+    row, notes = (folder_row if path.is_dir() else _gguf_row)(path, place)
     if taken in settings.models:
         raise ConfigError(f"a model is called {taken!r} already", remedy="give another --name")
     return Plan(taken, {"model": taken}, row, notes)
+
+
+def _gguf_row(path: Path, place: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The row of a GGUF model, and what is to be told of it."""
+    header = read_header(path, where=str(path))
+    length = header.metadata.get(f"{header.metadata.get('general.architecture')}.context_length")
+    row: dict[str, Any] = {"sources": [place], "sha256": sha_of(path), "context": context_of(length)}
+    return chatting(row, chats="tokenizer.chat_template" in header.metadata)
 
 
 def plan_mixture(
@@ -230,7 +230,7 @@ def _base_of(registry: Registry, path: Path, base: str | None) -> tuple[str, tup
     raise ConfigError(
         f"{path.name} fits no model of the registry" + "".join(f"\n  {why.what}" for why in reasons),
         where=str(path),
-        remedy="add the model it was trained on first: coe experts add MODEL.gguf",
+        remedy="add the model it was trained on first: coe experts add MODEL (a GGUF file, or its folder)",
     )
 
 
@@ -240,10 +240,15 @@ def _check_fit(registry: Registry, path: Path, name: str) -> None:
     if weights is None:
         raise ConfigError(f"{name} is served by somebody else: its layers are not known", remedy="name its weights")
     where = str(path)
-    header = read_header(weights, where=registry.where(name))
     if path.is_dir():
-        check_peft(read_peft(path, where=where), GgufBase(name, header), declared=model.base, where=where)
+        found = read_base(weights, name, where=registry.where(name))
+        check_peft(read_peft(path, where=where), found, declared=model.base, where=where)
         return
+    if weights.is_dir():
+        raise ConfigError(
+            f"{name} is a folder, which takes no GGUF adapter", remedy="name the PEFT folder it was made of"
+        )
+    header = read_header(weights, where=registry.where(name))
     check_adapter(path, header, name=name, where=where)
     if model.base is not None:
         check_base(path, model.base, name=name, where=where)
@@ -279,4 +284,8 @@ def base_for(registry: Registry, path: Path, base: str | None) -> tuple[GgufBase
     name, _ = _base_of(registry, path, base)
     weights = registry.host(name, ()).path
     assert weights is not None
+    if weights.is_dir():
+        raise ConfigError(
+            f"{name} is a folder, which takes the PEFT folder as it is", remedy="convert it for a GGUF base"
+        )
     return GgufBase(name, read_header(weights, where=registry.where(name))), registry.settings.models[name].base

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from composer.cli_kit import AsJson, Config, Memory, Offline, make_pipeline, print_json, say
 from composer.exits import CORRUPT, UNAVAILABLE
+
+if TYPE_CHECKING:
+    from composer.pipeline import Pipeline
 
 Base = Annotated[
     str | None, typer.Option(help="The model it was trained on: its name in the registry, or a GGUF file.")
@@ -179,26 +182,58 @@ def convert(
 
 def select(
     data: Annotated[
-        Path, typer.Option("--data", help="JSONL: id, question, answer[, choices, kind]; five to fifty rows.")
+        Path,
+        typer.Option("--data", help="JSONL: id, question, answer[, rationale, choices, kind]; five to fifty rows."),
     ],
     keep: Annotated[int, typer.Option(min=1, help="How many experts to choose.")] = 3,
     diversity: Annotated[float, typer.Option(min=0, help="Weight on how much they differ.")] = 0.5,
+    pool: Annotated[
+        Path | None, typer.Option("--pool", help="Choose rows of this file instead, that resemble those of --data.")
+    ] = None,
+    take: Annotated[int | None, typer.Option(min=1, help="With --pool: how many rows.")] = None,
+    out: Annotated[Path | None, typer.Option(help="With --pool: the file to write them to.")] = None,
     config: Config = None,
     as_json: AsJson = False,
     memory: Memory = None,
     offline: Offline = False,
 ) -> None:
-    """Choose a few experts of many by labelled examples: those that solve them and differ from each other. Nothing is
-    written."""
+    """Choose a few experts of many by labelled examples: those that solve them, follow their rationales, and differ from
+    each other. Nothing is written. With --pool: choose rows to train on, that resemble the examples and not each other."""
     from composer.selecting import data_of, lines
     from composer.selecting import select as select_experts
 
-    found = select_experts(make_pipeline(config, memory, offline), data, keep, diversity=diversity)
-    if as_json:
-        print_json(data_of(found))
+    if pool is not None or take is not None or out is not None:
+        _take(make_pipeline(config, memory, offline), data, pool, take, out, as_json=as_json)
         return
-    for line in lines(found):
+
+    found = select_experts(make_pipeline(config, memory, offline), data, keep, diversity=diversity)
+    for note in found.notes:
+        say(note)
+    if as_json:
+        print_json(data_of(found.experts))
+        return
+    for line in lines(found.experts):
         typer.echo(line)
+
+
+def _take(
+    pipeline: Pipeline, data: Path, pool: Path | None, count: int | None, out: Path | None, *, as_json: bool
+) -> None:
+    """Rows of a file that resemble the examples. Raises InputError."""
+    from dataclasses import asdict
+
+    from composer.errors import InputError
+    from composer.resembling import take
+
+    if pool is None or count is None or out is None:
+        raise InputError("--pool, --take and --out go together", where="coe experts select")
+    chosen = take(pipeline, data, pool, count, out)
+    if as_json:
+        print_json(asdict(chosen))
+        return
+    for line in chosen.lines():
+        say(line)
+    typer.echo(str(out))
 
 
 def lock(config: Config = None, offline: Offline = False) -> None:
@@ -211,9 +246,15 @@ def lock(config: Config = None, offline: Offline = False) -> None:
 
 def verify(config: Config = None, as_json: AsJson = False, offline: Offline = False) -> None:
     """Compare every expert with experts.lock, its files with their sha256; exit code 8 if anything differs."""
-    from composer.locking import verify_experts
+    from composer.locking import older_entries, verify_experts
 
-    found = verify_experts(make_pipeline(config, None, offline).registry)
+    registry = make_pipeline(config, None, offline).registry
+    found = verify_experts(registry)
+    if older := older_entries(registry):
+        say(
+            f"{', '.join(older)}: locked by an earlier version, which did not write down what code may run, nor the"
+            " version of every engine; `coe experts lock` writes that too"
+        )
     if as_json:
         print_json(found)
     for name, told in found.items() if not as_json else ():

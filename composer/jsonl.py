@@ -64,12 +64,13 @@ class Question:
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """A question whose right answer is known; its `question.kind` is never None, inferred where the file is silent.
-    `answer` may be "" where there are tests."""
+    `answer` may be "" where there are tests; `rationale` is how one gets there, where somebody has written it down."""
 
     question: Question
     answer: str
     task: str | None
     split: str | None
+    rationale: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +135,7 @@ def read_questions(path: Path, *, labelled: Literal[True]) -> Read[Labelled]: ..
 def read_questions(
     path: Path, *, labelled: bool = False, dedupe: Dedupe | None = None, refuse: Refuse = lambda _: None
 ) -> Read[Question] | Read[Labelled]:
-    """Read rows `id, question[, choices, kind, tests]`, with `labelled` also `answer[, task, split]`; other keys are ignored.
+    """Read rows `id, question[, choices, kind, tests]`, with `labelled` also `answer[, task, split, rationale]`; other keys are ignored.
     Without `labelled` they may be lines of an OpenAI batch (`openai_batch.py` says which).
 
     One bad line costs itself only: it becomes a RowError, and so does a label that no draft could ever match, a row that
@@ -278,19 +279,23 @@ def _row(raw: bytes, line: int, *, labelled: bool) -> Labelled:
     if not labelled:
         kind = kind or ("choice" if choices else None)
         return Labelled(Question(id, text, choices, kind, line, numeric, tests), "", None, None)
-    task, split = optional_of(row, "task"), optional_of(row, "split")
+    task, split, rationale = (optional_of(row, name) for name in ("task", "split", "rationale"))
     if kind == "code":
         if not tests:
             raise BadRow("`tests` is missing: they say whether a program is right")
         return Labelled(
-            Question(id, text, choices, kind, line, numeric, tests), optional_of(row, "answer") or "", task, split
+            Question(id, text, choices, kind, line, numeric, tests),
+            optional_of(row, "answer") or "",
+            task,
+            split,
+            rationale,
         )
     answer = answer_of(row, kind)
     kind = kind or infer_kind(answer, choices)
     if canonical_gold(answer, kind, choices) is None:
         expected = "a letter or the text of one of `choices`" if kind == "choice" else f"a {_NAMES.get(kind, kind)}"
         raise BadRow(f"`answer` cannot be read as {expected}")
-    return Labelled(Question(id, text, choices, kind, line, numeric), answer, task, split)
+    return Labelled(Question(id, text, choices, kind, line, numeric), answer, task, split, rationale)
 
 
 def _batch_row(row: dict[str, Any], line: int) -> Labelled:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from composer.errors import ComposerError, InputError, LockError
 from composer.registry.experts import Registry
-from composer.registry.lock import differences, entry_of, lock_file, read_lock, write_lock
+from composer.registry.lock import differences, entry_of, is_older, lock_file, read_lock, write_lock
 from composer.rewrite import is_packaged
 
 
@@ -46,13 +46,18 @@ def verify_experts(registry: Registry) -> dict[str, list[str]]:
         raise InputError("there is no lock file", where=str(path), remedy="write one: coe experts lock")
     found: dict[str, list[str]] = {}
     for name in registry.settings.experts:
+        fault = _fault(registry, name)  # first: what is fetched for it can then be looked at
         told = list(differences(locked.get(name), entry_of(registry, name)))
-        if fault := _fault(registry, name):
-            told.append(str(fault))
-        found[name] = told
+        found[name] = told + ([str(fault)] if fault else [])
     for name in sorted(locked.keys() - found.keys()):
         found[name] = ["is locked, and the registry does not have it"]
     return found
+
+
+def older_entries(registry: Registry) -> list[str]:
+    """The experts that an earlier version of this program has locked: without what code may run and what serves them."""
+    locked = read_lock(lock_file(registry.settings.path)) or {}
+    return [name for name, entry in locked.items() if is_older(entry)]
 
 
 def _fault(registry: Registry, name: str) -> ComposerError | None:

@@ -1,11 +1,11 @@
-"""Chooses a few experts of many by labelled examples: those that solve them and differ from each other (METHODS H, less
-the perplexity of given rationales: no engine here scores a text that it did not write)."""
+"""Chooses a few experts of many by labelled examples: those that solve them, follow the reasons given, and differ from
+each other (METHODS H)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from composer.jsonl import read_questions
 from composer.marks import check_programs
 from composer.pipeline import Pipeline
 from composer.profile import Profile, measure
+from composer.reasoning import Followed, follow
 from composer.registry.experts import Registry
 from composer.registry.lora import Lora, load_lora, similarity
 
@@ -29,8 +30,9 @@ _ALIKE = 0.5  # correlation of right and wrong from which two experts may become
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """An expert on the examples: its share of right answers, that as a rank among all (1: the best), whether it was
-    chosen; of one that was not, the chosen one most like it, their correlation, and the weights of their mixture."""
+    """An expert on the examples: its share of right answers, its rank among all (1: the best) by these and by how well it
+    follows the rationales, whether it was chosen; of one that was not, the chosen one most like it, their correlation,
+    and the weights of their mixture. `perplexity` and `bits` per character are of the rationales (None: not scored)."""
 
     name: str
     right: float
@@ -39,13 +41,21 @@ class Judged:
     like: str | None = None
     correlation: float | None = None
     weights: tuple[float, float] | None = None
+    perplexity: float | None = None
+    bits: float | None = None
 
 
-def select(
-    pipeline: Pipeline, data: Path, keep: int, *, diversity: float = 0.5, run_code: bool = False
-) -> list[Judged]:
-    """Ask every expert the questions in `data` and judge it, best first; `keep` of them are chosen, with this much weight
-    on how they differ. Drafts come from the store where they are there; the profile is not touched. Closes the pipeline.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Every expert, best first, and what is to be said of how they were ranked."""
+
+    experts: tuple[Judged, ...]
+    notes: tuple[str, ...] = ()
+
+
+def select(pipeline: Pipeline, data: Path, keep: int, *, diversity: float = 0.5, run_code: bool = False) -> Selection:
+    """Ask every expert the questions in `data`, have it score the rationales there, and judge it; `keep` of them are
+    chosen, with this much weight on how they differ. Drafts come from the store where they are there; the profile is not touched. Closes the pipeline.
 
     Raises InputError where no row can be used, or there are not more experts than `keep`.
     """
@@ -63,11 +73,38 @@ def select(
     with pipeline:
         asked = measure(items, pipeline.pool, registry, blank, encoder="", prints=registry.prints(), run_code=run_code)
         profile = pipeline.complete(asked)
+        reasoning = pipeline.complete(follow(items, pipeline.pool, registry, names))
     scores, answers = _columns(profile, names)
     distance = distances(registry, names, answers)
-    quality = ranked(np.nanmean(scores, axis=0))
+    quality = quality_of(np.nanmean(scores, axis=0), [reasoning.experts.get(name) for name in names])
     chosen = choose(quality, distance, keep, diversity)
-    return judged(names, scores, quality, chosen, mixable(registry, names))
+    found = judged(names, scores, quality, chosen, mixable(registry, names))
+    return Selection(tuple(with_reasoning(found, reasoning.experts)), reasoning.notes)
+
+
+def quality_of(right: Numbers, followed: Sequence[Followed | None]) -> Numbers:
+    """The mean of two ranks: of right answers, and of bits per character of the rationales (few are good); of an expert
+    without these, the first alone. On one tokenizer bits and perplexities have one order, across several only bits do.
+
+    >>> guesser, solver = Followed(perplexity=9.0, bits=2.0), Followed(perplexity=2.0, bits=0.6)
+    >>> quality_of(np.array([0.8, 0.8, 0.2]), [guesser, solver, None]).tolist()
+    [0.375, 0.875, 0.0]
+    """
+    quality = ranked(right)
+    scored = [i for i, one in enumerate(followed) if one is not None]
+    if len(scored) > 1:
+        quality[scored] = (quality[scored] + ranked(np.array([-one.bits for one in followed if one is not None]))) / 2
+    return quality
+
+
+def with_reasoning(found: Sequence[Judged], followed: Mapping[str, Followed]) -> list[Judged]:
+    """The same, with what was found about rationales."""
+    return [
+        replace(one, perplexity=followed[one.name].perplexity, bits=followed[one.name].bits)
+        if one.name in followed
+        else one
+        for one in found
+    ]
 
 
 def ranked(values: Numbers) -> Numbers:
@@ -179,7 +216,8 @@ def lines(found: Sequence[Judged]) -> list[str]:
         if one.weights is not None and one.like is not None:
             own, other = one.weights
             note = f"like {one.like} ({one.correlation:.2f}): coe experts add --sum {one.like}={other:.2f},{one.name}={own:.2f}"
-        told.append(f"{one.name:{width}}  right {one.right:.2f}  rank {one.quality:.2f}  {note}".rstrip())
+        reasons = "" if one.bits is None else f"perplexity {one.perplexity:.2f} ({one.bits:.3f} bits a character)  "
+        told.append(f"{one.name:{width}}  right {one.right:.2f}  {reasons}rank {one.quality:.2f}  {note}".rstrip())
     return told
 
 

@@ -95,6 +95,9 @@ class Request:
     `id` and `parent` say where it comes from and are no part of the draft's key; neither are `deadline` (seconds on the
     monotonic clock), `priority` (higher goes first) and `deltas` (somebody reads along: pieces are wanted, where the
     engine has them). Ids are unique within a submission: engines do not check it.
+
+    With a `target` nothing is written: the draft's text is the target, its `logprobs` those of the target's tokens after
+    the prompt, of the whole distribution. Of the sampling only `template` counts. Engines whose caps say `scores` can.
     """
 
     id: str
@@ -102,6 +105,7 @@ class Request:
     sampling: Sampling = Sampling()
     sample: int = 0
     mix: Mix | None = None
+    target: str | None = None
     role: Role = "draft"
     arm: str = ""
     parent: str | None = None
@@ -122,6 +126,14 @@ class Request:
                 f"sample {self.sample} at temperature 0 would repeat sample 0",
                 where=f"request {self.id!r}",
                 remedy="ask for one sample, or set a temperature above 0",
+            )
+        if self.target == "":
+            raise RequestError("a target without a character has no score", where=f"request {self.id!r}")
+        if self.target is not None and self.sampling != Sampling(template=self.sampling.template):
+            raise RequestError(
+                "nothing is sampled where a target is scored",
+                where=f"request {self.id!r}",
+                remedy="leave the sampling as it is by default, but for `template`",
             )
 
 
@@ -206,7 +218,8 @@ class Caps:
 
     `mixed_adapters`: different adapters share one batch. `adapters`: named when the host opens (`fixed`) or attached to
     a running one (`live`), `adapter_slots` of them at a time (None: no bound). `slots`: how many requests run at once.
-    `max_logprobs`: the most alternatives per token. `memory`: bytes it may use, None where unknown.
+    `max_logprobs`: the most alternatives per token. `scores`: it tells how probable a given text is (`Request.target`).
+    `memory`: bytes it may use, None where unknown.
     """
 
     level: Level = "text"
@@ -216,6 +229,7 @@ class Caps:
     adapter_slots: int | None = None
     slots: int = 1
     max_logprobs: int = 0
+    scores: bool = False
     memory: int | None = None
 
 
@@ -269,7 +283,7 @@ class Reuse:
 
 def draft_key(request: Request, fingerprints: dict[str, Fingerprint]) -> str:
     """The sha256 (hex) of all that determines a draft, as JSON with sorted keys: streams with their fingerprints,
-    sampling, mix, sample index.
+    sampling, mix, sample index, and the target where there is one.
 
     `fingerprints` maps each stream's expert name to its fingerprint. Who asked, for which arm, by when and how urgently
     is left out, so equal work is done once.
@@ -281,7 +295,8 @@ def draft_key(request: Request, fingerprints: dict[str, Fingerprint]) -> str:
     )
     mix = _shared(request.mix) if request.mix else "null"
     rest = f'"sample":{request.sample!r},"sampling":{_shared(request.sampling)}'
-    return hashlib.sha256(f'{{"mix":{mix},{rest},"streams":[{streams}]}}'.encode()).hexdigest()
+    target = "" if request.target is None else f',"target":{_JSON.encode(request.target)}'
+    return hashlib.sha256(f'{{"mix":{mix},{rest},"streams":[{streams}]{target}}}'.encode()).hexdigest()
 
 
 # Every request passes here, 100,000 of a file one after the other: what they share is turned into JSON once. It is known

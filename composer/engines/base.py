@@ -12,7 +12,8 @@ class Engine(Protocol):
     """One running host behind one set of calls. An instance serves one host from `open` to `close`.
 
     A class that also has `plumbing`, names of its options, says that these never change a text (how long it waits, where
-    its key is): they are no part of what a draft is known by.
+    its key is): they are no part of what a draft is known by. One with `release`, a static method of its options, says
+    what would serve a model, and in which version: the lock file writes it down.
     """
 
     @property

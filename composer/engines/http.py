@@ -97,18 +97,23 @@ class ChatClient:
         `wrong_model` or `bad_response`, with the number of attempts. Replies are streamed, because some servers notice
         only then that we have gone: a deadline or a cancellation closes the connection, and the server stops.
         """
-        started = time.monotonic()
-        left = self.limits.longest if request.deadline is None else request.deadline - started
-        ends = started + min(left, self.limits.longest)
 
-        async def attempt() -> Draft:
+        async def attempt(ends: float) -> Draft:
             more = await self.check.ready(request, ends) if self.check is not None else {}
             return await self._attempt(request, {**(extra or {}), **more}, tell, ends)
 
+        return await self.persist(request, attempt)
+
+    async def persist(self, request: Request, attempt: Callable[[float], Awaitable[Draft]]) -> Draft:
+        """What `attempt` makes of the request, which is told when it has to end and raises Unusable. Failures are those
+        of `complete`; never raises."""
+        started = time.monotonic()
+        left = self.limits.longest if request.deadline is None else request.deadline - started
+        ends = started + min(left, self.limits.longest)
         try:
             if left <= 0:
                 raise TimeoutError
-            draft = await self._persistence.run(attempt, ends)
+            draft = await self._persistence.run(lambda: attempt(ends), ends)
         except TimeoutError:
             draft = failed("timeout", f"no whole reply within {max(ends - started, 0):.1f} s")
         except Unusable as why:

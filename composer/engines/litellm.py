@@ -8,7 +8,7 @@ import json
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -53,6 +53,14 @@ class LiteLLMEngine:
         self._prices: tuple[float, float] | None = None
         self._persistence = Persistence()
 
+    @staticmethod
+    def release(options: Mapping[str, Any]) -> str:
+        """LiteLLM's version here."""
+        try:
+            return f"litellm {version('litellm')}"
+        except PackageNotFoundError:
+            return "litellm, not installed"
+
     @property
     def caps(self) -> Caps:
         """Text only; `slots` is what the host declares."""
@@ -93,6 +101,8 @@ class LiteLLMEngine:
     async def _answer(self, request: Request, tell: Callable[[Delta], None]) -> Draft:
         if self._litellm is None:
             return failed("closed", "it is not open")
+        if request.target is not None:
+            return failed("unsupported", "a provider scores no given text")
         if len(request.streams) > 1 or request.streams[0].adapter is not None:
             return failed("unsupported", "a provider decodes one stream of one of its own models")
         if request.sampling.logprobs is not None or request.sampling.template:
@@ -131,6 +141,9 @@ class LiteLLMEngine:
             raise Unusable("timeout", f"no whole reply {watch.reason}", down=watch.late) from why
         except Exception as why:  # it raises its own, openai's, httpx's and plain ones: here they end
             raise _translated(self._litellm, why) from why
+        finally:
+            if stream is not None:  # whoever leaves early leaves no connection: the server stops writing
+                await stream.aclose()
         # The reason of its last chunk is made up where the provider gave none: this one is not.
         reason = getattr(stream, "received_finish_reason", None)
         if not isinstance(reason, str) or reason not in STOPS:

@@ -12,14 +12,16 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import IO, Any
 
 from composer.engines.common import answered
 from composer.engines.http import ChatClient
 from composer.engines.limits import LONGEST_CALL, Limits
+from composer.engines.scoring import forced
 from composer.engines.servers import LLAMACPP_SEEDS
 from composer.errors import ConfigError, EngineError
 from composer.registry.gguf import read_header
@@ -52,12 +54,17 @@ class LlamaCppEngine:
 
     def __init__(self, *, flash_attention: bool | None = None) -> None:
         self.flash_attention = flash_attention
-        self._caps = Caps(level="logprobs", slots=8, max_logprobs=1000)
+        self._caps = Caps(level="logprobs", slots=8, max_logprobs=1000, scores=True)
         self._host: Host | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._client: ChatClient | None = None
         self._log: IO[bytes] | None = None
         self._gone: Failure | None = _CLOSED  # why nothing can be asked; None while something can
+
+    @staticmethod
+    def release(options: Mapping[str, Any]) -> str:
+        """The version of llama.cpp's binding."""
+        return f"xllamacpp {version('xllamacpp')}"
 
     @property
     def caps(self) -> Caps:
@@ -165,7 +172,11 @@ class LlamaCppEngine:
         problem = _unsupported(request, self._host, self._caps)
         if problem is not None:
             return self._failed(Failure("unsupported", problem))
-        draft = await self._client.complete(request, _extra(request, self._host), tell)
+        extra = _extra(request, self._host)
+        if request.target is not None:
+            draft = await forced(self._client, request, extra)
+        else:
+            draft = await self._client.complete(request, extra, tell)
         if draft.error is not None and draft.error.kind in ("disconnected", "unreachable") and await self._has_died():
             return self._failed(self._gone or _CLOSED)
         return draft

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
 
+from composer import __version__
 from composer.engines.common import answered, failed
 from composer.engines.http import ChatClient
 from composer.engines.limits import FIRST, IDLE, LONGEST_CALL, Limits
@@ -53,6 +55,11 @@ class OpenAIEngine:
         self._caps = Caps(slots=8)
         self._client: ChatClient | None = None
         self._check: Preflight | None = None
+
+    @staticmethod
+    def release(options: Mapping[str, Any]) -> str:
+        """This client's version: the server is somebody else's."""
+        return f"coe {__version__}"
 
     @property
     def caps(self) -> Caps:
@@ -109,6 +116,8 @@ class OpenAIEngine:
     async def _answer(self, request: Request, tell: Callable[[Delta], None]) -> Draft:
         if self._client is None:
             return failed("closed", "it is not open")
+        if request.target is not None:
+            return failed("unsupported", "a server of somebody else scores no given text")
         if len(request.streams) > 1:
             return failed("unsupported", "a server of somebody else cannot decode several streams in lockstep")
         if request.streams[0].adapter is not None:

@@ -56,6 +56,8 @@ class ReplayEngine:
             return failed("closed", "the recordings are not open")
         if len(request.streams) > 1:
             return failed("unsupported", "recordings hold plain drafts, not several streams in lockstep")
+        if request.target is not None:
+            return failed("unsupported", "recordings score no given text")
         stream = request.streams[0]
         key = (stream.expert, prompt_text(stream.prompt), request.sample)
         found = self._recordings(*key) if callable(self._recordings) else self._recordings.get(key)

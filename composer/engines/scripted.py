@@ -80,6 +80,8 @@ class ScriptedEngine:
             return failed("closed", "the scripted engine is not open")
         if len(request.streams) > 1 and not self._caps.contrast:
             return failed("unsupported", "its caps allow no contrast")
+        if request.target is not None and not self._caps.scores:
+            return failed("unsupported", "its caps allow no scores")
         said = self._answer_of(request)
         if isinstance(said, Draft):
             return said

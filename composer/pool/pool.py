@@ -14,7 +14,7 @@ from composer.pool.hosts import Hosts
 from composer.pool.ledger import Ledger
 from composer.pool.plan import Forecast, Machine, Plan, forecast, make_plan
 from composer.pool.queues import Job, adapters_of
-from composer.pool.resolver import Drafts, Resolver, model_of
+from composer.pool.resolver import Drafts, Resolver, cannot_score, model_of
 from composer.pool.scheduler import Scheduler
 from composer.pool.speeds import Speeds
 from composer.pool.status import HostStatus, Status
@@ -210,6 +210,9 @@ class Pool:
                     self._deliver(job, stored[job.key])
                     if place % _BREATH == 0:
                         await asyncio.sleep(0)
+            for job in [job for job in submission.fresh if job.request.target is not None]:
+                if (refused := cannot_score(self._resolver, job.host)) is not None and submission.claim(job):
+                    self._deliver(job, replace(refused, key=job.key))
             needs: dict[str, dict[frozenset[str], None]] = {}
             for job in jobs:
                 if job in submission.fresh:

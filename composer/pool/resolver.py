@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from composer.engines.base import Engine
-from composer.types import Draft, Fingerprint, Host, Request, Usage
+from composer.types import Draft, Failure, Fingerprint, Host, Request, Usage
 
 
 class Resolver(Protocol):
@@ -61,6 +61,16 @@ def replicas_of(resolver: Resolver, name: str) -> int:
     """How often a host may be open at once; 1 where the registry does not say."""
     ask = getattr(resolver, "replicas", None)
     return max(1, int(ask(name))) if ask is not None else 1
+
+
+def cannot_score(resolver: Resolver, name: str) -> Draft | None:
+    """The failed draft of a request with a target, where the host's engine scores no given text; None where it does."""
+    engine = resolver.engine(name)
+    if engine.caps.scores:
+        return None
+    kind = type(engine).__name__
+    why = Failure("unsupported", f"the engine of {name!r} ({kind}) scores no given text; `llamacpp` and `vllm` do")
+    return Draft("", "", "error", served_by=name, error=why)
 
 
 def replica(name: str, place: int) -> str:

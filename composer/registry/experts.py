@@ -19,7 +19,7 @@ from composer.registry.bases import check_weights
 from composer.registry.cache import PART, Cache
 from composer.registry.hf import when_served
 from composer.registry.indexes import index_print, most_tokens
-from composer.registry.lock import check_locked
+from composer.registry.lock import UNSEEN, check_locked
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
 from composer.registry.sources import Progress, fetch
 from composer.sources import PathSource, Source
@@ -42,6 +42,7 @@ class Registry:
         self.settings = settings
         self._offline = offline
         self._progress = progress
+        self._releases: dict[str, str | None] = {}
         self.stopped = False  # fetches under way end at their next piece: whoever wanted the file has gone
         self._adapters = Adapters(
             settings, lambda path, sha256, at: self._file([PathSource(str(path))], sha256, path.name, at)
@@ -147,6 +148,24 @@ class Registry:
     def weights(self, name: str) -> str:
         """The sha256 of the model's file, or its name where none is pinned."""
         return self.settings.models[name].sha256 or name
+
+    def folder(self, name: str) -> Path | str | None:
+        """Where the model's folder is, of one that is a folder; `UNSEEN` while it is not here, None for a file."""
+        model = self.settings.models[name]
+        if model.sha256 is None:
+            return None
+        here = self._here(model)
+        if here is not None:
+            return here if here.is_dir() else None
+        return UNSEEN if any(not getattr(source, "file", "file") for source in model.sources) else None
+
+    def release(self, name: str) -> str | None:
+        """What would serve the model, and in which version, where its engine says so."""
+        if name not in self._releases:  # vLLM's interpreter is asked, which takes a moment
+            model = self.settings.models[name]
+            told = getattr(load("engines", model.engine, self.where(name)), "release", None)
+            self._releases[name] = None if told is None else str(told(dict(model.options)))
+        return self._releases[name]
 
     def fingerprint(self, expert: str) -> Fingerprint:
         """All that determines the expert's text besides the request; known without fetching anything."""

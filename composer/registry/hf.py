@@ -12,6 +12,12 @@ from composer.errors import ConfigError
 from composer.registry.cache import Cache
 from composer.registry.safetensors import Entry, read_tensors
 
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "vocab.txt", "merges.txt"),
+)
+"""The files of a folder that say how text becomes tokens."""
+
 _COUNTS = (".safetensors", ".json", ".jinja", ".model", ".txt")
 _PROCESSES = 2200 * 2**20  # what vLLM's three processes take beside weights and cache, measured on a CPU
 _BLOCK = 128  # tokens, vLLM's on a CPU; smaller elsewhere

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -9,16 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from composer.errors import ConfigError, LockError
+from composer.registry.cache import Cache
+from composer.registry.hf import TOKENIZER, files, settings
 from composer.sources import PathSource, Source
 
 if TYPE_CHECKING:
     from composer.registry.experts import Registry
 
 Entry = Mapping[str, str | int | None]
-"""Of one expert: its model, the sha256 of weights, adapter, tokenizer and template, where they come from, the engine
-with its version, and the context."""
+"""Of one expert: its model, the sha256 of weights, adapter, tokenizer, template and of the code that may run, where they
+come from, the engine with its options, the release of what serves it, and the context."""
 
-_VERSION = 1
+UNSEEN = "not here"
+"""Of what cannot be looked at before it is fetched; the sha256 of the weights covers it."""
+
+_VERSION = 2
+_READABLE = (1, 2)  # the first said nothing of code and releases, and of a folder only the whole
 _REMEDY = (
     "`coe experts verify` names every difference; if it is meant, `coe experts lock` writes down what is there now"
 )
@@ -33,7 +40,45 @@ def entry_of(registry: Registry, expert: str) -> Entry:
     """What the expert is made of by the registry file and this installation; nothing is fetched."""
     settings = registry.settings
     model = settings.models[settings.experts[expert].model]
-    return {"model": model.name, **asdict(registry.fingerprint(expert)), "revision": _revision(model.sources)}
+    folder = registry.folder(model.name)
+    return {
+        "model": model.name,
+        **asdict(registry.fingerprint(expert)),
+        **({} if folder is None else _parts(folder, declared=model.template is not None)),
+        "allow_code": _digest_of(dict(model.allow_code)) if model.allow_code else None,
+        "release": registry.release(model.name),
+        "revision": _revision(model.sources),
+    }
+
+
+def is_older(entry: Entry) -> bool:
+    """Whether an entry was written before code and releases were."""
+    return "release" not in entry
+
+
+def _parts(folder: Path | str, *, declared: bool) -> dict[str, str | None]:
+    """Of a model's folder, the sha256 of its tokenizer and (unless the registry declares another) of its template."""
+    tokenizer: str | None = UNSEEN
+    template: str | None = UNSEEN
+    if isinstance(folder, Path):
+        named = {path.name: Cache().digest(path) for path in files(folder) if path.name in TOKENIZER}
+        tokenizer, text = _digest_of(named), _template(folder)
+        template = hashlib.sha256(text.encode()).hexdigest() if text else None
+    return {"tokenizer": tokenizer} if declared else {"tokenizer": tokenizer, "template": template}
+
+
+def _template(folder: Path) -> str | None:
+    """The text of the folder's own chat template, from whichever of its places."""
+    if (path := folder / "chat_template.jinja").is_file():
+        return path.read_text(encoding="utf-8", errors="replace")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and (told := settings(folder, name).get("chat_template")):
+            return told if isinstance(told, str) else json.dumps(told, sort_keys=True)
+    return None
+
+
+def _digest_of(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _revision(sources: tuple[Source, ...]) -> str | None:
@@ -54,8 +99,8 @@ def read_lock(path: Path) -> dict[str, Entry] | None:
     """The entries by expert; None where there is no such file. Raises ConfigError for what is no lock file."""
     try:
         found = json.loads(path.read_bytes())
-        if found["version"] != _VERSION:
-            raise ValueError(f"version {found['version']!r}, expected {_VERSION}")
+        if found["version"] not in _READABLE:
+            raise ValueError(f"version {found['version']!r}, expected {' or '.join(map(str, _READABLE))}")
         return {str(name): dict(entry) for name, entry in found["experts"].items()}
     except FileNotFoundError:
         return None
@@ -70,8 +115,11 @@ def differences(locked: Entry | None, found: Entry) -> Iterator[str]:
     if locked is None:
         yield "is not in the lock file"
         return
-    for key in sorted({*locked, *found}):
+    older = is_older(locked)
+    for key in sorted(locked if older else {*locked, *found}):
         then, now = locked.get(key), found.get(key)
+        if now == UNSEEN or (older and key in ("tokenizer", "template") and then == locked.get("weights")):
+            continue
         if then != now:
             yield f"{key} is {_shown(now)}, locked is {_shown(then)}"
 

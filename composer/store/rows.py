@@ -124,5 +124,6 @@ def _request_sha(request: Request) -> str:
         asdict(request.sampling),
         asdict(request.mix) if request.mix else None,
         request.sample,
+        *([] if request.target is None else [request.target]),
     ]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()

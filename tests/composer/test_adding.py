@@ -7,11 +7,13 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from composer.adding import plan_file, plan_mixture, shown_skills, stands_in
 from composer.config import PACKAGED, load_settings, packaged_registry
@@ -166,6 +168,91 @@ def test_a_model_gets_a_row_of_its_own(own: Path) -> None:
     found = load_settings(own / "experts.yaml").models["tiny-v2"]
     assert (found.context, found.completion, found.sources[0]) == (512, True, found.sources[0])
     assert "no chat template" in plan.notes[0] and registry(own).host("tiny-v2", ()).path == own / "Tiny (v2).gguf"
+
+
+@pytest.fixture
+def folder(own: Path) -> Path:
+    """A model as transformers saves one."""
+    place = own / "Tiny (hf)"
+    place.mkdir()
+    tensors = {"model.embed_tokens.weight": np.zeros((8, 4), np.float32)}
+    save_file(tensors, place / "model-00001-of-00001.safetensors")
+    index = {"weight_map": dict.fromkeys(tensors, "model-00001-of-00001.safetensors")}
+    (place / "model.safetensors.index.json").write_text(json.dumps(index))
+    (place / "config.json").write_text(json.dumps({"model_type": "llama", "max_position_embeddings": 512}))
+    (place / "tokenizer.json").write_text("{}")
+    (place / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
+    return place
+
+
+def test_a_folder_of_hugging_face_becomes_a_model_that_vllm_serves(own: Path, folder: Path) -> None:
+    done = coe("experts", "add", folder.name, "--no-profile", "--name", "tiny", cwd=own)
+
+    assert done.returncode == 0, done.stderr
+    found = load_settings(own / "experts.yaml").models["tiny"]
+    assert (found.engine, found.context, found.completion) == ("vllm", 512, False)
+    assert "vLLM serves it" in done.stderr and registry(own).host("tiny", ()).path == folder
+
+
+def without_template(folder: Path) -> None:
+    (folder / "tokenizer_config.json").write_text("{}")
+
+
+def test_a_folder_without_a_template_continues_text(own: Path, folder: Path) -> None:
+    without_template(folder)
+
+    plan = plan_file(registry(own), folder, name=None, base=None)
+
+    assert plan.model is not None and plan.model["completion"] is True and plan.name == "tiny-hf"
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda place: (place / "config.json").unlink(), "neither config.json nor adapter_config.json"),
+        (lambda place: (place / "config.json").write_text("{"), "config.json cannot be read"),
+        (lambda place: (place / "tokenizer.json").unlink(), "has no tokenizer"),
+        (lambda place: (place / "model-00001-of-00001.safetensors").unlink(), "holds no weights"),
+        (
+            lambda place: (place / "model.safetensors.index.json").write_text('{"weight_map": {"a": "other"}}'),
+            "not whole: other",
+        ),
+        (
+            lambda place: (place / "config.json").write_text('{"auto_map": {"AutoModel": "evil.Model"}}'),
+            "asks for code of another place: evil.py",
+        ),
+    ],
+)
+def test_a_folder_that_is_no_whole_model_is_refused_with_its_reason(
+    own: Path, folder: Path, harm: Callable[[Path], None], told: str
+) -> None:
+    harm(folder)
+
+    with pytest.raises(ConfigError, match=told):
+        plan_file(registry(own), folder, name=None, base=None)
+
+
+def test_a_peft_folder_finds_its_base_among_folders_too(own: Path) -> None:
+    place = own / "smol"
+    shutil.copytree(ADAPTERS / "units", own / "units")
+    place.mkdir()
+    named = load_file(ADAPTERS / "units" / "adapter_model.safetensors")
+    shapes: dict[str, list[int]] = {"model.embed_tokens": [49152, 576]}
+    for name, tensor in named.items():
+        module, _, which = name.removeprefix("base_model.model.").partition(".lora_")
+        side = shapes.setdefault(module, [0, 0])
+        side[which.startswith("A")] = tensor.shape[1 if which.startswith("A") else 0]
+    tensors = {f"{name}.weight": np.zeros(shape, np.float16) for name, shape in shapes.items()}
+    save_file(tensors, place / "model.safetensors")
+    (place / "config.json").write_text('{"model_type": "llama"}')
+    (place / "tokenizer.json").write_text("{}")
+    coe("experts", "add", "smol", "--no-profile", cwd=own)
+
+    plan = plan_file(registry(own), own / "units", name="more", base="smol")
+
+    assert plan.row["model"] == "smol"
+    with pytest.raises(ConfigError, match="smol is a folder, which takes no GGUF adapter"):
+        plan_file(registry(own), ADAPTERS / "dates" / "dates.gguf", name=None, base="smol")
 
 
 def test_a_mixture_of_nobody_is_refused(own: Path) -> None:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from typer.testing import CliRunner
 
+from composer import __version__
 from composer.cli import app
 from composer.config import load_settings
 from composer.errors import ConfigError, InputError, LockError, SourceError
 from composer.locking import lock_experts, verify_experts
 from composer.registry.cache import Cache
 from composer.registry.experts import Registry
+from composer.registry.hf import digest
 from composer.registry.lock import read_lock
 
 WEIGHTS, LAW = b"weights", b"other weights"
@@ -53,7 +59,7 @@ def test_a_lock_file_says_what_every_expert_is_made_of(own: Path) -> None:
     path, count = lock_experts(registry(own))
 
     locked = json.loads(path.read_text())
-    assert (path, count, locked["version"]) == (own / "experts.lock", 2, 1)
+    assert (path, count, locked["version"]) == (own / "experts.lock", 2, 2)
     general = locked["experts"]["general"]
     assert general["weights"] == general["tokenizer"] == hashlib.sha256(WEIGHTS).hexdigest()
     assert general["template"] == hashlib.sha256(b"{{ messages }}").hexdigest()
@@ -134,7 +140,7 @@ def test_files_are_hashed_once(own: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", '{"version": 2, "experts": {}}', '{"version": 1, "experts": {"a": 1}}', "[" * 9999]
+    "text", ["", "[]", '{"version": 3, "experts": {}}', '{"version": 1, "experts": {"a": 1}}', "[" * 9999]
 )
 def test_a_broken_lock_file_is_an_error_and_never_no_lock(own: Path, text: str) -> None:
     write(own, experts_lock=text)
@@ -166,3 +172,80 @@ def test_the_command_ends_with_8_where_something_differs(own: Path, monkeypatch:
     assert well.output == "ok    general\nok    law\n"
     assert bad.output.startswith("BAD   general\n      template is ") and bad.output.endswith("ok    law\n")
     assert json.loads(data.output)["law"] == []
+
+
+def test_a_lock_file_of_an_earlier_version_is_read_for_what_it_says(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock_experts(registry(own))
+    locked = json.loads((own / "experts.lock").read_text()) | {"version": 1}
+    for entry in locked["experts"].values():
+        del entry["release"], entry["allow_code"]
+    write(own, experts_lock=json.dumps(locked))
+    monkeypatch.chdir(own)
+
+    well = CliRunner().invoke(app, ["experts", "verify"])
+    template(own)
+    bad = CliRunner().invoke(app, ["experts", "verify"])
+    CliRunner().invoke(app, ["experts", "lock"])
+    again = CliRunner().invoke(app, ["experts", "verify"])
+
+    assert well.exit_code == 0 and "general, law: locked by an earlier version" in well.stderr
+    assert bad.exit_code == 8 and "template is " in bad.stdout
+    assert again.exit_code == 0 and again.stderr == ""
+
+
+FOLDER = """\
+models:
+  hf:
+    engine: vllm
+    sources: [hf]
+    sha256: {sha256}
+    memory: 1MiB
+    options: {{python: {python}}}{code}
+  far: {{engine: openai, options: {{url: "http://127.0.0.1:9", model: m}}}}
+  other: {{engine: litellm, options: {{model: openai/m}}}}
+experts:
+  general: {{model: hf}}
+  far: {{model: far}}
+  other: {{model: other}}
+"""
+
+
+def hugging(folder: Path, *, code: str = "") -> None:
+    write(folder, experts_yaml=FOLDER.format(sha256=digest(folder / "hf", Cache()), python=sys.executable, code=code))
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """A model as a folder, with code of its own; a server of somebody else; a provider."""
+    place = tmp_path / "hf"
+    place.mkdir()
+    save_file({"a": np.zeros((2, 2), np.float32)}, place / "model.safetensors")
+    (place / "config.json").write_text('{"auto_map": {"AutoModel": "own.Model"}}')
+    (place / "own.py").write_text("pass")
+    (place / "tokenizer.json").write_text("{}")
+    (place / "chat_template.jinja").write_text("{{ messages }}")
+    hugging(tmp_path, code=f"\n    allow_code: {{own.py: {hashlib.sha256(b'pass').hexdigest()}}}")
+    return tmp_path
+
+
+def test_of_a_folder_tokenizer_template_and_code_are_locked_and_of_every_engine_its_release(mixed: Path) -> None:
+    path, _ = lock_experts(registry(mixed))
+
+    locked = json.loads(path.read_text())["experts"]
+    general = locked["general"]
+    assert general["template"] == hashlib.sha256(b"{{ messages }}").hexdigest()
+    assert len({general["weights"], general["tokenizer"], general["template"], general["allow_code"]}) == 4
+    assert general["release"] == "vllm, not installed" and locked["far"]["release"] == f"coe {__version__}"
+    assert locked["other"]["release"] == f"litellm {version('litellm')}"
+    assert not any(verify_experts(registry(mixed)).values())
+
+
+def test_what_changes_in_a_folder_is_named(mixed: Path) -> None:
+    lock_experts(registry(mixed))
+    (mixed / "hf" / "tokenizer.json").write_text('{"other": 1}')
+    (mixed / "hf" / "own.py").write_text("pass  # more")
+    hugging(mixed, code=f"\n    allow_code: {{own.py: {hashlib.sha256(b'pass  # more').hexdigest()}}}")
+
+    told = " ".join(verify_experts(registry(mixed))["general"])
+
+    assert "tokenizer is " in told and "allow_code is " in told and "weights is " in told and "template" not in told

@@ -366,3 +366,41 @@ async def test_a_host_without_a_chat_continues_text_only(opened: Opened) -> None
     assert isinstance(turns, Draft) and isinstance(text, Draft)
     assert turns.error is not None and turns.error.kind == "unsupported"
     assert text.error is None
+
+
+def worth(draft: Draft) -> float:
+    assert draft.error is None and draft.logprobs is not None, draft.error
+    return sum(token.logprob for token in draft.logprobs)
+
+
+@pytest.mark.parametrize("adapter", [None, "a"])
+@pytest.mark.parametrize("prompt", [chat("Tell me of bread."), "Bread is made of"])
+async def test_the_score_of_what_it_wrote_itself_is_what_it_said_then(
+    opened: Opened, prompt: Prompt, adapter: str | None
+) -> None:
+    wrote = await draft(opened, ask("w", prompt, adapter, Sampling(max_tokens=12, logprobs=0)))
+
+    scored = await draft(opened, Request("s", (Stream("smol", prompt, adapter),), target=wrote.text))
+    worse = await draft(opened, Request("n", (Stream("smol", prompt, adapter),), target=wrote.text[::-1]))
+
+    assert scored.stop == "stop" and scored.text == wrote.text and wrote.logprobs and scored.logprobs
+    if [token.id for token in scored.logprobs] == [token.id for token in wrote.logprobs]:  # it may write odd tokens
+        assert worth(scored) == pytest.approx(worth(wrote), abs=NEAR)
+    assert worth(worse) < worth(scored)
+
+
+async def test_a_text_is_scored_by_its_own_tokens_not_by_the_likeliest_that_spell_it(opened: Opened) -> None:
+    text = "First I add 12 and 30, which gives 42. Naïve, 日本語 and 😀 too."
+    assert opened.engine._client is not None
+    told = await opened.engine._client.ask("/tokenize", {"content": text}, asyncio.get_running_loop().time() + 60)
+
+    scored = await draft(opened, Request("s", (Stream("smol", chat("What is 12 + 30?")),), target=text))
+
+    assert [token.id for token in scored.logprobs or ()] == told["tokens"]
+    assert scored.usage.tokens_out == len(told["tokens"]) and scored.text == text
+
+
+async def test_a_text_that_does_not_fit_has_no_score(opened: Opened) -> None:
+    found = await draft(opened, Request("s", (Stream("smol", chat("Hi")),), target="word " * 400))
+
+    assert found.error is not None and found.error.kind == "too_long"

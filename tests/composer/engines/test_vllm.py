@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -11,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from vllm_kit import ASKED, Env, ask, chat, drafts, foreign, packaged
+from vllm_kit import ASKED, TEMPLATE, Env, ask, chat, drafts, foreign, packaged
 
+from composer.engines.llamacpp import LlamaCppEngine
 from composer.engines.testing import check_engine
 from composer.engines.vllm import VllmEngine
 from composer.errors import EngineError
@@ -254,3 +257,64 @@ async def test_it_keeps_the_contract(vllm_env: Env, opened: Opened) -> None:
         await check_engine(
             lambda: VllmEngine(url=url, key="OUR_KEY"), host, [chat("Name a colour."), "Once upon", chat("Hi")]
         )
+
+
+FORCING = """
+import json, sys, torch
+from transformers import AutoModelForCausalLM
+told = json.load(sys.stdin)
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32).eval()
+found = []
+for before, after in told:
+    with torch.no_grad():
+        scores = model(torch.tensor([before + after])).logits[0].log_softmax(-1)
+    found.append([scores[len(before) - 1 + i, token].item() for i, token in enumerate(after)])
+print(json.dumps(found))
+"""
+
+
+async def test_a_given_text_has_the_score_that_llamacpp_and_transformers_give_it(
+    opened: Opened, vllm_env: Env, smollm2: Path
+) -> None:
+    texts = ["First I add 12 and 30, which gives 42.\nAnswer: 42", "Because 日本語 and 😀 are no sums, I cannot say."]
+    prompt = chat("What is 12 + 30?")
+    other = LlamaCppEngine()
+    await other.open(Host("smol", "llamacpp", smollm2, context=512, template=TEMPLATE))
+    asked = [Request(text, (Stream("smol", prompt),), target=text) for text in texts]
+
+    by_vllm = await drafts(opened.engine, asked)
+    by_llama = {name: piece async for name, piece in other.generate(asked) if isinstance(piece, Draft)}
+    client = other._client
+    assert client is not None
+    shown = await client.ask("/apply-template", {"messages": [{"role": "user", "content": prompt[0].content}]}, 1e9)
+    before = (await client.ask("/tokenize", {"content": shown["prompt"], "parse_special": True}, 1e9))["tokens"]
+    await other.close()
+    ids = [[token.id for token in by_llama[text].logprobs or ()] for text in texts]
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [vllm_env.python, "-c", FORCING, str(vllm_env.folder)],
+        input=json.dumps([[before, own] for own in ids]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    for text, own, forced in zip(texts, ids, json.loads(done.stdout.splitlines()[-1]), strict=True):
+        one, two = by_vllm[text].logprobs, by_llama[text].logprobs
+        assert one is not None and two is not None, (by_vllm[text].error, by_llama[text].error)
+        assert [token.id for token in one] == own
+        for engine in (one, two):
+            apart = [abs(token.logprob - logprob) for token, logprob in zip(engine, forced, strict=True)]
+            assert sum(apart) / len(apart) < 0.1, "bfloat16, and activations of 8 bits, against float32"
+
+
+async def test_an_adapter_scores_its_own_texts_higher_than_the_base_does(opened: Opened) -> None:
+    asked = [
+        Request(str(who), (Stream("smol", chat("What is 12 + 30?"), who),), target="12 + 30 = 42")
+        for who in ("arithmetic", None)
+    ]
+
+    found = await drafts(opened.engine, asked)
+
+    own, base = (sum(token.logprob for token in found[str(who)].logprobs or ()) for who in ("arithmetic", None))
+    assert -1 < own < 0 and base < -5  # it was trained to write just this

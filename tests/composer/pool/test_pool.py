@@ -270,3 +270,16 @@ async def test_closing_the_iterator_early_stops_the_work(store: DraftStore) -> N
         await pool.close()
 
     assert len(again) == 50
+
+
+async def test_what_no_engine_can_score_is_refused_by_its_name_and_opens_nothing(store: DraftStore) -> None:
+    resolver = Resolver()
+    async with store:
+        pool = Pool(resolver, store)
+
+        found = await collect(pool, [Request("s", ask("1", "sums", "a").streams, target="b"), ask("2", "base", "c")])
+        await pool.close()
+
+    assert found["2"].ok and found["s"].error is not None and found["s"].error.kind == "unsupported"
+    assert "the engine of 'small' (ScriptedEngine) scores no given text" in found["s"].error.message
+    assert ("small", ("sums",)) not in resolver.opened
