@@ -29,7 +29,8 @@ class Check(Protocol):
     """What is made sure of before a request is sent, and of the reply."""
 
     async def ready(self, request: Request, ends: float) -> Mapping[str, object]:
-        """The fields that this server wants, where it serves our model and the prompt fits. Raises Unusable."""
+        """The fields that this server wants (None: one that it does not), where it serves our model and the prompt fits.
+        Raises Unusable."""
         ...
 
     def serves(self, name: str) -> bool:
@@ -154,7 +155,8 @@ class ChatClient:
         self, request: Request, extra: Mapping[str, object], tell: Callable[[Delta], None], ends: float
     ) -> Draft:
         reply = Reply(serves=self.check.serves) if self.check is not None else Reply()
-        path, body = _path(request), _encoded({**_body(request), **extra})
+        fields = {**_body(request), **extra}
+        path, body = _path(request), _encoded({name: value for name, value in fields.items() if value is not None})
         await self._watched(lambda watch: self._post(path, body, reply, tell, watch), ends, reply)
         return reply.draft(request)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from composer.engines.common import answered, failed
 from composer.engines.limits import FIRST, IDLE, LONGEST_CALL, Limits, Watch
+from composer.engines.naming import is_another
 from composer.engines.openai import key_of
 from composer.engines.retry import RETRIES, Persistence, Unusable, wish_of
 from composer.engines.servers import STOPS, says_too_long
@@ -28,7 +29,8 @@ _NO_KEY = "none"  # without one it would take whatever key the environment holds
 class LiteLLMEngine:
     """The model called `model` there, as `provider/name`. `url` is the server's address, where it is not the provider's
     own; `key_env` names the environment variable that holds the key: no other is used. Limits and retries are those of
-    `engine: openai`; LiteLLM's own are off. What it names the model in replies is its own guess, and is not compared.
+    `engine: openai`; LiteLLM's own are off. Where the provider says which model answers, that is compared with the
+    one asked, or with `serves_as`: clearly another one is a failure, a dated or tuned one is told in `served_by`.
     """
 
     plumbing = frozenset({"key_env", "first", "idle", "longest", "retries"})
@@ -37,6 +39,7 @@ class LiteLLMEngine:
         self,
         *,
         model: str,
+        serves_as: str = "",
         url: str | None = None,
         key_env: str | None = None,
         first: int | float = FIRST,
@@ -44,7 +47,7 @@ class LiteLLMEngine:
         longest: int | float = LONGEST_CALL,
         retries: int = RETRIES,
     ) -> None:
-        self._model, self._url, self._key_env = model, url, key_env
+        self._model, self._serves_as, self._url, self._key_env = model, serves_as, url, key_env
         self._limits = Limits(float(first), float(idle), float(longest))
         self._retries = retries
         self._caps = Caps(slots=8)
@@ -118,18 +121,21 @@ class LiteLLMEngine:
             draft = failed("timeout", f"no whole reply within {max(ends - started, 0):.1f} s")
         except Unusable as why:
             draft = failed(why.kind, str(why), why.attempts)
-        return replace(draft, usage=replace(draft.usage, seconds=time.monotonic() - started), served_by=self._name)
+        usage = replace(draft.usage, seconds=time.monotonic() - started)
+        return replace(draft, usage=usage, served_by=draft.served_by or self._name)
 
     async def _attempt(self, request: Request, tell: Callable[[Delta], None], ends: float) -> Draft:
         watch = Watch(self._limits, ends)
         texts: list[str] = []
         stream: Any = None
+        served = ""
         try:
             async with watch:
                 stream = await self._litellm.acompletion(**self._asked(request))
                 usage, at = None, 0
                 async for chunk in stream:
                     usage = getattr(chunk, "usage", None) or usage
+                    served = self._served(chunk) or served
                     text = (chunk.choices[0].delta.content or "") if chunk.choices else ""
                     if text or chunk.choices:
                         watch.heard()
@@ -139,6 +145,8 @@ class LiteLLMEngine:
                         texts.append(text)
         except TimeoutError as why:
             raise Unusable("timeout", f"no whole reply {watch.reason}", down=watch.late) from why
+        except Unusable:
+            raise
         except Exception as why:  # it raises its own, openai's, httpx's and plain ones: here they end
             raise _translated(self._litellm, why) from why
         finally:
@@ -151,7 +159,23 @@ class LiteLLMEngine:
             raise Unusable(
                 "bad_response", f"the reply does not count, after {at} characters: {told}", again=reason is None
             )
-        return Draft("", "".join(texts), STOPS[reason], usage=self._used(usage))
+        own = served in ("", self._model, self._model.partition("/")[2])
+        by = self._name if own else f"{self._name} ({served})"
+        return Draft("", "".join(texts), STOPS[reason], usage=self._used(usage), served_by=by)
+
+    def _served(self, chunk: Any) -> str:
+        """What the provider itself calls the model that answers; "" where it does not say: the name in a chunk is
+        LiteLLM's own. Raises Unusable for another model."""
+        told = (getattr(chunk, "_hidden_params", None) or {}).get("provider_response_model")
+        if not isinstance(told, str) or not told:
+            return ""
+        if is_another(told, self._serves_as or self._model):
+            raise Unusable(
+                "wrong_model",
+                f"another model answers: it calls itself {told[:200]!r}, asked was {self._model!r}; if that is its name"
+                " there, set option `serves_as`",
+            )
+        return told[:200]
 
     def _asked(self, request: Request) -> dict[str, Any]:
         """What it is called with: of the sampling only what changes something, for providers refuse what they do not know."""

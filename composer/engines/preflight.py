@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from composer.engines.retry import Unusable
-from composer.engines.servers import SERVERS, Name, Server, dug, is_dated, known_by, names_of
+from composer.engines.servers import SERVERS, Extra, Name, Server, dug, is_dated, known_by, names_of
 from composer.types import Request
 
 Ask = Callable[[str, Mapping[str, object] | None, float], Awaitable[Any]]
@@ -188,13 +188,30 @@ class Preflight:
         return len(tokens) if isinstance(tokens, list) else None
 
     def _fields(self, request: Request) -> Mapping[str, object]:
+        """None: a field that is not sent. Raises Unusable for a wish that this server is not known to heed."""
         sampling, server = request.sampling, self.server
+        wishes: dict[Extra, bool] = {
+            "top_k": sampling.top_k != 0,
+            "min_p": sampling.min_p != 0,
+            "repetition_penalty": sampling.repetition_penalty != 1,
+            "template": bool(sampling.template),
+        }
+        if strange := [name for name, wished in wishes.items() if wished and name not in server.takes]:
+            kind = f"the server at {self.url} is of no kind we know, and" if server.name == "other" else server.name
+            raise Unusable(
+                "unsupported",
+                f"{kind} may ignore {', '.join(strange)}: nothing is asked in another way than was wished; take it out of"
+                " `sampling`, or set option `server` to its kind",
+            )
         fields: dict[str, object] = {"model": self.model}
-        if server.penalty and server.name != "other":
+        fields["top_k"] = (sampling.top_k or server.all_k) if "top_k" in server.takes else None
+        if "min_p" not in server.takes:
+            fields["min_p"] = None
+        if server.penalty:
             fields[server.penalty] = sampling.repetition_penalty
         if server.seeds is not None:
             fields["seed"] = sampling.seed % server.seeds
-        return fields
+        return fields | {name: None for name, neutral in server.omits if getattr(sampling, name) == neutral}
 
 
 def _most(request: Request) -> int:

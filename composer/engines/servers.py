@@ -8,11 +8,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from composer.types import Stop
 
 LLAMACPP_SEEDS = 2**32 - 1  # the last 32-bit number means "a random seed" to llama.cpp
+Extra = Literal["top_k", "min_p", "repetition_penalty", "template"]
+_ALL: frozenset[Extra] = frozenset(get_args(Extra))
 Name = Literal["vllm", "llamacpp", "ollama", "sglang", "lmstudio", "tgi", "other"]
 
 
@@ -25,7 +27,8 @@ class Server:
     where it has none. `cuts`: a prompt that is too long may be shortened in silence. `penalty`: its name of the
     repetition penalty. `latest`: a name without a tag means `:latest`. `own_name`: replies say its own name of the model,
     whatever was asked. `limit`: where its owner sets the context. `omits`: fields it refuses to be told that they change
-    nothing. `seeds`: how many there are.
+    nothing. `seeds`: how many there are. `takes`: what it is known to heed of the sampling beyond OpenAI's own fields; others
+    ignore or refuse the rest. `all_k`: its `top_k` for all tokens.
     """
 
     name: Name
@@ -39,6 +42,8 @@ class Server:
     limit: str = "the context the model was started with"
     omits: tuple[tuple[str, object], ...] = ()
     seeds: int | None = None
+    takes: frozenset[Extra] = frozenset()
+    all_k: int = 0
 
 
 SERVERS: Mapping[Name, Server] = {
@@ -50,6 +55,7 @@ SERVERS: Mapping[Name, Server] = {
             context=("/v1/models", ("data", "*", "max_model_len")),
             counts="vllm",
             limit="--max-model-len",
+            takes=_ALL,
         ),
         Server(
             "llamacpp",
@@ -60,6 +66,7 @@ SERVERS: Mapping[Name, Server] = {
             own_name=True,
             seeds=LLAMACPP_SEEDS,
             limit="--ctx-size, which is shared by its slots (--parallel)",
+            takes=_ALL,
         ),
         # No tokenizer, and of models with the older runner the middle of a long prompt is dropped; `num_ctx` of a request
         # is ignored under /v1.
@@ -73,7 +80,14 @@ SERVERS: Mapping[Name, Server] = {
             limit="OLLAMA_CONTEXT_LENGTH, or num_ctx in the Modelfile",
         ),
         # Its /tokenize knows no messages; it refuses what is too long.
-        Server("sglang", "sglang", context=("/v1/models", ("data", "*", "max_model_len")), limit="--context-length"),
+        Server(
+            "sglang",
+            "sglang",
+            context=("/v1/models", ("data", "*", "max_model_len")),
+            limit="--context-length",
+            takes=_ALL,
+            all_k=-1,
+        ),
         # No tokenizer over HTTP; what happens to a long prompt is a setting of its window; errors come with status 200.
         Server(
             "lmstudio",
@@ -82,6 +96,7 @@ SERVERS: Mapping[Name, Server] = {
             cuts=True,
             penalty="repeat_penalty",
             limit="the context length set where the model is loaded",
+            takes=frozenset({"top_k", "repetition_penalty"}),
         ),
         Server(
             "tgi",
@@ -92,7 +107,7 @@ SERVERS: Mapping[Name, Server] = {
             limit="--max-total-tokens",
             omits=(("top_p", 1.0),),
         ),
-        Server("other"),
+        Server("other", penalty=""),
     )
 }
 

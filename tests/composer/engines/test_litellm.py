@@ -75,6 +75,7 @@ async def test_a_known_price_is_charged(bench: Bench) -> None:
         ("status:500", "bad_response"),
         ("status:503", "overloaded"),
         ("context:5", "too_long"),
+        ("wrong-model", "wrong_model"),
     ],
 )
 async def test_every_failure_is_one_of_ours(bench: Bench, model: str, kind: str) -> None:
@@ -84,6 +85,12 @@ async def test_every_failure_is_one_of_ours(bench: Bench, model: str, kind: str)
 
     assert draft.error is not None and draft.error.kind == kind
     assert bench.told("begun", since) == 1, "its own retries are off"
+
+
+async def test_a_name_that_the_provider_uses_can_be_declared_and_is_told(bench: Bench) -> None:
+    draft = await asked(bench, "wrong-model", serves_as="another")
+
+    assert draft.ok and draft.served_by == "far (another)"
 
 
 @pytest.mark.parametrize("model", ["hang", "hang@2", "drip:0.2"])

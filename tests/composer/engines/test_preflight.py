@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import pytest
 from composer.engines.openai import OpenAIEngine, key_of
 from composer.engines.preflight import Preflight
 from composer.engines.retry import Unusable
-from composer.engines.servers import SERVERS, known_by, names_of, says_too_long
+from composer.engines.servers import SERVERS, Name, known_by, names_of, says_too_long
 from composer.errors import EngineError
 from composer.types import Draft, Host, Message, Prompt, Request, Sampling, Stream
 from evals.faults.bench import Bench
@@ -162,7 +163,68 @@ async def test_fields_are_those_the_server_knows() -> None:
 
     fields = await check.ready(request, time.monotonic() + 5)
 
-    assert fields == {"model": "m", "repeat_penalty": 1.1, "seed": 1}
+    assert fields == {"model": "m", "repeat_penalty": 1.1, "seed": 1, "top_k": 0}
+
+
+def checked(server: Name) -> Preflight:
+    async def ask(path: str, body: Any, ends: float) -> Any:
+        return None
+
+    return Preflight(ask, "http://far", "m", wanted=server, look=False)
+
+
+@pytest.mark.parametrize(
+    ("server", "sent"),
+    [
+        ("vllm", {"top_k": 0, "repetition_penalty": 1.0}),
+        ("sglang", {"top_k": -1, "repetition_penalty": 1.0}),
+        ("lmstudio", {"top_k": 0, "repeat_penalty": 1.0, "min_p": None}),
+        ("tgi", {"top_k": None, "min_p": None, "top_p": None}),
+        ("other", {"top_k": None, "min_p": None}),
+    ],
+)
+async def test_what_changes_nothing_is_sent_only_to_servers_that_take_it(server: Name, sent: dict[str, Any]) -> None:
+    fields = await checked(server).ready(Request("a", (Stream("far", "Hi"),)), time.monotonic() + 5)
+
+    assert fields == {"model": "m", **sent}
+
+
+@pytest.mark.parametrize(
+    ("server", "sampling", "told"),
+    [
+        ("other", Sampling(top_k=40, min_p=0.1), "top_k, min_p"),
+        ("lmstudio", Sampling(min_p=0.1), "lmstudio may ignore min_p"),
+        ("ollama", Sampling(repetition_penalty=1.2), "ollama may ignore repetition_penalty"),
+        ("tgi", Sampling(template=(("think", False),)), "tgi may ignore template"),
+    ],
+)
+async def test_a_wish_that_a_server_may_ignore_is_refused(server: Name, sampling: Sampling, told: str) -> None:
+    request = Request("a", (Stream("far", "Hi"),), sampling)
+
+    with pytest.raises(Unusable, match=told) as caught:
+        await checked(server).ready(request, time.monotonic() + 5)
+
+    assert caught.value.kind == "unsupported" and not caught.value.again
+
+
+async def test_a_server_of_no_known_kind_gets_openais_own_fields_and_no_others() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        if head.startswith("post"):
+            sent.append(json.loads(await reader.readexactly(int(head.partition("content-length: ")[2].split()[0]))))
+        writer.write(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        await asked(f"http://127.0.0.1:{port}", "m", [chat("Hi")])
+
+    [body] = sent
+    own = {"model", "messages", "max_tokens", "temperature", "top_p", "seed", "stream", "stream_options"}
+    assert set(body) == own
 
 
 async def test_a_list_that_is_none_is_a_bad_response() -> None:
