@@ -13,7 +13,7 @@ import pytest
 from vllm_kit import ASKED, Env, ask, chat, drafts
 
 from composer.engines.vllm import VllmEngine
-from composer.engines.vllm_server import _group
+from composer.engines.vllm_keeper import _group
 from composer.errors import EngineError
 from composer.types import Host, Sampling
 

@@ -16,7 +16,7 @@ from vllm_kit import ASKED, Env, foreign, registry_text
 from composer.config import load_settings
 from composer.engines.base import Engine
 from composer.engines.vllm import VllmEngine
-from composer.engines.vllm_server import _group
+from composer.engines.vllm_keeper import _group
 from composer.pool.pool import Pool
 from composer.registry.adapting import sha_of
 from composer.registry.experts import Registry
