@@ -63,7 +63,11 @@ class Loop:
             self.names.pop(line["unload"], None)  # requests under way keep theirs; vLLM drops what is used least
             yield {"id": line["id"], "done": {}}
         elif "state" in line:
-            told = {"looked_up": self.looked_up, "found": self.found, "running": self.engine.get_num_unfinished_requests()}
+            told = {
+                "looked_up": self.looked_up,
+                "found": self.found,
+                "running": self.engine.get_num_unfinished_requests(),
+            }
             more = {"names": list(self.names), "context": self.engine.model_config.max_model_len}
             yield {"id": line["id"], "done": told | more}
 

@@ -109,8 +109,10 @@ class Pipe(asyncio.Protocol):
         """Have the adapter's folder read. Raises EngineError."""
         try:
             await self._told({"load": {"name": alias, "path": str(adapter.path)}})
-        except Unusable as why:
-            raise refused(adapter, str(why), self._where) from why
+        except (Unusable, TimeoutError) as why:
+            if isinstance(why, Unusable) and why.kind == "refused":
+                raise refused(adapter, str(why), self._where) from why
+            raise self._silent(why) from why
 
     async def unload(self, alias: str) -> None:
         """Have an adapter forgotten. Raises EngineError."""
@@ -188,7 +190,10 @@ class Pipe(asyncio.Protocol):
         try:
             return await self._told(words)
         except (Unusable, TimeoutError) as why:
-            raise EngineError(f"vLLM does not answer: {why or 'in time'}", where=self._where) from why
+            raise self._silent(why) from why
+
+    def _silent(self, why: Exception) -> EngineError:
+        return EngineError(f"vLLM does not answer: {str(why) or 'in time'}", where=self._where)
 
     async def _wait(self, name: str, part: bytes | None, ends: float, tell: Callable[[Delta], None]) -> Any:
         if self._transport is None:

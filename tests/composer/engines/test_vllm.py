@@ -13,8 +13,8 @@ import pytest
 import pytest_asyncio
 from vllm_kit import ASKED, Env, ask, chat, drafts, foreign, packaged
 
-from composer.engines.testing import check_engine
 from composer.engines.http import ChatClient
+from composer.engines.testing import check_engine
 from composer.engines.vllm import VllmEngine
 from composer.engines.vllm_admin import HttpAdmin
 from composer.engines.vllm_pipe import Pipe
