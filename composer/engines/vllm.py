@@ -22,9 +22,10 @@ from composer.engines.vllm_fields import BUDGET, fields_of, json_object, unsuppo
 from composer.engines.vllm_keeper import MAKE_ONE
 from composer.engines.vllm_null import runs_on_cpu
 from composer.engines.vllm_pipe import Pipe
-from composer.engines.vllm_server import Inside, Launch, Loras, Server, arguments_for, find_python, split_environment
+from composer.engines.vllm_server import Inside, Launch, Loras, Server, arguments_for, split_environment
 from composer.errors import ConfigError, EngineError
 from composer.registry.memory import available_memory, mebibytes
+from composer.registry.vllm_home import find_python
 from composer.types import (
     AdapterFile,
     Caps,

@@ -6,7 +6,6 @@ import os
 import secrets
 import shlex
 import socket
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,6 @@ from composer.types import Host
 
 _LOOP = Path(__file__).with_name("vllm_loop.py")
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes
-_OWN = Path(".venv-vllm") / "bin" / "python"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +125,6 @@ class Inside(Keeper):
         finally:
             its.close()
         return ours
-
-
-def find_python(named: str | None) -> str:
-    """The interpreter that has vLLM: as named, by COE_VLLM, of `.venv-vllm` here, else ours."""
-    if named is not None:
-        return str(Path(named).expanduser())
-    if variable := os.environ.get("COE_VLLM"):
-        return str(Path(variable).expanduser())
-    return str(_OWN.absolute()) if _OWN.is_file() else sys.executable
 
 
 def _words(host: Host, launch: Launch, folder: str) -> list[str]:
