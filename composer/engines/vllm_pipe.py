@@ -71,6 +71,7 @@ class Pipe(asyncio.Protocol):
         self._waiting: list[bytes] = []
         self._dropped: list[str] = []
         self._heard = bytearray()
+        self._last = 0.0  # when anything was heard, by the loop's clock
         self._transport: asyncio.WriteTransport | None = None
         self._flush: asyncio.Handle | None = None
 
@@ -84,17 +85,17 @@ class Pipe(asyncio.Protocol):
         extra: Mapping[str, object] | None = None,
         tell: Callable[[Delta], None] = lambda _: None,
     ) -> Draft:
-        """As `ChatClient.complete`, with the same kinds of failures; `tell` hears only of requests that want deltas."""
+        """As `ChatClient.complete`, with the same kinds of failures. A request without a deadline may wait for its turn as
+        long as vLLM says anything at all: its whole batch is there already."""
         started = time.monotonic()
-        left = LONGEST_CALL if request.deadline is None else request.deadline - started
         try:
             body = {**body_of(request), **(extra or {})}
             if not request.deltas:  # its text comes in one piece
                 del body["stream"], body["stream_options"]
-            reply: Reply = await self._ask(body, not isinstance(request.streams[0].prompt, str), started + left, tell)
+            reply: Reply = await self._ask(body, not isinstance(request.streams[0].prompt, str), request.deadline, tell)
             draft = reply.draft(request)
         except TimeoutError:
-            draft = failed("timeout", f"no whole reply within {max(left, 0):.1f} s")
+            draft = failed("timeout", f"no whole reply within {time.monotonic() - started:.1f} s")
         except Unusable as why:
             draft = failed(why.kind, str(why))
         usage = replace(draft.usage, seconds=time.monotonic() - started)
@@ -154,6 +155,7 @@ class Pipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand each line to whom it is meant for."""
+        self._last = asyncio.get_running_loop().time()
         *lines, rest = (self._heard + data).split(b"\n")
         self._heard = rest
         for line in lines:
@@ -171,7 +173,7 @@ class Pipe(asyncio.Protocol):
 
     # Sending
 
-    async def _ask(self, body: dict[str, object], chat: bool, ends: float, tell: Callable[[Delta], None]) -> Any:
+    async def _ask(self, body: dict[str, object], chat: bool, ends: float | None, tell: Callable[[Delta], None]) -> Any:
         """Send a request, and wait for its reply; whoever stops waiting stops it. Raises Unusable, TimeoutError."""
         name = str(next(self._numbers))
         part = encoded({"id": name, "chat": chat, "body": body})
@@ -195,22 +197,28 @@ class Pipe(asyncio.Protocol):
     def _silent(self, why: Exception) -> EngineError:
         return EngineError(f"vLLM does not answer: {str(why) or 'in time'}", where=self._where)
 
-    async def _wait(self, name: str, part: bytes | None, ends: float, tell: Callable[[Delta], None]) -> Any:
+    async def _wait(self, name: str, part: bytes | None, ends: float | None, tell: Callable[[Delta], None]) -> Any:
         if self._transport is None:
             raise Unusable("unreachable", "vLLM is not there")
         loop = asyncio.get_running_loop()
-        if ends <= loop.time():
+        began = loop.time()
+        if ends is not None and ends <= began:
             raise TimeoutError
         asked = self._asked[name] = _Asked(loop.create_future(), tell)
         if part is not None:
             self._waiting.append(part)
             self._soon()
         try:
-            async with asyncio.timeout_at(ends):
-                return await asked.done
+            while not asked.done.done():
+                silent = max(began, self._last) + LONGEST_CALL
+                left = min(silent if ends is None else ends, silent) - loop.time()
+                if left <= 0:
+                    raise TimeoutError
+                await asyncio.wait([asked.done], timeout=left)
+            return asked.done.result()
         finally:
             del self._asked[name]
-            if part is not None and (asked.done.cancelled() or not asked.done.done()):
+            if part is not None and not asked.done.done():
                 self._dropped.append(name)
                 self._soon()
 

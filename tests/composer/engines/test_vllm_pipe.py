@@ -107,6 +107,23 @@ async def test_whoever_goes_or_is_late_is_dropped_and_nobody_else(line: tuple[Pi
     assert (await good).text == "yes"
 
 
+async def test_a_turn_is_waited_for_while_vllm_says_anything_and_no_longer(
+    line: tuple[Pipe, Other], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("composer.engines.vllm_pipe.LONGEST_CALL", 0.3)
+    pipe, other = line
+    work = [asyncio.create_task(pipe.complete(ask(str(i)))) for i in range(4)]
+    names = [one["id"] for one in (await other.heard())["ask"]]
+
+    for name in names[:3]:
+        await asyncio.sleep(0.2)
+        other.say(chunk(name, "yes", "stop"))
+    found = await asyncio.gather(*work)
+
+    assert [draft.error and draft.error.kind for draft in found] == [None, None, None, "timeout"]
+    assert (await other.heard())["drop"] == names[3:]
+
+
 @pytest.mark.parametrize(
     ("told", "kind"),
     [
