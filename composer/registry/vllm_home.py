@@ -33,9 +33,11 @@ def vllm_version(python: str) -> str:
     """
     home = Path(python).parent.parent
     found = sorted(
-        (name, path.name[len(name) + 1 :].removesuffix(".dist-info"))
-        for name in NAMES
-        for path in home.glob(f"lib*/python*/*-packages/{name.replace('-', '_')}-*.dist-info")
+        {  # a set: `lib64` is `lib` by another name
+            (name, path.name[len(name) + 1 :].removesuffix(".dist-info"))
+            for name in NAMES
+            for path in home.glob(f"lib*/python*/*-packages/{name.replace('-', '_')}-*.dist-info")
+        }
     )
     told = [f"{name}={version}" for name, version in found] or _asked(python, _changed(python)).split()
     return " ".join(one.replace("vllm=", "").replace("=", " ") for one in told) or "unknown"

@@ -28,6 +28,7 @@ def environment(folder: Path, *releases: str) -> str:
     packages.mkdir(parents=True)
     for release in releases:
         (packages / f"{release}.dist-info").mkdir()
+    (folder / "lib64").symlink_to("lib")
     (folder / "bin").mkdir()
     python = folder / "bin" / "python"
     python.symlink_to(sys.executable)
