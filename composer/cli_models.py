@@ -30,9 +30,9 @@ def convert(
     as_json: AsJson = False,
 ) -> None:
     """Write a GGUF model as a folder in Hugging Face's form, for vLLM and for training."""
-    from composer.engines.vllm_server import find_python
     from composer.errors import InputError
     from composer.registry.to_hf import convert as convert_file
+    from composer.registry.vllm_home import find_python
 
     if dtype not in ("bfloat16", "float16", "float32"):
         raise InputError(f"--dtype {dtype!r} is unknown", remedy="choose bfloat16, float16 or float32")

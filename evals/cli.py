@@ -70,6 +70,41 @@ def skills(
 
 
 @app.command()
+def engines(
+    json_file: JsonFile = None,
+    n: Annotated[int, typer.Option("--n", min=1, help="Questions per skill from held-out templates.")] = 40,
+    python: Annotated[str | None, typer.Option(help="vLLM's interpreter (else COE_VLLM, .venv-vllm).")] = None,
+    server: Annotated[bool, typer.Option("--server", help="Ask a vLLM server instead of vLLM in process.")] = False,
+    offline: Offline = False,
+) -> None:
+    """The packaged specialists through llama.cpp and through vLLM: do they score alike?"""
+    from composer.config import load_settings, packaged_registry
+    from composer.registry.vllm_home import find_python
+    from evals.engines import GROUPS, converted, evaluate, through_vllm, told
+    from evals.report import table, write_json
+
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
+
+    settings = load_settings(packaged_registry())
+    found = find_python(python)
+    folder = converted(settings, found, offline=offline)
+    name, options = ("vllm", {}) if server else ("vllm in process", {"in_process": True})
+    vllm = through_vllm(settings, folder, {"python": found, **options})
+    report = evaluate({"llamacpp": settings, name: vllm}, n, say, offline=offline)
+    if json_file is not None:
+        write_json(json_file, "eval engines", f"packaged skill sets, {n} per skill", report.rows)
+    typer.echo(
+        "Each skill's specialist on its own questions (accuracy in %; interval, tokens, seconds: over all of them)"
+    )
+    for line in table(report.rows, GROUPS):
+        typer.echo(line)
+    typer.echo("\nDifference by engine (points, paired 95 % intervals)")
+    for line in told(report):
+        typer.echo(line)
+
+
+@app.command()
 def routers(
     data: Data,
     benchmark: Benchmark = None,

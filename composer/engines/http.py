@@ -124,7 +124,7 @@ class ChatClient:
 
     async def ask(self, path: str, body: Mapping[str, object] | None, ends: float) -> Any:
         """What the server says at another path, as JSON; None where it has no such path. Raises Unusable."""
-        method, content = ("GET", None) if body is None else ("POST", _encoded(body))
+        method, content = ("GET", None) if body is None else ("POST", encoded(body))
 
         async def asking(watch: Watch) -> tuple[httpx.Response, bytes]:
             async with self._sent(method, path, content) as response:
@@ -155,8 +155,8 @@ class ChatClient:
         self, request: Request, extra: Mapping[str, object], tell: Callable[[Delta], None], ends: float
     ) -> Draft:
         reply = Reply(serves=self.check.serves) if self.check is not None else Reply()
-        fields = {**_body(request), **extra}
-        path, body = _path(request), _encoded({name: value for name, value in fields.items() if value is not None})
+        fields = {**body_of(request), **extra}
+        path, body = _path(request), encoded({name: value for name, value in fields.items() if value is not None})
         await self._watched(lambda watch: self._post(path, body, reply, tell, watch), ends, reply)
         return reply.draft(request)
 
@@ -248,7 +248,7 @@ def _path(request: Request) -> str:
     return "/v1/completions" if isinstance(request.streams[0].prompt, str) else "/v1/chat/completions"
 
 
-def _body(request: Request) -> dict[str, object]:
+def body_of(request: Request) -> dict[str, object]:
     """What is sent: every field that shapes the text, and no other. The repetition penalty has a name per server."""
     sampling = request.sampling
     prompt = request.streams[0].prompt
@@ -277,7 +277,8 @@ def _body(request: Request) -> dict[str, object]:
     return body | logprobs if sampling.logprobs is not None else body
 
 
-def _encoded(body: Mapping[str, object]) -> bytes:
+def encoded(body: Mapping[str, object]) -> bytes:
+    """As JSON. Raises Unusable."""
     try:
         # ASCII only: half of a surrogate pair, which some texts hold, has no form in UTF-8.
         return json.dumps(body, allow_nan=False).encode("ascii")

@@ -38,13 +38,14 @@ async def check_engine(make: Callable[[], Engine], host: Host, prompts: Sequence
     engine = make()
     try:
         opened = await engine.open(host)
+        running = asyncio.all_tasks()  # an open engine may watch its host
         assert math.isfinite(opened.seconds) and opened.seconds >= 0, f"opening took {opened.seconds} seconds"
         assert opened.memory >= 0, f"it holds {opened.memory} bytes"
         _caps_are_sound(engine.caps, caps)
         await _answers_all(engine, requests)
         await asyncio.gather(*(_answers_all(engine, [request]) for request in requests))
         await _fails_alone(engine, requests)
-        await _stops_when_closed(engine, requests, tasks)
+        await _stops_when_closed(engine, requests, running)
         await _refuses_adapters(engine)
         await _scores(engine, requests[0])
         assert await _drafts(engine, []) == {}, "an empty batch gives nothing"

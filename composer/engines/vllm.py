@@ -1,4 +1,4 @@
-"""vLLM: a base and many adapters in one batch, on a server of ours or on one that runs already."""
+"""vLLM: a base and many adapters in one batch; on a server of ours, without one, or on one that runs already."""
 
 from __future__ import annotations
 
@@ -7,32 +7,27 @@ import contextlib
 import os
 import shlex
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from composer.engines.common import in_slots, with_deltas
+from composer import __version__
+from composer.engines.common import answered
 from composer.engines.http import ChatClient
 from composer.engines.limits import LONGEST_CALL, Limits
 from composer.engines.scoring import read
-from composer.engines.vllm_adapters import Adapters
-from composer.engines.vllm_admin import Admin
+from composer.engines.vllm_adapters import Adapters, Admin
+from composer.engines.vllm_admin import HttpAdmin
 from composer.engines.vllm_fields import BUDGET, fields_of, json_object, unsupported
+from composer.engines.vllm_keeper import MAKE_ONE
 from composer.engines.vllm_null import runs_on_cpu
-from composer.engines.vllm_server import (
-    MAKE_ONE,
-    Launch,
-    Loras,
-    Server,
-    arguments_for,
-    find_python,
-    release_of,
-    split_environment,
-)
+from composer.engines.vllm_pipe import Pipe
+from composer.engines.vllm_server import Inside, Launch, Loras, Server, arguments_for, split_environment
 from composer.errors import ConfigError, EngineError
 from composer.registry.memory import available_memory, mebibytes
+from composer.registry.vllm_home import find_python, vllm_version
 from composer.types import (
     AdapterFile,
     Caps,
@@ -62,8 +57,9 @@ class VllmEngine:
     """Use from one event loop. Adapters come and go while it runs; one counts only once it was seen to change something.
 
     A server of ours is started with `python` (else COE_VLLM, `.venv-vllm`, the interpreter we run in), in eager mode
-    unless `eager` is False; `arguments` and `environment` ("A=1 B=2") are passed on as they stand. With `url` it is one
-    that somebody else runs, which calls the base `model`; `key` names the variable that holds its key.
+    unless `eager` is False; `arguments` and `environment` ("A=1 B=2") are passed on as they stand. `in_process` is for
+    batches: vLLM's engine in one process of ours, without a server. With `url` it is one that somebody else runs, which
+    calls the base `model`; `key` names the variable that holds its key.
 
     `max_loras` adapters take part in a batch and `max_cpu_loras` are attached at a time (None: as many), of ranks up to
     `max_lora_rank` (None: the largest of those it opens with); `cache` is the size of the key-value cache in bytes
@@ -77,6 +73,7 @@ class VllmEngine:
     def __init__(
         self,
         *,
+        in_process: bool = False,
         url: str | None = None,
         model: str | None = None,
         key: str | None = None,
@@ -97,6 +94,12 @@ class VllmEngine:
         null_adapter: bool | None = None,
         start_within: Annotated[int, Ge(1)] = int(LONGEST_START),
     ) -> None:
+        if in_process and url is not None:
+            raise ConfigError(
+                f"options `in_process` and `url` exclude each other: {url} is somebody else's process",
+                remedy="remove one of them",
+            )
+        self._in_process = in_process
         self._url = url.rstrip("/").removesuffix("/v1") if url is not None else None
         self._model, self._key, self._python = model, key, python
         self._max_loras, self._max_logprobs, self._start_within = (
@@ -130,11 +133,11 @@ class VllmEngine:
             adapter_slots=self._max_loras,
             slots=8,
             max_logprobs=max_logprobs,
-            scores=True,
+            scores=not in_process,
         )
         self._host: Host | None = None
-        self._server: Server | None = None
-        self._client: ChatClient | None = None
+        self._server: Server | Inside | None = None
+        self._client: ChatClient | Pipe | None = None
         self._admin: Admin | None = None
         self._null_adapter = null_adapter
         self._adapters: Adapters | None = None
@@ -142,7 +145,10 @@ class VllmEngine:
         self._reused_before = Reuse()
         self.reuse = Reuse()
 
-    release = staticmethod(release_of)
+    @staticmethod
+    def release(options: Mapping[str, Any]) -> str:
+        """The version of vLLM that a host of ours would be; of somebody else's server, the version of this client."""
+        return f"coe {__version__}" if options.get("url") else vllm_version(find_python(options.get("python")))
 
     @property
     def caps(self) -> Caps:
@@ -188,14 +194,9 @@ class VllmEngine:
         Failures are of the kinds of `ChatClient`, `unsupported` (this host cannot), `closed`, or `host_died`: then every
         further request fails alike. Deltas come for requests that want them.
         """
-        pieces: asyncio.Queue[tuple[str, Delta | Draft] | None] = asyncio.Queue()
-
-        async def answer(request: Request) -> Draft:
-            if not request.deltas:
-                return await self._answer(request)
-            return await self._answer(request, lambda delta: pieces.put_nowait((request.id, delta)))
-
-        async with contextlib.aclosing(with_deltas(in_slots(requests, answer, self._caps.slots), pieces)) as found:
+        # Without a server vLLM has all of them at once: what waits for a slot waits there.
+        slots = max(len(requests), 1) if self._in_process else self._caps.slots
+        async with contextlib.aclosing(answered(requests, self._answer, slots)) as found:
             async for name, piece in found:
                 yield name, piece
 
@@ -241,12 +242,19 @@ class VllmEngine:
         if with_null is None:
             with_null = await asyncio.to_thread(runs_on_cpu, python)
         launch = Launch(python, [*arguments, *self._own], self._environment)
-        self._server = server = Server(host, launch)
-        admin = self._connect(await server.start(), server.key, with_null=with_null)
         until = time.monotonic() + self._start_within
-        while (first := await self._first()).error is not None:
+        server: Server | Inside
+        if self._in_process:
+            self._server = server = Inside(host, launch)
+            pipe = Pipe(host.name)
+            await pipe.open(await server.start())
+            admin = self._connect(pipe, pipe, with_null=with_null)
+        else:
+            self._server = server = Server(host, launch)
+            admin = self._reach(await server.start(), server.key, with_null=with_null)
+        while (first := await self._first(until if self._in_process else None)).error is not None:
             left = until - time.monotonic()
-            if first.error.kind != "unreachable" and server.ended is None:
+            if first.error.kind not in ("unreachable", "disconnected") and server.ended is None and left > 0:
                 raise self._not_started(f"its first completion failed: {first.error.message}")
             if await server.dead_within(min(_LOOK, max(left, 0))):
                 raise self._not_started(f"it ended: {server.ended}")
@@ -265,7 +273,7 @@ class VllmEngine:
         key = os.environ.get(self._key, "") if self._key is not None else ""
         if self._key is not None and not key:
             raise EngineError(f"the variable {self._key} holds no key", where=host.name, remedy=f"set {self._key}")
-        admin = self._connect(url, key, with_null=bool(self._null_adapter))
+        admin = self._reach(url, key, with_null=bool(self._null_adapter))
         try:
             served = await admin.models()
         except EngineError as why:
@@ -289,10 +297,14 @@ class VllmEngine:
             raise EngineError(f"the first completion of {url} failed: {first.error.message}", where=host.name)
         return served[self._base]
 
-    def _connect(self, url: str, key: str, *, with_null: bool) -> Admin:
+    def _reach(self, url: str, key: str, *, with_null: bool) -> Admin:
         assert self._host is not None
-        self._client = ChatClient(url, api_key=key, name=self._host.name, limits=_LIMITS)
-        self._admin = admin = Admin(url, key, self._base, self._host.name)
+        client = ChatClient(url, api_key=key, name=self._host.name, limits=_LIMITS)
+        return self._connect(client, HttpAdmin(url, key, self._host.name), with_null=with_null)
+
+    def _connect(self, client: ChatClient | Pipe, admin: Admin, *, with_null: bool) -> Admin:
+        assert self._host is not None
+        self._client, self._admin = client, admin
         self._adapters = Adapters(
             admin,
             self._host.name,
@@ -305,11 +317,11 @@ class VllmEngine:
         self._gone = None
         return admin
 
-    async def _first(self) -> Draft:
+    async def _first(self, until: float | None = None) -> Draft:
         """A token of the base, to see whether it answers."""
         assert self._host is not None and self._client is not None
         prompt = (Message("user", "Hi"),) if self._host.chat else "Hi"
-        stream, deadline = Stream(self._host.name, prompt), time.monotonic() + _LONGEST_PROBE
+        stream, deadline = Stream(self._host.name, prompt), until or time.monotonic() + _LONGEST_PROBE
         request = Request("first", (stream,), Sampling(max_tokens=1), role="probe", deadline=deadline)
         return await self._client.complete(request, fields_of(request, {}, self._base, self._chat_options))
 
@@ -325,7 +337,7 @@ class VllmEngine:
             remedy = f"memory may be short: {_LESS_MEMORY}"
         self._gone = Failure("host_died", problem)  # its log stays
         return EngineError(
-            f"the vLLM server did not start: {problem}{words}",
+            f"vLLM did not start: {problem}{words}",
             where=self._where,
             remedy=remedy
             or f"read its log; compare the folder and the options with what is declared; or {_LESS_MEMORY}",
@@ -345,6 +357,7 @@ class VllmEngine:
             return self._failed(Failure("unsupported", problem))
         fields = fields_of(request, adapters.names, adapters.base, self._chat_options)
         if request.target is not None:
+            assert isinstance(self._client, ChatClient), "`scores` is False in a process of ours"
             draft = await read(self._client, request, fields)
         else:
             draft = await self._client.complete(request, fields, tell)

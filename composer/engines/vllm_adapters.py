@@ -1,4 +1,4 @@
-"""The adapters of one vLLM server: loaded, proved, called by names that tell their numbers apart, and taken off again."""
+"""The adapters of one vLLM: loaded, proved, called by names that tell their numbers apart, and taken off again."""
 
 from __future__ import annotations
 
@@ -6,11 +6,37 @@ import asyncio
 import contextlib
 import tempfile
 from pathlib import Path
+from typing import Protocol
 
-from composer.engines.vllm_admin import Admin
 from composer.engines.vllm_null import NULL, write_null
+from composer.engines.vllm_proof import Answers, prove, same
 from composer.errors import ConfigError, EngineError
-from composer.types import AdapterFile
+from composer.types import AdapterFile, Reuse
+
+
+class Admin(Answers, Protocol):
+    """What is asked of a vLLM beside drafts, over HTTP (`vllm_admin.py`) or a pipe (`vllm_pipe.py`). All of it raises
+    EngineError but `reuse` and `close`."""
+
+    async def models(self) -> dict[str, int]:
+        """The names it answers to, and the tokens a request may hold (0: not told)."""
+        ...
+
+    async def load(self, adapter: AdapterFile, alias: str) -> None:
+        """Read the adapter's folder, to be asked for as `alias`."""
+        ...
+
+    async def unload(self, alias: str) -> None:
+        """Forget an adapter; one that it does not know is forgotten."""
+        ...
+
+    async def reuse(self) -> Reuse:
+        """The counts of its prefix cache since it started; zeros where it does not tell."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of the connection. Safe to call twice."""
+        ...
 
 
 class Adapters:
@@ -22,7 +48,7 @@ class Adapters:
     ) -> None:
         self.names: dict[str, str] = {}  # of those attached -> what the server calls them
         self.refused: dict[str, str] = {}  # those that could not be attached, and why
-        self.base = base  # what the server is asked for where no adapter is wanted
+        self.base = self._bare = base  # what the server is asked for where no adapter is wanted; and without the zeros
         self._admin, self._where, self._folder, self._most = admin, where, folder, most
         self._ours, self._with_null = ours, with_null
         self._loaded: set[str] = set()  # what we have loaded
@@ -74,7 +100,7 @@ class Adapters:
         if not served:
             await self._admin.load(adapter, alias)
         try:
-            await self._admin.prove(adapter, alias, self._folder)
+            await prove(self._admin, adapter, alias, self._bare, self._where, self._folder)
             if self._with_null and self._scratch is None:
                 await self._attach_null(adapter)
         except BaseException:
@@ -98,7 +124,7 @@ class Adapters:
                     f"no adapter of zeros could be made like {like.name!r}: {why}", where=self._where
                 ) from why
             await self._admin.load(AdapterFile(NULL, path, ""), alias)
-            await self._admin.same(alias)
+            await same(self._admin, alias, self._bare, self._where)
         except BaseException:
             scratch.cleanup()
             raise

@@ -1,32 +1,28 @@
-"""What is asked of a vLLM server beside drafts: its models, its adapters, its counts, and whether an adapter is at work."""
+"""What is asked of a vLLM server beside drafts: its models, its adapters, its counts."""
 
 from __future__ import annotations
 
 import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import httpx
 
-from composer.errors import ConfigError, EngineError
-from composer.registry.differ import SAME, difference
-from composer.registry.hf import strangers
+from composer.engines.vllm_proof import PROBE, TOP, refused
+from composer.errors import EngineError
 from composer.types import AdapterFile, Reuse
 
 # The first adapter of a server is compiled for, on a busy machine for half a minute; later ones take 0.1 s.
 _LONGEST = 300.0  # seconds
-_TOP = 20
-_PROBE = "Question: What is 7 + 5?\nAnswer:"
 _COUNT = re.compile(r"^vllm:prefix_cache_(hits|queries)_total(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
 
 
-class Admin:
+class HttpAdmin:
     """Asks one server; `where` is what errors call it. Belongs to the event loop it is first used in."""
 
-    def __init__(self, url: str, key: str, model: str, where: str) -> None:
-        self._model, self._where = model, where
+    def __init__(self, url: str, key: str, where: str) -> None:
+        self._where = where
         headers = {"authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.AsyncClient(
             base_url=url,
@@ -50,59 +46,16 @@ class Admin:
         reply = await self._post("/v1/load_lora_adapter", {"lora_name": alias, "lora_path": str(adapter.path)})
         if reply.status_code == 200:
             return
-        told = _message(reply)
+        told, remedy = _message(reply), None
         if reply.status_code == 404 and "Not Found" in told:
             remedy = "start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=1"
-        elif "max_lora_rank" in told:
-            remedy = "set option `max_lora_rank` of the model to the adapter's rank or more"
-        else:
-            remedy = "name the model it was trained on; the server has to see the folder under this path"
-        raise EngineError(
-            f"vLLM refuses the adapter {adapter.name!r} ({adapter.path}): {told}", where=self._where, remedy=remedy
-        )
+        raise refused(adapter, told, self._where, remedy=remedy)
 
     async def unload(self, alias: str) -> None:
         """Have the server forget an adapter; one that it does not know is forgotten. Raises EngineError."""
         reply = await self._post("/v1/unload_lora_adapter", {"lora_name": alias})
         if reply.status_code not in (200, 404):
             raise EngineError(f"vLLM does not drop {alias!r}: {_message(reply)}", where=self._where)
-
-    async def prove(self, adapter: AdapterFile, alias: str, base: Path | None) -> float:
-        """Raise EngineError unless the adapter changes what comes next; by how much, in nats.
-
-        vLLM loads an adapter whose modules it does not find without a word, and answers with the base in its name. The
-        base is asked before and after: what it differs from itself is no change.
-        """
-        before, ours, after = [await self._alternatives(model) for model in (self._model, alias, self._model)]
-        parted, noise = difference(ours, before), difference(before, after)
-        if parted is None or noise is None:
-            raise EngineError(
-                f"the adapter {adapter.name!r} cannot be proved to change the model: no log-probabilities came",
-                where=self._where,
-            )
-        if parted < max(SAME, 2 * noise):
-            try:
-                why = strangers(adapter.path, base)
-            except ConfigError as unread:
-                why = unread.what
-            raise EngineError(
-                f"the adapter {adapter.name!r} changes nothing (largest difference {parted:.1e} nats): vLLM would answer "
-                f"with the base in its name; {why}",
-                where=self._where,
-                remedy="name the model it was trained on, or save it with the model's own module names",
-            )
-        return parted
-
-    async def same(self, alias: str) -> None:
-        """Raise EngineError unless `alias` is the base by another name."""
-        before, ours, after = [await self._alternatives(model) for model in (self._model, alias, self._model)]
-        parted, noise = difference(ours, before) or 0.0, difference(before, after) or 0.0
-        if parted >= max(SAME, 2 * noise):
-            raise EngineError(
-                f"an adapter of zeros changes the base by {parted:.1e} nats, expected nothing",
-                where=self._where,
-                remedy="report it with the version of vLLM; option `null_adapter: false` does without",
-            )
 
     async def reuse(self) -> Reuse:
         """The counts of its prefix cache since it started; zeros where it does not tell."""
@@ -115,13 +68,9 @@ class Admin:
             sums[kind] += float(value)
         return Reuse(int(sums["queries"]), int(sums["hits"]))
 
-    async def close(self) -> None:
-        """Close all connections."""
-        await self._http.aclose()
-
-    async def _alternatives(self, model: str) -> dict[str, float]:
+    async def alternatives(self, model: str) -> dict[str, float]:
         """The likeliest first tokens after the probe, with their log-probabilities. Raises EngineError."""
-        body = {"model": model, "prompt": _PROBE, "max_tokens": 1, "temperature": 0, "logprobs": _TOP}
+        body = {"model": model, "prompt": PROBE, "max_tokens": 1, "temperature": 0, "logprobs": TOP}
         reply = await self._post("/v1/completions", body)
         if reply.status_code != 200:
             raise EngineError(f"vLLM does not answer as {model!r}: {_message(reply)}", where=self._where)
@@ -130,6 +79,10 @@ class Admin:
             return {str(token): float(value) for token, value in top.items() if math.isfinite(value)}
         except (ValueError, LookupError, TypeError, AttributeError):
             return {}
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._http.aclose()
 
     async def _post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         try:

@@ -3,7 +3,7 @@
 Run as a script, and it imports nothing of `composer`. vLLM is several processes (its API, its engine, a worker per
 device); when the first is killed the others stay behind with the weights. So they run in a process group of their own
 under this one, which adopts whatever loses its parent and ends the group when its own stdin closes: that happens when
-whoever started it closes it or dies. One JSON line comes in (`vllm_server.py` writes it), then one goes out at each
+whoever started it closes it or dies. One JSON line comes in (`vllm_keeper.py` writes it), then one goes out at each
 event: `{"pid": …}` once it runs, `{"ended": "…"}` when it has ended by itself.
 """
 
@@ -46,11 +46,14 @@ def main() -> None:
                 stderr=log,
                 start_new_session=True,
                 preexec_fn=_end_with_us,
+                pass_fds=config["share"],
             )
     except OSError as why:
         shutil.rmtree(config["folder"], ignore_errors=True)
         _tell({"ended": f"it cannot be started: {why}"})
         return
+    for shared in config["share"]:
+        os.close(shared)  # so that the other end notices when the server ends
     _tell({"pid": server.pid})
     signal.signal(signal.SIGTERM, lambda *_: _end(server, config["folder"]))
     threading.Thread(target=_wait_for_parent, args=(server, config["folder"]), daemon=True).start()

@@ -17,7 +17,7 @@ def unsupported(request: Request, host: Host, attached: Collection[str], max_log
     """Why the host cannot serve the request; None if it can."""
     stream, wanted = request.streams[0], request.sampling.logprobs or 0
     if len(request.streams) > 1:
-        return "a vLLM server cannot decode several streams in lockstep"
+        return "vLLM cannot decode several streams in lockstep"
     if stream.adapter is not None and stream.adapter not in attached:
         return f"the adapter {stream.adapter!r} is not attached, but: {', '.join(attached) or 'none'}"
     if not host.chat and not isinstance(stream.prompt, str):

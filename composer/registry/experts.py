@@ -22,6 +22,7 @@ from composer.registry.indexes import index_print, most_tokens
 from composer.registry.lock import UNSEEN, check_locked
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
 from composer.registry.sources import Progress, fetch
+from composer.registry.vllm_home import find_python, vllm_version
 from composer.sources import PathSource, Source
 from composer.types import AdapterFile, Fingerprint, Host, Kind, Message, Prompt, Request, Sampling, Stream, Usage
 from routers.types import Arm
@@ -328,7 +329,14 @@ def _changed(sampling: Sampling) -> dict[str, Any]:
 
 def _engine_version(model: ModelSpec) -> str:
     """What runs the model and how: options may change the last bits, and with them the text."""
-    name = f"llamacpp {version('xllamacpp')}" if model.engine == "llamacpp" else model.engine
+    options = dict(model.options)
+    name, python = model.engine, options.get("python")
+    if model.engine == "llamacpp":
+        name = f"llamacpp {version('xllamacpp')}"
+    elif (
+        model.engine == "vllm" and options.get("url") is None
+    ):  # a server of somebody else tells its own only when asked
+        name = f"vllm {vllm_version(find_python(str(python) if python else None))}"
     plumbing = getattr(load("engines", model.engine), "plumbing", ()) if model.options else ()
     told = (f"{option}={value!r}" for option, value in sorted(model.options) if option not in plumbing)
     return " ".join([name, *told])

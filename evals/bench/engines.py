@@ -1,6 +1,7 @@
 """What asking a server costs: our strict client beside bare pooled httpx, the openai client and LiteLLM, in one run.
 
-`python -m evals.bench.engines [--rounds N] [--json FILE]`. A loopback server in a process of its own answers at once, with
+`python -m evals.bench.engines [--rounds N] [--json FILE]`; then vLLM through us beside vLLM by hand, and six adapters at
+once beside one after the other (`engines_vllm.py`), where vLLM is installed. For the first part, a loopback server in a process of its own answers at once, with
 one piece of text or sixteen; the figure is CPU milliseconds of this process per request, the best of several turns taken in
 turn, so that a busy machine shifts all alike. Compare ratios, not milliseconds. Our client always streams and checks; the
 others are measured as they are used: one whole reply, and a stream. Limits: at most 1.2 times httpx, a quarter of LiteLLM.
@@ -26,6 +27,8 @@ import httpx
 
 from composer.engines.openai import OpenAIEngine
 from composer.types import Draft, Host, Message, Request, Sampling, Stream
+from evals.bench.engines_vllm import as_json, report
+from evals.bench.engines_vllm import measure as engines_vllm
 
 MOST, UNDER = 1.2, 4.0
 SIZES = {"one": 1, "sixteen": 16}
@@ -208,6 +211,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--each", type=int, default=60, help="requests per turn")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--no-vllm", action="store_true", help="leave out vLLM, which takes minutes")
     options = parser.parse_args()
     if options.serve:
         return asyncio.run(_serve())
@@ -224,8 +228,13 @@ def main() -> None:
     print(
         f"goals ({MOST} x httpx for the same kind of reply, {UNDER:.0f} x under LiteLLM): {'kept' if kept else 'MISSED'}"
     )
+    vllm = (
+        None if options.no_vllm else engines_vllm(options.rounds, lambda text: print(text, file=sys.stderr, flush=True))
+    )
+    if vllm is not None:
+        report(vllm)
     if options.json:
-        options.json.write_text(json.dumps(found, indent=2) + "\n")
+        options.json.write_text(json.dumps(found | (as_json(vllm) if vllm else {}), indent=2) + "\n")
     return None
 
 

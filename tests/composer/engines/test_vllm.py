@@ -15,9 +15,13 @@ import pytest
 import pytest_asyncio
 from vllm_kit import ASKED, TEMPLATE, Env, ask, chat, drafts, foreign, packaged
 
+from composer.engines.http import ChatClient
 from composer.engines.llamacpp import LlamaCppEngine
 from composer.engines.testing import check_engine
 from composer.engines.vllm import VllmEngine
+from composer.engines.vllm_admin import HttpAdmin
+from composer.engines.vllm_pipe import Pipe
+from composer.engines.vllm_server import Server
 from composer.errors import EngineError
 from composer.registry.differ import difference
 from composer.registry.hf import when_served
@@ -36,15 +40,20 @@ class Opened:
     measured: Measured
 
 
+both = pytest.mark.parametrize("opened", ["server", "in process"], indirect=True)
+of_a_server = pytest.mark.parametrize("opened", ["server"], indirect=True)
+
+
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def opened(vllm_env: Env) -> AsyncIterator[Opened]:
-    engine = vllm_env.engine(max_loras=2, max_cpu_loras=3)
+async def opened(vllm_env: Env, request: pytest.FixtureRequest) -> AsyncIterator[Opened]:
+    engine = vllm_env.engine(max_loras=2, max_cpu_loras=3, in_process=request.param == "in process")
     host = vllm_env.host("smol", ["arithmetic", "units"])
     measured = await engine.open(host)
     yield Opened(engine, host, measured)
     await engine.close()
 
 
+@both
 async def test_opening_measures_seconds_bytes_and_context(opened: Opened, vllm_env: Env) -> None:
     measured = opened.measured
 
@@ -53,6 +62,7 @@ async def test_opening_measures_seconds_bytes_and_context(opened: Opened, vllm_e
     assert opened.engine.caps.slots == 8 and opened.engine.caps.adapter_slots == 3
 
 
+@both
 async def test_the_base_and_two_adapters_answer_in_one_batch(opened: Opened) -> None:
     told = Sampling(max_tokens=32, logprobs=20)
     asked = [ask(f"{who} {i}", chat(ASKED[who][0]), who, told) for i in range(3) for who in ("arithmetic", "units")]
@@ -68,6 +78,17 @@ async def test_the_base_and_two_adapters_answer_in_one_batch(opened: Opened) -> 
     assert found["base 0"].text == found["base 1"].text
 
 
+async def running(engine: VllmEngine) -> float:
+    """How many requests vLLM works at, in its own count."""
+    if isinstance(engine._admin, Pipe):
+        return float((await engine._admin.state())["running"])
+    assert isinstance(engine._admin, HttpAdmin)
+    counts = (await engine._admin._http.get("/metrics")).text
+    rows = [line for line in counts.splitlines() if line.startswith("vllm:num_requests_running")]
+    assert rows
+    return sum(float(row.rpartition(" ")[2]) for row in rows)
+
+
 async def models(engine: VllmEngine) -> dict[str, int]:
     assert engine._admin is not None
     return await engine._admin.models()
@@ -81,13 +102,14 @@ def parting(one: Draft, other: Draft) -> float:
     return found
 
 
+@both
 async def test_the_base_keeps_its_own_voice_whatever_lies_in_the_last_slot(opened: Opened) -> None:
     told = Sampling(max_tokens=8, logprobs=20)
     bases = [ask(f"base {i}", chat("What is 12 + 30?"), None, told) for i in range(2)]
     alone = (await drafts(opened.engine, bases[:1]))["base 0"]
     assert opened.engine._admin is not None and opened.engine._adapters is not None
-    raw = await opened.engine._admin._alternatives("smol")
-    null = await opened.engine._admin._alternatives(opened.engine._adapters.base)
+    raw = await opened.engine._admin.alternatives("smol")
+    null = await opened.engine._admin.alternatives(opened.engine._adapters.base)
     await opened.engine.attach(packaged("sorting"))
     try:
         for who in ("sorting", "units", "arithmetic"):
@@ -100,6 +122,7 @@ async def test_the_base_keeps_its_own_voice_whatever_lies_in_the_last_slot(opene
     assert null == raw and opened.engine._adapters.base != "smol"
 
 
+@both
 async def test_adapters_come_and_go_while_it_runs_and_no_more_than_fit(opened: Opened) -> None:
     engine, question = opened.engine, ASKED["sorting"]
     before = (await drafts(engine, [ask("q", chat(question[0]), "sorting")]))["q"]
@@ -120,6 +143,7 @@ async def test_adapters_come_and_go_while_it_runs_and_no_more_than_fit(opened: O
     assert "sorting" not in str(await models(engine)), "the server has forgotten it as well"
 
 
+@both
 @pytest.mark.parametrize("inner", ["language_model.layers", "model.model.layers"])
 async def test_an_adapter_that_vllm_loads_without_a_word_and_does_not_apply_is_refused(
     opened: Opened, tmp_path: Path, inner: str
@@ -134,6 +158,7 @@ async def test_an_adapter_that_vllm_loads_without_a_word_and_does_not_apply_is_r
     assert "silent" not in str(await models(opened.engine))
 
 
+@both
 async def test_an_adapter_that_vllm_does_not_take_is_refused_in_its_words(opened: Opened, tmp_path: Path) -> None:
     strange = foreign(tmp_path / "strange", lambda name: name.replace("q_proj", "query"))
 
@@ -141,6 +166,7 @@ async def test_an_adapter_that_vllm_does_not_take_is_refused_in_its_words(opened
         await opened.engine.attach(strange)
 
 
+@both
 async def test_a_long_prompt_that_comes_again_is_found_in_the_cache(opened: Opened) -> None:
     assert opened.engine._admin is not None
     before = await opened.engine._admin.reuse()
@@ -153,6 +179,7 @@ async def test_a_long_prompt_that_comes_again_is_found_in_the_cache(opened: Open
     assert told.looked_up - before.looked_up == first.usage.tokens_in + second.usage.tokens_in
 
 
+@both
 async def test_answers_keep_a_schema_and_log_probabilities_come(opened: Opened) -> None:
     schema = '{"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}'
     formed = ask("json", chat("How old is Ann? She is 7."), None, Sampling(max_tokens=60, schema=schema))
@@ -168,6 +195,7 @@ async def test_answers_keep_a_schema_and_log_probabilities_come(opened: Opened) 
         assert len(draft.logprobs[0].top) >= 2 and draft.logprobs[0].logprob <= 0
 
 
+@both
 async def test_what_it_cannot_serve_fails_alone_and_says_why(opened: Opened) -> None:
     stream = Stream("smol", chat("Hi"))
     wrong = {
@@ -183,12 +211,14 @@ async def test_what_it_cannot_serve_fails_alone_and_says_why(opened: Opened) -> 
     assert kinds == {"unattached": "unsupported", "two": "unsupported", "long": "too_long", "logprobs": "unsupported"}
 
 
+@both
 async def test_a_text_that_fills_the_context_ends_there(opened: Opened) -> None:
     draft = (await drafts(opened.engine, [ask("q", "word " * 500, None, Sampling(max_tokens=400))]))["q"]
 
     assert draft.error is None and (draft.stop == "stop" or draft.stop_detail == "the context was full")
 
 
+@both
 async def test_many_callers_at_once_each_get_their_own_answer(opened: Opened) -> None:
     async def caller(i: int) -> tuple[int, Draft]:
         request = ask("q", chat(f"What is {i} + 30?"), "arithmetic")
@@ -201,6 +231,7 @@ async def test_many_callers_at_once_each_get_their_own_answer(opened: Opened) ->
     assert right >= 60, f"{right} of 64"
 
 
+@both
 async def test_whoever_reads_along_gets_the_text_in_pieces(opened: Opened) -> None:
     request = replace(ask("q", chat("Tell me a story."), None, Sampling(max_tokens=16)), deltas=True)
     *deltas, whole = [piece async for _, piece in opened.engine.generate([request])]
@@ -209,6 +240,7 @@ async def test_whoever_reads_along_gets_the_text_in_pieces(opened: Opened) -> No
     assert "".join(delta.text for delta in deltas if isinstance(delta, Delta)) == whole.text
 
 
+@both
 async def test_a_reader_who_goes_stops_the_server(opened: Opened) -> None:
     endless = Sampling(max_tokens=400, temperature=2.0)
     async with aclosing(opened.engine.generate([ask(str(i), f"Tale {i}:", None, endless) for i in range(8)])) as pieces:  # type: ignore[type-var]
@@ -219,15 +251,13 @@ async def test_a_reader_who_goes_stops_the_server(opened: Opened) -> None:
     assert opened.engine._admin is not None
     await asyncio.sleep(1)
 
-    counts = (await opened.engine._admin._http.get("/metrics")).text
-    running = [line for line in counts.splitlines() if line.startswith("vllm:num_requests_running")]
-
-    assert running and all(float(line.rpartition(" ")[2]) == 0 for line in running)
+    assert await running(opened.engine) == 0
 
 
+@of_a_server
 async def test_a_server_of_somebody_else_gets_our_adapters_and_is_left_as_it_was(opened: Opened) -> None:
     server = opened.engine._server
-    assert server is not None and opened.engine._client is not None
+    assert isinstance(server, Server) and isinstance(opened.engine._client, ChatClient)
     url = str(opened.engine._client._http.base_url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OUR_KEY", server.key)
@@ -246,10 +276,11 @@ async def test_a_server_of_somebody_else_gets_our_adapters_and_is_left_as_it_was
                 await VllmEngine(**({"url": url, "model": "smol", "key": "OUR_KEY"} | bad)).open(Host("guest", "vllm"))  # type: ignore[arg-type]
 
 
+@of_a_server
 async def test_it_keeps_the_contract(vllm_env: Env, opened: Opened) -> None:
     """The server is that of the other tests, so that its start is paid for once."""
     server = opened.engine._server
-    assert server is not None and opened.engine._client is not None
+    assert isinstance(server, Server) and isinstance(opened.engine._client, ChatClient)
     url = str(opened.engine._client._http.base_url)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OUR_KEY", server.key)

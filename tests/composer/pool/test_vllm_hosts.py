@@ -1,4 +1,4 @@
-"""The pool with a real vLLM server: adapters that take turns in its slots, and a kill in the middle of a run."""
+"""The pool with a real vLLM, on a server and without one: adapters that take turns in its slots, and a kill in the middle of a run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vllm_kit import ASKED, Env, foreign, registry_text
 from composer.config import load_settings
 from composer.engines.base import Engine
 from composer.engines.vllm import VllmEngine
-from composer.engines.vllm_server import _group
+from composer.engines.vllm_keeper import _group
 from composer.pool.pool import Pool
 from composer.registry.adapting import sha_of
 from composer.registry.experts import Registry
@@ -41,11 +41,14 @@ class Kept(Registry):
         return found
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def opened(vllm_env: Env, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[tuple[Kept, Pool]]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=["server", "in process"])
+async def opened(
+    vllm_env: Env, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> AsyncIterator[tuple[Kept, Pool]]:
     path = tmp_path_factory.mktemp("registry") / "experts.yaml"
     silent = foreign(path.parent / "silent", lambda name: name, zeros=True)
-    text = registry_text(vllm_env, ", max_loras: 2")
+    inside = ", in_process: true" if request.param == "in process" else ""
+    text = registry_text(vllm_env, ", max_loras: 2" + inside)
     path.write_text(f"{text}\n  silent: {{model: smol, adapter: {{path: silent, sha256: {sha_of(silent.path)}}}}}\n")
     registry = Kept(load_settings(path))
     pool = Pool(registry, Memory())

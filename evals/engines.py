@@ -1,0 +1,120 @@
+"""Do the packaged specialists know as much through another engine? The same questions through llama.cpp and through vLLM.
+
+llama.cpp serves the Q4_1 file with GGUF adapters, vLLM the same file as a folder (bfloat16) with the PEFT adapters they
+were made of, both greedily. Tokens part at near-ties, so scores are compared, paired by question, and never texts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from composer.adapter import AdapterSpec, folder_sha
+from composer.config import PACKAGED, Settings
+from composer.folders import cache_folder
+from composer.pipeline import Pipeline
+from composer.registry.cache import Cache
+from composer.registry.experts import Registry
+from composer.registry.hf import digest
+from composer.registry.to_hf import convert
+from composer.sources import PathSource
+from composer.types import Scalar
+from evals.metrics import Gap, Result, Row, gap, row
+from evals.runner import Table, ask_all
+from evals.tasks.skills import DEFAULT, Item, items
+
+GROUPS = (*DEFAULT, "all")
+_SEED = 1  # of the test questions, as in `coe eval skills`
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Rows per engine and skill; the second engine minus the first per group; wall seconds per engine, loading included."""
+
+    rows: tuple[Row, ...]
+    gaps: Mapping[str, Gap]
+    seconds: Mapping[str, float]
+
+
+def evaluate(systems: Mapping[str, Settings], n: int, say: Callable[[str], None], *, offline: bool = False) -> Report:
+    """Ask each skill's specialist `n` held-out questions through each of two systems."""
+    asked = [item for skill in DEFAULT for item in items(skill, "test", n, _SEED)]
+    place = {skill: [i for i, item in enumerate(asked) if item.task == skill] for skill in DEFAULT}
+    place["all"] = list(range(len(asked)))
+    results, seconds = [], {}
+    for name, settings in systems.items():
+        say(f"asking {len(asked)} questions through {name}")
+        began = time.monotonic()
+        with Pipeline(settings, offline=offline, say=say) as pipeline:
+            tables = pipeline.complete(_ask(pipeline, asked))
+        seconds[name] = time.monotonic() - began
+        results.append(_result(name, tables))
+    rows = [row(result, group, place[group]) for result in results for group in GROUPS]
+    first, second = results
+    return Report(tuple(rows), {group: gap(second, first, place[group]) for group in GROUPS}, seconds)
+
+
+def through_vllm(settings: Settings, folder: Path, options: Mapping[str, Scalar]) -> Settings:
+    """The packaged registry with its model from a folder, served by vLLM, and its adapters from their PEFT folders."""
+    [model] = settings.models.values()
+    served = replace(
+        model,
+        engine="vllm",
+        sources=(PathSource(str(folder)),),
+        sha256=digest(folder, Cache()),
+        memory=None,
+        slots=16,
+        options=tuple(({"dtype": "bfloat16"} | dict(options)).items()),
+    )
+    experts = {
+        name: replace(expert, adapter=_peft(PACKAGED / "adapters" / name)) if expert.adapter else expert
+        for name, expert in settings.experts.items()
+    }
+    return replace(settings, models={model.name: served}, experts=experts)
+
+
+def converted(settings: Settings, python: str, *, offline: bool = False) -> Path:
+    """The packaged model's file as a folder; made once per machine."""
+    [model] = settings.models
+    weights = Registry(settings, offline=offline).host(model, ()).path
+    assert weights is not None
+    folder = cache_folder() / "converted" / weights.parent.name
+    if not (folder / "config.json").is_file():
+        convert(weights, folder, python=python)
+    return folder
+
+
+def told(report: Report) -> list[str]:
+    """A line per group: the difference in points, and its interval; then the seconds."""
+    lines = []
+    for group, found in report.gaps.items():
+        interval = f"[{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+        lines.append(f"{found.system} - {found.other}, {group:12} {100 * found.mean:+6.1f}  {interval}")
+    return [*lines, *(f"{name}: {seconds:.0f} s in all" for name, seconds in report.seconds.items())]
+
+
+async def _ask(pipeline: Pipeline, asked: Sequence[Item]) -> list[Table]:
+    """All skills at once: an engine that mixes adapters in a batch may do so."""
+    groups = {skill: [item for item in asked if item.task == skill] for skill in DEFAULT}
+    work = (ask_all(pipeline, pipeline.registry, group, [skill], {}) for skill, group in groups.items())
+    return list(await asyncio.gather(*work))
+
+
+def _result(name: str, tables: Sequence[Table]) -> Result:
+    right = np.concatenate([table.right[:, 0] for table in tables])
+    tokens = np.concatenate([table.tokens[:, 0] for table in tables])
+    seconds = np.concatenate([table.seconds[:, 0] for table in tables])
+    return Result(name, right, np.ones(len(right)), tokens, seconds)
+
+
+def _peft(folder: Path) -> AdapterSpec:
+    files = ("adapter_config.json", "adapter_model.safetensors")
+    return AdapterSpec(
+        folder, folder_sha(*(hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in files))
+    )
