@@ -130,6 +130,7 @@ def run_file(
     form: Form = "rows",
     dedupe: Dedupe | None = None,
     guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+    options: Sequence[str] = (),
 ) -> Summary:
     """Answer every question of `source` into `out`, one row per id in input order; unusable lines go to
     `NAME.errors.jsonl` beside it (with `dedupe` those too whose id was there already), and the summary, as one JSON
@@ -140,7 +141,8 @@ def run_file(
     pipeline. Raises InputError (an output that cannot be written, or is an input) and DuplicateIds before anything
     runs, StoreLockedError while another process works on the same run, and ChangedError if the same work was begun
     with another registry or program and not finished, unless `accept_change` says that it is to begin anew.
-    `guard` surrounds what may take long, inside its task (see `Stopper.guarding`).
+    `guard` surrounds what may take long, inside its task (see `Stopper.guarding`); `options` are the words of the command
+    that a later start has to be told again, kept for who asks the store.
     """
     began, cpu = time.monotonic(), _cpu_seconds()
     budget = budget or Budget()
@@ -152,7 +154,7 @@ def run_file(
     if read.errors:
         write_rows(bad, map(asdict, read.errors))
     inputs = [(query.id, row.line, query.sha) for query, row in zip(queries, read.rows, strict=True)]
-    origin = _origin(pipeline, source, out, inputs)
+    origin = replace(_origin(pipeline, source, out, inputs), options=tuple(options))
     same = (origin.out, pipeline.settings.config_sha, code_version(), origin.inputs_sha)
     run_id = _sha(*same)[:16]  # what differs in any of these is another run: results of two are never mixed
     shown = {row.id: int(row.id) for row in read.rows if row.numeric}

@@ -84,6 +84,7 @@ def run(
     with stopping(budget) as stopper:  # before the heavy imports: what they catch of a Ctrl-C is lost
         from asyncio import CancelledError
         from dataclasses import asdict
+        from itertools import pairwise
 
         from composer.batch import run_file
         from composer.jsonl import dedupe_of
@@ -100,6 +101,9 @@ def run(
             "--max-degraded": max_degraded,
         }
         told = [word for name, value in more.items() if value is not None for word in (name, str(value))]
+        anywhere = [
+            str(Path(word).resolve()) if before == "--summary" else word for before, word in pairwise(["", *told])
+        ]
         again = resume_command(source, out, config, *told)
         pipeline = make_pipeline(config, memory, offline)
         try:
@@ -114,6 +118,7 @@ def run(
                     form=form_of(form),
                     dedupe=kept,
                     guard=stopper.guarding,
+                    options=anywhere,
                 )
         except CancelledError:
             if stopper.exit_code is None:

@@ -82,4 +82,4 @@ def resume_of(run: RunRecord) -> str | None:
     """The command that goes on with a run of the store, from any folder; None where there is nothing to go on with."""
     if run.origin is None or run.origin.kind != "run" or run.state in ("finished", "superseded", "running"):
         return None
-    return resume_command(run.origin.source, run.origin.out, run.origin.registry_path)
+    return resume_command(run.origin.source, run.origin.out, run.origin.registry_path, *run.origin.options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -13,7 +13,7 @@ from composer.costs import Cost, share_cpu
 from composer.store.lock import is_held
 from composer.store.reader import Reader
 from composer.store.rows import Cell, Row, clean, dump, insert, now, text
-from composer.store.schema import CHARGE, ENDING, ORIGIN, QUESTION, RUN, START
+from composer.store.schema import CHARGE, ENDING, ORIGIN, QUESTION, RUN, START, TOLD
 from composer.types import Draft, Role, Stop, Usage
 
 Ending = Literal["finished", "interrupted", "terminated", "hung-up", "out-of-budget", "error", "superseded"]
@@ -38,7 +38,8 @@ SETTLED: frozenset[State] = frozenset({"finished", "superseded", "unknown"})
 class Origin:
     """Where a run comes from: the kind of command, its files, and the text of its registry (all paths absolute).
 
-    `inputs_sha` is over all questions in their order: with `out` it says that two runs are the same work.
+    `inputs_sha` is over all questions in their order: with `out` it says that two runs are the same work. `options` are
+    the words of the command that shape its answers, of the last start.
     """
 
     kind: str
@@ -47,6 +48,7 @@ class Origin:
     inputs_sha: str
     registry_path: str
     registry_text: str
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,8 @@ def enter_start(run_id: str, code_version: str, origin: Origin | None, connectio
     if origin is not None:
         cells = (origin.kind, origin.source, origin.out, origin.inputs_sha, origin.registry_path, origin.registry_text)
         insert(connection, ORIGIN, (run_id, *map(clean, cells)))
+        if origin.options:
+            insert(connection, TOLD, (run_id, number, clean(dump(list(origin.options)))))
     return number
 
 
@@ -140,6 +144,7 @@ def run_records(reader: Reader, store: Path, run_id: str | None = None) -> list[
     which, values = ("", ()) if run_id is None else (" WHERE run_id = ?", (run_id,))
     runs = reader.rows(RUN, f"FROM run{which}", values)
     origins = {text(row[0]): _origin(row) for row in reader.rows(ORIGIN, f"FROM origin{which}", values)}
+    told = {(text(row[0]), row[1]): row for row in reader.rows(TOLD, f"FROM told{which}", values)}
     starts: dict[str, list[Row]] = {}
     for row in reader.rows(START, f"FROM start{which} ORDER BY run_id, n", values):
         starts.setdefault(text(row[0]), []).append(row)
@@ -166,7 +171,7 @@ def run_records(reader: Reader, store: Path, run_id: str | None = None) -> list[
                 state=_state(store, name, bool(own), last),
                 questions=asked.get(name, 0),
                 results=results.get(name, {}),
-                origin=origins.get(name),
+                origin=_with_options(origins.get(name), told.get((name, own[-1][1])) if own else None),
                 summary=json.loads(text(ended[-1][4])) if ended else None,
             )
         )
@@ -271,7 +276,14 @@ def _state(store: Path, run_id: str, started: bool, ending: Row | None) -> State
 
 
 def _origin(row: Row) -> Origin:
-    return Origin(*(text(cell) for cell in row[1:7]))
+    kind, source, out, inputs_sha, registry_path, registry_text = (text(cell) for cell in row[1:7])
+    return Origin(kind, source, out, inputs_sha, registry_path, registry_text)
+
+
+def _with_options(origin: Origin | None, told: Row | None) -> Origin | None:
+    if origin is None or told is None:
+        return origin
+    return replace(origin, options=tuple(map(str, json.loads(text(told[2])))))
 
 
 def _charge(row: Row) -> tuple[int, Charge]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from composer.errors import StoreCorruptError, StoreError, StoreFullError
 
-VERSION = 2
+VERSION = 3
 APPLICATION = 0x434F4544  # "COED" in the file's header: nobody else's database is written to
 BUSY_SECONDS = 10.0  # how long one attempt waits for another process; ATTEMPTS of them, then the caller hears of it
 ATTEMPTS = 3
@@ -60,6 +60,7 @@ ORIGIN = Table(
     ("run_id", "kind", "source", "out", "inputs_sha", "registry_path", "registry_text", "sha256"),
     keys=1,
 )
+TOLD = Table("told", ("run_id", "n", "options", "sha256"), keys=2)
 START = Table("start", ("run_id", "n", "started", "code_version", "sha256"), keys=2)
 ENDING = Table("ending", ("run_id", "n", "state", "ended", "summary", "sha256"), keys=2)
 CHARGE = Table(
@@ -83,7 +84,7 @@ CHARGE = Table(
     ),
     keys=6,
 )
-TABLES = (RUN, QUESTION, CALL, RESULT, ORIGIN, START, ENDING, CHARGE)
+TABLES = (RUN, QUESTION, CALL, RESULT, ORIGIN, TOLD, START, ENDING, CHARGE)
 
 # Without rowid each table is one tree: no second index whose damage could point a key at another key's row.
 _FIRST = (
@@ -126,6 +127,15 @@ _SECOND = (
         sample INTEGER NOT NULL, call_key TEXT NOT NULL, stop TEXT NOT NULL, cached INTEGER NOT NULL,
         tokens_in INTEGER NOT NULL, tokens_out INTEGER NOT NULL, passes INTEGER NOT NULL, seconds REAL NOT NULL,
         cost REAL, sha256 TEXT NOT NULL, PRIMARY KEY (run_id, n, custom_id, arm, role, sample)
+    ) STRICT, WITHOUT ROWID""",
+)
+
+
+# Since schema 3: what each start was told besides its files, as a JSON list of words, where it was told anything.
+_THIRD = (
+    """CREATE TABLE told (
+        run_id TEXT NOT NULL, n INTEGER NOT NULL, options TEXT NOT NULL, sha256 TEXT NOT NULL,
+        PRIMARY KEY (run_id, n)
     ) STRICT, WITHOUT ROWID""",
 )
 
@@ -180,7 +190,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> None:
         _back_up(connection, path, known)
     connection.execute("BEGIN IMMEDIATE")
     known = _known(connection, path)  # another process may have been faster
-    for version, statements in ((1, _FIRST), (2, _SECOND)):
+    for version, statements in ((1, _FIRST), (2, _SECOND), (3, _THIRD)):
         for statement in statements if known < version else ():
             connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION}")

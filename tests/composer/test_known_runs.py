@@ -91,6 +91,21 @@ def test_runs_are_found_by_id_by_its_beginning_and_by_their_file(
         find_run([], None)
 
 
+def test_the_way_to_go_on_has_what_the_last_start_was_told(bench: Scripted) -> None:
+    run(bench, budget=Budget(Limits(calls=1)), options=("--dedupe", "first"))
+    run(
+        bench,
+        budget=Budget(Limits(calls=1)),
+        options=("--dedupe", "first", "--form", "openai-batch", "--memory", "1GiB"),
+    )
+    [found] = known(bench)
+
+    data = look(bench, lambda store: status_data(store, found))
+
+    assert found.starts == 2
+    assert data["resume"].endswith("experts.yaml --dedupe first --form openai-batch --memory 1GiB")
+
+
 def test_a_run_is_listed_with_what_is_done_and_what_failed(bench: Scripted) -> None:
     done = run(bench)
     [found] = known(bench)
