@@ -62,7 +62,7 @@ def plan_file(registry: Registry, path: Path, *, name: str | None, base: str | N
     fits no model of the registry (`base`: that one), or fits several."""
     settings = registry.settings
     check_weights(path, {}, where=str(path))
-    taken = _free(settings, name or _name_of(path))
+    taken = _free(settings, name or name_of(path))
     place = _shown(path, settings.path.parent)
     if is_adapter(path):
         model, notes = _base_of(registry, path, base)
@@ -255,10 +255,10 @@ def _free(settings: Settings, name: str) -> str:
     return name
 
 
-def _name_of(path: Path) -> str:
+def name_of(path: Path) -> str:
     """A name out of a path.
 
-    >>> _name_of(Path("adapters/My law (v2)")), _name_of(Path("tiny.Q4_1.gguf"))
+    >>> name_of(Path("adapters/My law (v2)")), name_of(Path("tiny.Q4_1.gguf"))
     ('my-law-v2', 'tiny.q4_1')
     """
     stem = path.name.removesuffix(".gguf")
