@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from composer.cli_kit import AsJson, Config, Ended, Offline, complain, make_pipeline, print_json, say
-from composer.exits import INCOMPLETE, INTERRUPTED
+from composer.cli_kit import AsJson, Config, Ended, Offline, complain, interrupted, make_pipeline, print_json, say
+from composer.exits import INCOMPLETE
 
 if TYPE_CHECKING:
     from composer.jsonl import RowError
@@ -66,6 +66,7 @@ def train(
     from composer.errors import InputError
     from composer.training.base import find_trainee
     from composer.training.lessons import read_lessons, strays
+    from composer.training.process import StoppedError
     from composer.training.run import Recipe, check_out
     from composer.training.run import train as run
     from composer.training.show import watching
@@ -86,12 +87,16 @@ def train(
     if wrong := strays((*lessons.train, *lessons.held)):
         say(f"the target of {len(wrong)} rows is no right answer to them, the first on line {wrong[0]}: see `target`")
     trainee = find_trainee(make_pipeline(config, None, offline).registry, base)
-    with watching(say) as hear:
-        done = run(
-            trainee, lessons, out, recipe,
-            name=name_of(Path(name)) if name else name_of(out.resolve()),
-            python=find_python(python), threads=threads or _threads(), hear=hear,
-        )  # fmt: skip
+    try:
+        with watching(say) as hear:
+            done = run(
+                trainee, lessons, out, recipe,
+                name=name_of(Path(name)) if name else name_of(out.resolve()),
+                python=find_python(python), threads=threads or _threads(), hear=hear,
+            )  # fmt: skip
+    except (KeyboardInterrupt, StoppedError):
+        complain("interrupted before there was an adapter better than the base: nothing is written")
+        raise Ended(interrupted()) from None
     if as_json:
         print_json(_data_of(done, lessons.errors))
     else:
@@ -99,7 +104,7 @@ def train(
             typer.echo(text)
     if done.why == "stopped":
         complain(f"interrupted; the best so far, step {done.best} of {done.steps}, is in {done.folder}")
-        raise Ended(INTERRUPTED)
+        raise Ended(interrupted())
     if lessons.errors:
         raise typer.Exit(INCOMPLETE)
 

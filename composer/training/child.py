@@ -200,7 +200,7 @@ class Training:
         return total / count
 
     def save(self) -> None:
-        """Write the adapter as PEFT does, naming the base as the job says."""
+        """Write the adapter as PEFT does, naming the base as the job says; in place of an earlier one, whole."""
         from peft import get_peft_model_state_dict  # noqa: PLC0415
         from safetensors.torch import save_file  # noqa: PLC0415
 
@@ -208,7 +208,9 @@ class Training:
         large = max(float(value.abs().max()) for value in state.values())
         half = self.torch.float16 if large < _MOST_HALF else self.torch.float32
         state = {name: value.to(half).contiguous() for name, value in state.items()}
-        save_file(state, str(self.out / "adapter_model.safetensors"), metadata={"format": "pt"})
+        draft = self.out / ".adapter.tmp"  # we may be killed at any moment: the last best stays whole
+        save_file(state, str(draft), metadata={"format": "pt"})
+        draft.replace(self.out / "adapter_model.safetensors")
         config = {
             "base_model_name_or_path": self.job["base_name"],
             "bias": "none",

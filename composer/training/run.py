@@ -4,36 +4,29 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
-import queue
-import signal
-import subprocess
-import tempfile
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from composer.errors import ComposerError, InputError
+from composer.errors import InputError
 from composer.folders import replacing
 from composer.jsonl import Labelled
 from composer.registry.bases import GgufBase
 from composer.registry.convert import convert_peft
 from composer.registry.peft import CONFIG, check_peft, read_peft
-from composer.registry.to_hf import ConvertError, needs_torch
 from composer.training.base import Trainee, answer
 from composer.training.lessons import Lessons, asked, right, target_of
+from composer.training.process import Step, run_job
 
 NOTE = "training.json"
 """What is written beside an adapter: settings, what it was made of, and scores."""
 
-_CHILD = Path(__file__).with_name("child.py")
 _LOOKS = 20  # times that the held-out loss is taken, where nobody says how often
 _WARMUP = 15
+_DRAFT = ".adapter.tmp"  # what a child that was killed may leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,21 +71,8 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """How a training stands: the loss of late (None before the first step), that on what is held back (None: not looked
-    at here), the step with the lowest of those, and the seconds left."""
-
-    step: int
-    steps: int
-    loss: float | None
-    held: float | None
-    best: int
-    left: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Trained:
-    """An adapter in `folder`. `why`: finished, patience, or stopped; then `after` is None: nobody waited for it."""
+    """An adapter in `folder`. `why`: finished, patience, or stopped; then `after` is None: nobody waits for it."""
 
     folder: Path
     name: str
@@ -135,7 +115,7 @@ def train(
     try:
         with replacing(out) as fresh:
             job = _job(trainee, lessons, recipe, base, fresh, threads)
-            told, replies = _run(python, job, lessons, hear)
+            told, replies = run_job(python, job, lessons, hear)
             found = read_peft(fresh, where=str(fresh))
             gguf = None
             form = trainee.form()
@@ -146,13 +126,15 @@ def train(
             after: Score | None = None
             if trainee.host is None:
                 before = _score(lessons.held, [(reply, True) for reply in replies["before"]])
-                after = (
-                    _score(lessons.held, [(reply, True) for reply in replies["after"]]) if "after" in replies else None
-                )
+                if "after" in replies:
+                    after = _score(lessons.held, [(reply, True) for reply in replies["after"]])
             elif told["why"] != "stopped":
                 hear("asking the new expert the held-out questions")
-                drafts = answer(trainee, texts, gguf or fresh)
-                after = _score(lessons.held, [(draft.text, draft.stop == "stop") for draft in drafts])
+                try:
+                    drafts = answer(trainee, texts, gguf or fresh)
+                    after = _score(lessons.held, [(draft.text, draft.stop == "stop") for draft in drafts])
+                except KeyboardInterrupt:  # what was trained is worth keeping
+                    told["why"] = "stopped"
             assert before is not None
             notes = (
                 () if gguf else ("its base is no GGUF file, so there is no GGUF form: `coe experts convert` makes it",)
@@ -163,6 +145,7 @@ def train(
             )  # fmt: skip
             text = json.dumps(note(trainee, lessons, recipe, done, told), indent=2, ensure_ascii=False) + "\n"
             (fresh / NOTE).write_text(text, encoding="utf-8")
+            (fresh / _DRAFT).unlink(missing_ok=True)
             for path in fresh.iterdir():
                 path.chmod(0o644)
     except OSError as why:
@@ -186,6 +169,9 @@ def note(trainee: Trainee, lessons: Lessons, recipe: Recipe, done: Trained, told
     """What `training.json` says: enough to make the adapter again, and what it was worth. It names no place of this
     machine."""
     settings = {key: value for key, value in asdict(recipe).items() if key not in ("start", "dtype", "every")}
+    if recipe.start is not None:
+        begun = read_peft(recipe.start)
+        settings |= {"rank": max(module.rank for module in begun.modules.values()), "alpha": begun.alpha}
     return {
         "name": done.name,
         "base": {"name": trainee.public, "sha256": trainee.sha256},
@@ -241,118 +227,3 @@ def _job(trainee: Trainee, lessons: Lessons, recipe: Recipe, base: Path, out: Pa
         "out": str(out),
         "threads": threads,
     }
-
-
-def _run(
-    python: str, job: Mapping[str, Any], lessons: Lessons, hear: Callable[[Step | str], None]
-) -> tuple[dict[str, Any], dict[str, list[str]]]:
-    """Let the child do the job; how it ended, with what it told at its start, and what was answered when."""
-    told: dict[str, Any] = {}
-    replies: dict[str, list[str]] = {}
-    with (
-        tempfile.TemporaryDirectory(prefix="coe-train-") as place,
-        _started(python, job, Path(place)) as (events, stop, log),
-    ):
-        with _stopping(stop, lambda: hear("stopping after this step, with the best so far (again: at once)")):
-            for event in events:
-                kind = event.pop("event", None)
-                if kind == "step":
-                    hear(Step(steps=job["steps"], **event))
-                elif kind == "ready":
-                    told.update(event)
-                    hear(f"training {event['weights']:,} numbers on {event['device']}, the base in {event['dtype']}")
-                elif kind == "replies":
-                    replies[event["when"]] = event["replies"]
-                elif kind == "error":
-                    raise _failure(python, event, lessons)
-                elif kind == "done":
-                    return {**told, **event}, replies
-        raise ConvertError(
-            f"the training ended by itself: {log()}", where=python, remedy="free memory, or lower --size"
-        )
-
-
-def _failure(python: str, event: Mapping[str, Any], lessons: Lessons) -> ComposerError:
-    if event["missing"]:
-        remedy = needs_torch(python, "peft", "gguf")
-        return ConvertError(f"{python} cannot train: {event['error']}", remedy=remedy)
-    if event["row"] is not None:
-        row = (*lessons.train, *lessons.held)[event["row"]]
-        return InputError(f"line {row.question.line}: {event['error']}", remedy="shorten it, or leave the line out")
-    return ConvertError(
-        f"the training failed: {event['error']}", where=python, remedy="lower --rate, give more rows, or lower --size"
-    )
-
-
-@contextmanager
-def _started(
-    python: str, job: Mapping[str, Any], place: Path
-) -> Iterator[tuple[Iterator[dict[str, Any]], Callable[[], None], Callable[[], str]]]:
-    """The child at work: its events, what tells it to stop, and the end of its log."""
-    (place / "job.json").write_text(json.dumps(job), encoding="utf-8")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    with (place / "log").open("w+", encoding="utf-8", errors="replace") as log:
-        try:
-            child = subprocess.Popen(
-                [python, "-P", str(_CHILD), str(place / "job.json")],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
-                start_new_session=True,  # Ctrl-C is for us; we tell it to stop
-            )  # fmt: skip
-        except OSError as why:
-            raise ConvertError(f"{python} cannot be run: {why}", remedy=needs_torch(python, "peft", "gguf")) from why
-        lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # a signal never tears a line in two
-
-        def read() -> None:
-            assert child.stdout is not None
-            for line in child.stdout:
-                lines.put(line)
-            lines.put(b"")
-
-        def events() -> Iterator[dict[str, Any]]:
-            while line := lines.get():
-                with suppress(ValueError):  # what a library prints is no event of ours
-                    event = json.loads(line)
-                    if isinstance(event, dict):
-                        yield cast(dict[str, Any], event)
-
-        def stop() -> None:
-            assert child.stdin is not None
-            with suppress(OSError):
-                child.stdin.close()
-
-        def tail() -> str:
-            code = child.wait()
-            log.seek(0)
-            return f"code {code}: {log.read().strip()[-400:]}"
-
-        reader = threading.Thread(target=read, daemon=True)
-        reader.start()
-        try:
-            yield events(), stop, tail
-        finally:
-            stop()
-            try:
-                child.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
-            reader.join()
-
-
-@contextmanager
-def _stopping(stop: Callable[[], None], say: Callable[[], None]) -> Iterator[None]:
-    """Ctrl-C (and SIGTERM, which is led here) calls `stop` inside the block; the second time it is what it always is."""
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        yield
-        return
-
-    def handler(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGINT, before)
-        stop()
-        say()
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from composer.training.run import Step
+from composer.training.process import Step
 
 EVERY = 10.0  # seconds between two plain lines, apart from looks at the held-out loss
 _WIDTH = 20  # of the bar
