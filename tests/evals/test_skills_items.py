@@ -236,14 +236,17 @@ def _number_in(text: str) -> int:
         elif (unit := word.removesuffix("teen")) in _STEMS and word != unit:
             total += 10 + _STEMS[unit]
         else:
-            total += _STEMS.get(word, 0)
+            total += _UNITS.get(word, 0)
     return total
 
 
-_STEMS = {
-    name: value for value, name in enumerate(["-", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"])
+_UNITS = {
+    name: value
+    for value, name in enumerate(
+        ["-", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    )
 }
-_STEMS |= {"twen": 2, "thir": 3, "for": 4, "fif": 5, "eigh": 8}
+_STEMS = _UNITS | {"twen": 2, "thir": 3, "for": 4, "fif": 5, "eigh": 8}
 
 
 def _form_of(item: Item) -> str | None:
