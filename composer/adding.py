@@ -65,7 +65,7 @@ def plan_file(registry: Registry, path: Path, *, name: str | None, base: str | N
     if not path.exists():
         raise ConfigError(f"{path} is not there", remedy="name a folder of a model or an adapter, or a GGUF file")
     check_weights(path, {}, where=str(path))
-    taken = _free(settings, name or _name_of(path))
+    taken = _free(settings, name or name_of(path))
     place = _shown(path, settings.path.parent)
     if is_adapter(path):
         model, notes = _base_of(registry, path, base)
@@ -260,10 +260,10 @@ def _free(settings: Settings, name: str) -> str:
     return name
 
 
-def _name_of(path: Path) -> str:
+def name_of(path: Path) -> str:
     """A name out of a path.
 
-    >>> _name_of(Path("adapters/My law (v2)")), _name_of(Path("tiny.Q4_1.gguf"))
+    >>> name_of(Path("adapters/My law (v2)")), name_of(Path("tiny.Q4_1.gguf"))
     ('my-law-v2', 'tiny.q4_1')
     """
     stem = path.name.removesuffix(".gguf")

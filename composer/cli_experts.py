@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from composer.cli_kit import AsJson, Config, Memory, Offline, make_pipeline, print_json, say
+from composer.cli_train import train
 from composer.exits import CORRUPT, UNAVAILABLE
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ def mount(app: typer.Typer) -> None:
     experts.command()(check)
     experts.command()(add)
     experts.command()(convert)
+    experts.command()(train)
     experts.command()(select)
     experts.command()(lock)
     experts.command()(verify)

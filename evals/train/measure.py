@@ -20,8 +20,9 @@ from urllib import request
 
 from composer.answers.extract import extract
 from composer.answers.grade import grade
+from composer.config import PACKAGED, load_settings, packaged_registry
+from composer.registry.experts import Registry
 from evals.tasks.skills import SKILLS, Item, Kind, items
-from evals.train.base import TEMPLATE, base_gguf
 
 Messages = list[dict[str, str]]
 Ask = Callable[[Messages, float], str]  # messages, scale of the adapter -> reply
@@ -35,6 +36,19 @@ _FORMS: dict[Kind, str] = {
     "text": "Answer with a word or two only.",
 }
 _SLOTS = 8
+
+
+def base_gguf(path: str | Path | None) -> Path:
+    """The base model's GGUF file: `path`, or the packaged registry's model, fetched if need be."""
+    if path is None:
+        registry = Registry(load_settings(packaged_registry()))
+        fetched = registry.host(registry.settings.generalist.model, ()).path
+        assert fetched is not None
+        return fetched
+    found = Path(path)
+    if not found.is_file():
+        raise FileNotFoundError(f"no base model at {found}; pass --base FILE.gguf")
+    return found
 
 
 def right(kind: Kind, reply: str, answer: str) -> bool:
@@ -65,7 +79,7 @@ def served(gguf: Path, adapter: Path | None) -> Iterator[Ask]:
     params.model.path = str(gguf)
     params.n_parallel, params.n_ctx, params.verbosity = _SLOTS, 1024 * _SLOTS, 0
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = 1
-    params.chat_template = TEMPLATE
+    params.chat_template = (PACKAGED / "chatml.jinja").read_text("utf-8")  # as served
     if adapter:
         lora = xlc.CommonAdapterLoraInfo()
         lora.path, lora.scale = str(adapter), 0.0

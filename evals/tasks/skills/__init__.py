@@ -1,7 +1,7 @@
 """The skills of the default specialists: questions made by rule, split by problem."""
 
 from composer.types import Kind
-from evals.tasks.skills import arithmetic, dates, extraction, sorting, units
+from evals.tasks.skills import arithmetic, dates, extraction, numerals, sorting, units, wordforms
 from evals.tasks.skills.item import SPLITS, Item, Lesson, Split, lessons, split_of
 
 __all__ = [
@@ -24,8 +24,10 @@ SKILLS = {
         arithmetic.THREE_DIGIT,
         dates.SKILL,
         extraction.SKILL,
+        numerals.SKILL,
         sorting.SKILL,
         units.SKILL,
+        wordforms.SKILL,
     )
 }
 #: the skills whose specialists are in the packaged configuration

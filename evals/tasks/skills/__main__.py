@@ -1,4 +1,8 @@
-"""`python -m evals.tasks.skills --out FILE`: the labelled questions the default router learns from."""
+"""`python -m evals.tasks.skills --out FILE`: the labelled questions the default router learns from.
+
+With a skill and `--lessons N`, N training questions of it instead, with what its specialist is to write: the data of
+`coe experts train`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,8 @@ from importlib import resources
 from pathlib import Path
 from random import Random
 
-from evals.tasks.skills import DEFAULT, Item, items
+from evals.tasks.skills import DEFAULT, SKILLS, Item, items
+from evals.tasks.skills.mix import mix, rows
 
 _PROFILE, _CALIBRATION = 60, 20  # questions per skill
 
@@ -35,10 +40,20 @@ def general(seed: int = 0) -> list[Item]:
 def main(arguments: list[str] | None = None) -> None:
     """Write the rows as JSON lines, the form of any labelled file."""
     parser = argparse.ArgumentParser(prog="python -m evals.tasks.skills", description=__doc__)
+    parser.add_argument("skills", nargs="*", metavar="SKILL", help=f"of {', '.join(SKILLS)}")
+    parser.add_argument("--lessons", type=int, help="how many training questions, in equal shares of the skills")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
-    lines = [json.dumps(asdict(item), ensure_ascii=False) for item in packaged(given.seed)]
+    if strange := [skill for skill in given.skills if skill not in SKILLS]:
+        parser.error(f"no skill is called {strange[0]!r}; known: {', '.join(SKILLS)}")
+    if bool(given.skills) != (given.lessons is not None):
+        parser.error("a SKILL and --lessons N go together")
+    if given.skills:
+        made: Iterator[dict[str, str]] = rows(mix(given.skills, given.lessons, given.seed))
+    else:
+        made = (asdict(item) for item in packaged(given.seed))
+    lines = [json.dumps(row, ensure_ascii=False) for row in made]
     given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -1,29 +1,17 @@
-"""Lessons as batches of token numbers: long ones with long ones, so little is padding."""
+"""What a specialist is taught: training questions in shares, some of them as drills, and their rows for `coe experts train`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from random import Random
-from typing import Any
 
 from evals.tasks.skills import SKILLS, Item, Lesson, split_of, teach
 from evals.tasks.skills.item import Problem
-from evals.train.base import prompt
 
-_WINDOW = 12  # batches whose lessons are sorted by length together
 _THREE_DIGIT = 0.08  # of the arithmetic lessons
 _DRILLS = 0.4  # of the lessons of skills that have a bare form: several problems teach more per token
 _PROBLEMS = 4  # in a drill
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """The tokens of a prompt with its target, and where the target starts."""
-
-    tokens: tuple[int, ...]
-    start: int
 
 
 def mix(skills: Sequence[str], n: int, seed: int) -> list[Lesson]:
@@ -65,23 +53,19 @@ def drills(skill: str, n: int, seed: int) -> list[Lesson]:
     return made
 
 
-def encode(tokenizer: Any, lessons: Sequence[Lesson]) -> list[Example]:
-    """The lessons in the chat format; the closing mark belongs to the target."""
-    made = []
+def rows(lessons: Sequence[Lesson]) -> Iterator[dict[str, str]]:
+    """Lessons as rows of labelled JSONL with their targets. Questions that come twice keep one row: a row is counted, and
+    may be held back, once."""
+    seen: set[str] = set()
     for lesson in lessons:
-        head = tokenizer(prompt(lesson.item.question), add_special_tokens=False).input_ids
-        tail = tokenizer(lesson.target + "<|im_end|>", add_special_tokens=False).input_ids
-        made.append(Example((*head, *tail), len(head)))
-    return made
-
-
-def batches(examples: Sequence[Example], size: int, seed: int) -> list[list[Example]]:
-    """Full batches of similar length in random order; a rest that fills none is dropped."""
-    rng = Random(seed)
-    made: list[list[Example]] = []
-    for at in range(0, len(examples), size * _WINDOW):
-        window = sorted(examples[at : at + size * _WINDOW], key=lambda one: len(one.tokens))
-        group = [window[i : i + size] for i in range(0, len(window) - size + 1, size)]
-        rng.shuffle(group)
-        made += group
-    return made
+        item = lesson.item
+        if item.question not in seen:
+            seen.add(item.question)
+            yield {
+                "id": item.id,
+                "question": item.question,
+                "answer": item.answer,
+                "kind": item.kind,
+                "task": item.task,
+                "target": lesson.target,
+            }
