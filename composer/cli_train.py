@@ -62,8 +62,8 @@ def train(
     """Train a LoRA adapter on labelled rows, and say how many held-out questions are right before and after. Ctrl-C keeps
     the best so far. Needs an interpreter with torch; uses a GPU where torch sees one."""
     from composer.adding import name_of
-    from composer.engines.vllm_server import find_python
     from composer.errors import InputError
+    from composer.registry.vllm_home import find_python
     from composer.training.base import find_trainee
     from composer.training.lessons import read_lessons, strays
     from composer.training.process import StoppedError

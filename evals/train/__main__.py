@@ -11,8 +11,8 @@ import json
 from pathlib import Path
 
 from composer.config import load_settings, packaged_registry
-from composer.engines.vllm_server import find_python
 from composer.registry.experts import Registry
+from composer.registry.vllm_home import find_python
 from composer.training.base import find_trainee
 from composer.training.lessons import read_lessons
 from composer.training.process import Step
