@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 
+from composer.engines.base import Engine
+from composer.engines.litellm import LiteLLMEngine
 from composer.engines.openai import OpenAIEngine
 from composer.types import Draft, Host, Message, Prompt, Request, Stream
 from evals.faults.bench import Bench, Finding
@@ -14,8 +16,10 @@ _KINDS = ("vllm", "llamacpp", "tgi", "ollama", "other")
 _REACH = 4  # tokens on both sides of the limit
 
 
-async def _asked(url: str, model: str, prompts: list[Prompt], context: int = 2048) -> list[Draft]:
-    engine = OpenAIEngine(url=url, model=model, retries=2)
+async def _asked(
+    url: str, model: str, prompts: list[Prompt], context: int = 2048, engine: Engine | None = None
+) -> list[Draft]:
+    engine = engine or OpenAIEngine(url=url, model=model, retries=2)
     await engine.open(Host("far", "openai", slots=1, context=context))
     requests = [Request(str(i), (Stream("far", prompt),)) for i, prompt in enumerate(prompts)]
     found = {name: piece async for name, piece in engine.generate(requests) if isinstance(piece, Draft)}
@@ -32,6 +36,8 @@ def wrong_models(bench: Bench, n: int) -> Finding:
         missed += sum(draft.error is None or draft.error.kind != "wrong_model" for draft in drafts)
         early += bench.told("begun", since)
     replies = asyncio.run(_asked(bench.url, "wrong-model", [f"{i}?" for i in range(n)]))
+    by_litellm = LiteLLMEngine(model="openai/wrong-model", url=f"{bench.url}/v1", retries=0)
+    replies += asyncio.run(_asked(bench.url, "wrong-model", [f"{i}?" for i in range(n)], engine=by_litellm))
     missed += sum(draft.error is None or draft.error.kind != "wrong_model" for draft in replies)
     mixed = 0
     for i in range(n):
@@ -39,13 +45,13 @@ def wrong_models(bench: Bench, n: int) -> Finding:
         drafts = asyncio.run(_asked(f"{bench.url}/as/vllm/{model}", model, [f"{j}?" for j in range(2 * (3 + i))]))
         mixed += sum(draft.error is None for draft in drafts[2 + i :])
     figure = f"not noticed {missed}, tokens spent before {early}; answered after the weights were changed {mixed}"
-    promise = "the served model is compared with the asked one before the first token, and in every reply"
+    promise = "the served model is compared with the asked one before the first token, and in every reply, through LiteLLM too"
     return Finding(
         "R10",
         "wrong name; another model behind the same port",
         promise,
         figure,
-        (len(_KINDS) + 2) * n,
+        (len(_KINDS) + 3) * n,
         not missed + early + mixed,
     )
 
