@@ -273,7 +273,7 @@ def _excerpt(raw: bytes) -> str:
 # --- rows
 
 
-def _row(raw: bytes, line: int, *, labelled: bool, numbered: bool) -> Labelled:
+def _row(raw: bytes, line: int, *, labelled: bool, numbered: bool = False) -> Labelled:
     if len(raw.rstrip(b"\r\n")) > MAX_LINE:
         raise BadRow(f"longer than {MAX_LINE:,} bytes")
     row = object_of(raw)

@@ -60,7 +60,8 @@ def run_job(
         nonlocal stopping
         stopping = True
         child.stop()
-        hear("stopping after this step, with the best so far (again: at once)")
+        with suppress(RuntimeError):  # the signal came while a line was being written: this one is not told
+            hear("stopping after this step, with the best so far (again: at once)")
 
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="coe-train-") as place, _started(python, job, Path(place)) as child:

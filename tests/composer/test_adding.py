@@ -22,6 +22,7 @@ from composer.profile import EMPTY, Profile
 from composer.registry.experts import Registry
 from composer.registry.lock import read_lock
 from composer.rewrite import with_rows
+from evals.tasks.skills import items
 
 ADAPTERS = PACKAGED / "adapters"
 
@@ -335,3 +336,20 @@ def test_a_mixture_stands_in_for_a_part_that_it_loses_at_most_a_point_against(ow
         "against units on 10 of its questions: loses 10.0 points: keep units",
     ]
     assert list(stands_in(found, "units", registry(own))) == []
+
+
+@pytest.mark.parametrize("skill", ["numerals", "wordforms"])
+def test_the_packaged_specialists_that_are_not_in_the_registry_can_be_added(tmp_path: Path, skill: str) -> None:
+    shutil.copy(packaged_registry(), tmp_path / "experts.yaml")
+    asked = items(skill, "calibration", 20, 5)  # problems that nobody was trained on
+    rows = [
+        {"id": one.id, "question": one.question, "answer": one.answer, "kind": one.kind, "task": skill} for one in asked
+    ]
+    (tmp_path / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    done = coe("experts", "add", ADAPTERS / skill, "--data", "few.jsonl", cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{skill}: {skill}, written into ")
+    assert "its layers fit smollm2" in done.stderr and f"{skill}: right " in done.stderr
+    assert registry(tmp_path).settings.experts[skill].skills == (skill,)
