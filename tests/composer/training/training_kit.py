@@ -14,7 +14,7 @@ from composer.training.lessons import Lessons
 
 def row(number: int, question: str = "", answer: str = "1", target: str | None = None) -> Labelled:
     return Labelled(
-        Question(str(number), question or f"Question {number}?", (), "text", number), answer, None, None, target
+        Question(str(number), question or f"Question {number}?", (), "text", number), answer, None, None, target=target
     )
 
 
