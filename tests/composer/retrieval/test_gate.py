@@ -1,0 +1,129 @@
+"""Gates on a simulated corpus (METHODS D): it covers half of the topics, and misleads on the other half."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from composer.errors import InputError
+from composer.retrieval.gate import (
+    GATES,
+    Always,
+    Gate,
+    Never,
+    Signals,
+    Table,
+    Threshold,
+    Worth,
+    curve,
+    make,
+    opens,
+    utility,
+)
+
+
+def world(seed: int, n: int = 800) -> tuple[Signals, Table, Table]:
+    """Questions of twenty topics; of the ten that are covered the expert knows little, and reads it where passages are
+    near; in the others it knows more than the distractors it would be given."""
+    rng = np.random.default_rng(seed)
+    topics = np.random.default_rng(0).normal(size=(20, 32))
+    topic = rng.integers(20, size=n)
+    covered = topic < 10
+    vectors = topics[topic] + 0.5 * rng.normal(size=(n, 32))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    knows = rng.random(n) < np.where(covered, 0.2, 0.7)
+    without = knows.astype(float)
+    reading = (rng.random(n) < np.where(covered, 0.85, np.where(knows, 0.6, 0.05))).astype(float)
+    signals = Signals(
+        length=rng.integers(20, 200, size=n).astype(float),
+        entropy=np.maximum(0, np.where(knows, 0.3, 0.9) + 0.3 * rng.normal(size=n)),
+        margin=np.clip(np.where(knows, 0.7, 0.3) + 0.2 * rng.normal(size=n), 0, 1),
+        confidence=np.where(knows, -0.3, -0.8) + 0.3 * rng.normal(size=n),
+        top=np.where(covered, 0.7, 0.55) + 0.08 * rng.normal(size=n),
+        gap=np.where(covered, 0.2, 0.05) + 0.05 * rng.normal(size=n),
+        near=0.3 + 0.1 * rng.normal(size=n),
+        vectors=vectors,
+    )
+    return signals, without, reading
+
+
+@pytest.fixture(scope="module")
+def fitted() -> dict[str, Gate]:
+    signals, without, reading = world(1)
+    return {name: make(name).fit(signals, without, reading) for name in GATES}
+
+
+def test_the_weighing_gate_beats_never_and_always_where_both_make_sense(fitted: dict[str, Gate]) -> None:
+    signals, without, reading = world(2, n=3000)
+    for cost in (0.05, 0.1, 0.2, 0.3):
+        means = {
+            name: float(utility(opens(gate, signals, cost), without, reading, cost).mean())
+            for name, gate in fitted.items()
+        }
+        assert means["worth"] > max(means["never"], means["always"]) + 0.05, (cost, means)
+        assert means["worth"] >= max(means.values()) - 0.02, (cost, means)
+
+
+def test_every_gate_closes_where_reading_costs_more_than_it_can_bring(fitted: dict[str, Gate]) -> None:
+    signals, _, _ = world(3)
+    for name, gate in fitted.items():
+        assert opens(gate, signals, cost=1.01).any() == (name == "always")
+
+
+def test_no_gate_is_far_below_the_better_of_never_and_always(fitted: dict[str, Gate]) -> None:
+    signals, without, reading = world(4, n=3000)
+    for cost in np.linspace(0, 1, 11):
+        floor = max(
+            utility(read, without, reading, cost).mean() for read in (np.zeros(3000, bool), np.ones(3000, bool))
+        )
+        for name in ("entropy", "margin", "confidence", "neighbours", "worth"):
+            assert utility(opens(fitted[name], signals, cost), without, reading, cost).mean() > floor - 0.02, (
+                name,
+                cost,
+            )
+
+
+def test_probabilities_are_calibrated(fitted: dict[str, Gate]) -> None:
+    signals, without, reading = world(5, n=4000)
+    gate = fitted["worth"]
+    assert isinstance(gate, Worth)
+    for said, truth in zip(gate.probable(signals), (without, reading), strict=True):
+        bins = np.minimum((said * 10).astype(int), 9)
+        apart = [abs(said[bins == one].mean() - truth[bins == one].mean()) * (bins == one).mean() for one in set(bins)]
+        assert sum(apart) < 0.05, "the expected calibration error"
+
+
+def test_a_less_certain_draft_never_has_less_to_gain() -> None:
+    signals, without, reading = world(6)
+    gate = Threshold("margin").fit(signals, without, reading)
+    order = np.argsort(-signals.column("margin"))
+    assert (np.diff(gate.gain(signals)[order]) >= -1e-12).all()
+
+
+def test_signals_that_nobody_looked_at_are_named() -> None:
+    signals, without, reading = world(7)
+    with pytest.raises(InputError, match="needs the signal 'entropy'"):
+        Threshold("entropy").fit(Signals(signals.length), without, reading)
+    few = Worth().fit(Signals(signals.length, top=signals.top), without, reading)
+    assert np.isfinite(few.gain(Signals(signals.length, top=signals.top))).all()
+
+
+def test_too_few_questions_are_told() -> None:
+    signals, without, reading = world(8, n=19)
+    with pytest.raises(InputError, match="19 questions were asked both ways, 20 are needed"):
+        Worth().fit(signals, without, reading)
+
+
+def test_what_is_always_right_or_always_wrong_can_be_learnt_from() -> None:
+    signals, without, _ = world(9)
+    gain = Worth().fit(signals, np.zeros(len(without)), np.ones(len(without))).gain(signals)
+    assert (gain > 0.9).all()
+
+
+def test_the_report_says_what_a_gate_saves_and_costs() -> None:
+    signals, without, reading = world(10)
+    (never,) = curve(Never(), signals, without, reading, cost=0.1, values=[2.0])
+    (always,) = curve(Always(), signals, without, reading, cost=0.1, values=[2.0])
+    assert (never.read, never.saved, never.right) == (0, 1, without.mean())
+    assert (always.read, always.saved, always.right) == (1, 0, reading.mean())
+    assert always.utility == pytest.approx(2 * reading.mean() - 0.1)
