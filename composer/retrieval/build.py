@@ -22,6 +22,7 @@ from composer.retrieval.documents import Document, Unread, read_documents
 from composer.retrieval.index import (
     CORPUS,
     DENSE,
+    MIDDLE,
     Manifest,
     read_manifest,
     save_words,
@@ -183,7 +184,9 @@ def _finish(fresh: Path, encoder: Encoder, n: int, documents: int, most: int, le
         chosen = np.random.default_rng(0).choice(n, min(_ASKED, n), replace=False)
         recall = set_probes(dense, vectors, encoder.encode([texts[row][:_SENTENCE] for row in chosen]))
     faiss.write_index(dense, str(fresh / DENSE))
-    files = {name: _sha(fresh / name) for name in (CORPUS, DENSE, *words)}
+    middle = vectors.mean(axis=0, dtype=np.float64)
+    np.save(fresh / MIDDLE, (middle / max(float(np.linalg.norm(middle)), 1e-9)).astype(np.float32), allow_pickle=False)
+    files = {name: _sha(fresh / name) for name in (CORPUS, DENSE, MIDDLE, *words)}
     probes = dense.nprobe if lists else 0
     manifest = Manifest(encoder.fingerprint, encoder.dim, n, documents, most, least, lists, probes, recall, files)
     write_manifest(fresh, manifest)

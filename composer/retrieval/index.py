@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -22,11 +23,12 @@ from routers.types import Array
 
 By = Literal["both", "meaning", "words"]
 
-CORPUS, DENSE = "passages.sqlite", "dense.faiss"
+CORPUS, DENSE, MIDDLE = "passages.sqlite", "dense.faiss", "middle.npy"
 WORDS = ("data.npy", "indices.npy", "indptr.npy", "vocabulary.json", "parameters.json", "absent.npy")
 VERSION = 1
 FUSION = 60  # the constant of reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)
 DEPTH = 50  # candidates of each kind that are fused
+_FIFTH = 5
 
 Numbers = NDArray[np.int64]
 
@@ -127,6 +129,18 @@ class PassageIndex:
             tuple(Hit(passages[row + 1], score, cosine, near, word) for row, score, cosine, near, word in hits)
             for hits in found
         ]
+
+    def closeness(self, vectors: Array) -> tuple[Array, Array, Array]:
+        """What a gate may know of questions [n, dim] before anything is read, [n] each: the cosine of the nearest passage,
+        how far the fifth nearest is below it, and the cosine with the middle of all passages."""
+        cosines, rows = self._nearest(vectors, min(_FIFTH, self.manifest.passages))
+        cosines = np.where(rows < 0, -1, cosines)  # the lists that were looked into may hold fewer
+        return cosines[:, 0], cosines[:, 0] - cosines[:, -1], vectors @ self._middle
+
+    @cached_property
+    def _middle(self) -> Array:
+        middle: Array = np.load(self.folder / MIDDLE, allow_pickle=False)
+        return middle
 
     def _nearest(self, vectors: Array, depth: int) -> tuple[Array, Numbers]:
         if self._dense is None:

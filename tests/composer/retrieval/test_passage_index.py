@@ -17,7 +17,7 @@ from composer.errors import InputError, PassageError
 from composer.registry.experts import Registry
 from composer.registry.indexes import MANIFEST
 from composer.retrieval.build import Built, build, dense_index, set_probes, token_offsets
-from composer.retrieval.index import CORPUS, DENSE, PassageIndex
+from composer.retrieval.index import CORPUS, DENSE, MIDDLE, PassageIndex
 from routers.embed import OnnxEncoder
 from routers.types import Array
 
@@ -127,7 +127,22 @@ def test_a_build_that_was_stopped_goes_on_and_the_old_index_serves_meanwhile(sou
     assert sorted(path.name for path in tmp_path.iterdir()) == ["docs", "index"], "nothing is left beside it"
 
 
-@pytest.mark.parametrize("name", [CORPUS, DENSE, "data.npy", "vocabulary.json"])
+def test_how_close_questions_are_to_the_passages(source: Path, tmp_path: Path) -> None:
+    encoder = Hashed()
+    built(source, place := tmp_path / "index")
+    asked = encoder.encode(["A ship is steered with a rudder. Sails catch the wind.", "zebra"])
+    with PassageIndex.open(place, encoder) as index:
+        top, gap, near = index.closeness(asked)
+    everything = encoder.encode(list(TOPICS.values()))
+    cosines = np.sort(asked @ everything.T, axis=1)
+    middle = everything.mean(axis=0)
+    assert top == pytest.approx(cosines[:, -1], abs=1e-6)
+    assert top[0] == pytest.approx(1)
+    assert gap == pytest.approx(cosines[:, -1] - cosines[:, 0], abs=1e-6), "the last of three stands for the fifth"
+    assert near == pytest.approx(asked @ middle / np.linalg.norm(middle), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", [CORPUS, DENSE, MIDDLE, "data.npy", "vocabulary.json"])
 def test_damage_is_told_when_it_is_opened_and_mended_by_building(source: Path, tmp_path: Path, name: str) -> None:
     built(source, place := tmp_path / "index")
     whole = (place / name).read_bytes()
