@@ -304,6 +304,7 @@ print(json.dumps(found))
 """
 
 
+@of_a_server
 async def test_a_given_text_has_the_score_that_llamacpp_and_transformers_give_it(
     opened: Opened, vllm_env: Env, smollm2: Path
 ) -> None:
@@ -339,6 +340,7 @@ async def test_a_given_text_has_the_score_that_llamacpp_and_transformers_give_it
             assert sum(apart) / len(apart) < 0.1, "bfloat16, and activations of 8 bits, against float32"
 
 
+@of_a_server
 async def test_an_adapter_scores_its_own_texts_higher_than_the_base_does(opened: Opened) -> None:
     asked = [
         Request(str(who), (Stream("smol", chat("What is 12 + 30?"), who),), target="12 + 30 = 42")
