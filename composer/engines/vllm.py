@@ -357,7 +357,8 @@ class VllmEngine:
             return self._failed(Failure("unsupported", problem))
         fields = fields_of(request, adapters.names, adapters.base, self._chat_options)
         if request.target is not None:
-            assert isinstance(self._client, ChatClient), "`scores` is False in a process of ours"
+            if isinstance(self._client, Pipe):
+                return self._failed(Failure("unsupported", "vLLM in process scores no given text: its server does"))
             draft = await read(self._client, request, fields)
         else:
             draft = await self._client.complete(request, fields, tell)

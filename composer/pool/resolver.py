@@ -69,7 +69,9 @@ def cannot_score(resolver: Resolver, name: str) -> Draft | None:
     if engine.caps.scores:
         return None
     kind = type(engine).__name__
-    why = Failure("unsupported", f"the engine of {name!r} ({kind}) scores no given text; `llamacpp` and `vllm` do")
+    why = Failure(
+        "unsupported", f"the engine of {name!r} ({kind}) scores no given text; `llamacpp` and a server of `vllm` do"
+    )
     return Draft("", "", "error", served_by=name, error=why)
 
 
