@@ -29,6 +29,7 @@ from composer.outputs import (
 )
 from composer.pipeline import Pipeline
 from composer.pool.status import Status
+from composer.registry.indexes import content_sha
 from composer.results import Results
 from composer.resume import code_version, refuse_change
 from composer.state import Answer, Query, State, as_queries, trace_of
@@ -155,7 +156,7 @@ def run_file(
         write_rows(bad, map(asdict, read.errors))
     inputs = [(query.id, row.line, query.sha) for query, row in zip(queries, read.rows, strict=True)]
     origin = replace(_origin(pipeline, source, out, inputs), options=tuple(options))
-    same = (origin.out, pipeline.settings.config_sha, code_version(), origin.inputs_sha)
+    same = (origin.out, content_sha(pipeline.settings), code_version(), origin.inputs_sha)
     run_id = _sha(*same)[:16]  # what differs in any of these is another run: results of two are never mixed
     shown = {row.id: int(row.id) for row in read.rows if row.numeric}
     bad_rows, results = len(read.errors), Results([query.id for query in queries])
@@ -255,7 +256,7 @@ def _origin(pipeline: Pipeline, source: Path, out: Path, inputs: Sequence[Questi
 async def _begun(
     pipeline: Pipeline, run_id: str, origin: Origin, inputs: Sequence[Question], accept_change: bool
 ) -> RunHandle:
-    config_sha = pipeline.settings.config_sha
+    config_sha = content_sha(pipeline.settings)
     await refuse_change(pipeline.store, origin, run_id, config_sha, accept=accept_change)
     return await pipeline.store.begin(run_id, config_sha, code_version(), inputs, origin)
 
@@ -271,7 +272,7 @@ def ask_once(
 
     async def asked() -> State:
         inputs = [(query.id, 1, query.sha)]
-        run = await pipeline.store.begin(run_id, settings.config_sha, code_version(), inputs, origin)
+        run = await pipeline.store.begin(run_id, content_sha(settings), code_version(), inputs, origin)
         hear = _charging(pipeline, run)
         with run:
             try:

@@ -156,7 +156,7 @@ def read_questions(
     rows: list[Labelled] = []
     errors: list[RowError] = []
     places: dict[str, list[int]] = {}
-    for line, raw in _lines(path):
+    for line, raw in lines_of(path):
         try:
             row = _row(raw, line, labelled=labelled, numbered=numbered)
             if (reason := refuse(row.question)) is not None:
@@ -235,7 +235,7 @@ def write_atomic(path: Path) -> Iterator[TextIOWrapper]:
 # --- lines
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
     """(number, bytes) of every line that is not blank; of a line over the cap only its start, longer than MAX_LINE."""
     try:
         with path.open("rb") as file:

@@ -13,6 +13,7 @@ from composer.config import AUTO, Settings, find_registry, load_settings
 from composer.document import text_of
 from composer.errors import ConfigError, InputError, StoreError
 from composer.pipeline import Pipeline
+from composer.registry.indexes import content_sha
 from composer.resume import ChangedError, difference
 from composer.state import Query, Wishes, trace_of
 from composer.store import DraftStore, RunRecord
@@ -101,7 +102,7 @@ def settings_of(run: RunRecord, config: Path | None) -> Settings:
             where=why.where,
             remedy="name it by --config",
         ) from why
-    if settings.config_sha != run.config_sha:
+    if content_sha(settings) != run.config_sha:
         old = run.origin.registry_text if run.origin else None
         change = difference(old, text_of(settings.path), "the run's") if old else "(this run kept no copy of its own)"
         raise ChangedError(

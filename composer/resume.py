@@ -50,6 +50,11 @@ async def refuse_change(store: DraftStore, origin: Origin, run_id: str, config_s
         assert old is not None  # `same_work` looks for it
         change = difference(old.registry_text, origin.registry_text, old.registry_path, origin.registry_path)
         what, back = "the registry has changed since this run was begun", f"bring back the old {old.registry_path}"
+        if run.config_sha != config_sha and old.registry_text == origin.registry_text:
+            what, back = (
+                "what experts are given to read has changed since this run was begun",
+                "bring back the old index",
+            )
         if run.code_version != code_version():
             change = "\n".join(filter(None, (f"- coe {run.code_version}\n+ coe {code_version()}", change)))
             if run.config_sha == config_sha:

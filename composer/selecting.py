@@ -71,7 +71,9 @@ def select(pipeline: Pipeline, data: Path, keep: int, *, diversity: float = 0.5,
     check_programs(items, str(data), run_code=run_code)
     blank = np.zeros((len(items), 1), dtype=np.float32)  # nothing is routed: the questions need no vectors
     with pipeline:
-        asked = measure(items, pipeline.pool, registry, blank, encoder="", prints=registry.prints(), run_code=run_code)
+        asked = measure(
+            items, pipeline.pool, registry, blank, encoder="", prints=registry.prints(), arms=names, run_code=run_code
+        )
         profile = pipeline.complete(asked)
         reasoning = pipeline.complete(follow(items, pipeline.pool, registry, names))
     scores, answers = _columns(profile, names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
@@ -16,7 +16,7 @@ from composer.engines.limits import Limits, Watch
 from composer.engines.reply import Reply, refusal
 from composer.engines.retry import Persistence, Unusable
 from composer.engines.sse import Corrupt, Events, Gunzip
-from composer.types import Delta, Draft, Request
+from composer.types import Delta, Draft, Message, Request
 
 LARGEST_REPLY = 16 * 2**20  # bytes; the longest honest reply with log-probabilities is far smaller
 _CONNECT = 10.0  # seconds: an address that nobody has does not answer at all
@@ -156,7 +156,7 @@ class ChatClient:
     ) -> Draft:
         reply = Reply(serves=self.check.serves) if self.check is not None else Reply()
         fields = {**body_of(request), **extra}
-        path, body = _path(request), encoded({name: value for name, value in fields.items() if value is not None})
+        path, body = path_of(request), encoded({name: value for name, value in fields.items() if value is not None})
         await self._watched(lambda watch: self._post(path, body, reply, tell, watch), ends, reply)
         return reply.draft(request)
 
@@ -244,8 +244,14 @@ def _raw(response: httpx.Response) -> AsyncIterator[bytes]:
     return response.stream.__aiter__()
 
 
-def _path(request: Request) -> str:
+def path_of(request: Request) -> str:
+    """Where a text is continued, or a chat."""
     return "/v1/completions" if isinstance(request.streams[0].prompt, str) else "/v1/chat/completions"
+
+
+def turns_of(prompt: Sequence[Message]) -> list[dict[str, str]]:
+    """A chat in OpenAI's form."""
+    return [{"role": turn.role, "content": turn.content} for turn in prompt]
 
 
 def body_of(request: Request) -> dict[str, object]:
@@ -271,7 +277,7 @@ def body_of(request: Request) -> dict[str, object]:
         body["prompt"] = prompt
     else:
         logprobs = {"logprobs": True, "top_logprobs": sampling.logprobs}
-        body["messages"] = [{"role": turn.role, "content": turn.content} for turn in prompt]
+        body["messages"] = turns_of(prompt)
         if sampling.template:
             body["chat_template_kwargs"] = dict(sampling.template)
     return body | logprobs if sampling.logprobs is not None else body

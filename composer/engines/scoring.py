@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from composer.engines.http import ChatClient
+from composer.engines.http import ChatClient, path_of, turns_of
 from composer.engines.retry import Unusable
 from composer.types import Draft, Request, TokenLogprob, Usage
 
@@ -94,7 +94,7 @@ async def forced(client: ChatClient, request: Request, extra: Mapping[str, objec
         told = _parsed(_Pieces, await client.ask("/tokenize", asked, ends)).tokens
         ids = [piece.id for piece in told]
         if all(isinstance(piece.piece, str) for piece in told):
-            said = await client.ask(_path(request), {**extra, **_whole(request, ids)}, ends)
+            said = await client.ask(path_of(request), {**extra, **_whole(request, ids)}, ends)
             found = _parsed(_Forced, said)
             steps, before = found.choices[0].logprobs.content, found.usage.prompt_tokens
         else:
@@ -106,10 +106,6 @@ async def forced(client: ChatClient, request: Request, extra: Mapping[str, objec
     return await client.persist(request, attempt)
 
 
-def _path(request: Request) -> str:
-    return "/v1/completions" if isinstance(request.streams[0].prompt, str) else "/v1/chat/completions"
-
-
 def _whole(request: Request, ids: Sequence[int]) -> dict[str, object]:
     """What is asked of llama.cpp beside its own fields, so that it writes these tokens."""
     prompt = request.streams[0].prompt
@@ -117,7 +113,7 @@ def _whole(request: Request, ids: Sequence[int]) -> dict[str, object]:
     if isinstance(prompt, str):
         more = {"prompt": prompt, "logprobs": 1}
     else:
-        more = {"messages": _turns(request), "logprobs": True, "top_logprobs": 1, **_template(request)}
+        more = {"messages": turns_of(prompt), "logprobs": True, "top_logprobs": 1, **_template(request)}
     grammar = "root ::= " + " ".join(f"<[{id}]>" for id in ids)
     return {"grammar": grammar, "max_tokens": len(ids), "temperature": 0.0, **more}
 
@@ -130,7 +126,7 @@ async def _stepwise(
     that is written in its place."""
     prompt: Any = request.streams[0].prompt
     if not isinstance(prompt, str):
-        told = await client.ask("/apply-template", {"messages": _turns(request), **_template(request)}, ends)
+        told = await client.ask("/apply-template", {"messages": turns_of(prompt), **_template(request)}, ends)
         prompt = told.get("prompt") if isinstance(told, dict) else None
     first = _ids(await client.ask("/tokenize", {"content": prompt, "add_special": True, "parse_special": True}, ends))
     [other, *_] = _ids(await client.ask("/tokenize", {"content": "a"}, ends))
@@ -163,7 +159,7 @@ async def read(client: ChatClient, request: Request, fields: Mapping[str, object
             before = {**asked, "prompt": prompt}
         else:
             more: dict[str, object] = {} if options is None else {"chat_template_kwargs": options}
-            before = {**asked, "messages": _turns(request), "add_generation_prompt": True, **more}
+            before = {**asked, "messages": turns_of(prompt), "add_generation_prompt": True, **more}
         first = _ids(await client.ask("/tokenize", before, ends))
         ids = _ids(
             await client.ask("/tokenize", {**asked, "prompt": request.target, "add_special_tokens": False}, ends)
@@ -206,12 +202,6 @@ def _ids(told: Any) -> list[int]:
     if not isinstance(tokens, list) or not tokens or not all(type(token) is int for token in tokens):
         raise _bad("the server's /tokenize tells no tokens")
     return tokens
-
-
-def _turns(request: Request) -> list[dict[str, str]]:
-    prompt = request.streams[0].prompt
-    assert not isinstance(prompt, str)
-    return [{"role": turn.role, "content": turn.content} for turn in prompt]
 
 
 def _template(request: Request) -> dict[str, object]:

@@ -5,32 +5,80 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from composer.errors import PassageError
 from composer.folders import mend
 
+if TYPE_CHECKING:
+    from composer.config import Settings
+
 MANIFEST = "index.json"
+VERSION = 1
 _PIECES = re.compile(r"[a-zA-Z]{1,3}|\n+|[^a-zA-Z\s]")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What an index is made of. `recall`: of the dense search against an exact one, among ten (1 where it is exact);
+    `files` maps the other files to their sha256; `encoder` is the fingerprint of what made the vectors."""
+
+    encoder: str
+    dim: int
+    passages: int
+    documents: int
+    most: int
+    least: int
+    lists: int
+    probes: int
+    recall: float
+    files: Mapping[str, str]
+    version: int = VERSION
 
 
 def index_print(folder: Path) -> str:
     """The sha256 of all that decides what is found in the index. Raises PassageError where there is none."""
     mend(folder)
+    found = read_manifest(folder)
+    material = [found.encoder, found.lists, found.probes, sorted(found.files.items())]
+    return hashlib.sha256(json.dumps(material).encode()).hexdigest()
+
+
+def content_sha(settings: Settings) -> str:
+    """The sha256 of what a run is made with: the registry's content, and what its arms are given to read. Raises
+    PassageError."""
+    folders = sorted({arm.evidence.index for arm in settings.reading if arm.evidence is not None})
+    if not folders:
+        return settings.config_sha
+    return hashlib.sha256(json.dumps([settings.config_sha, *map(index_print, folders)]).encode()).hexdigest()
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Raises PassageError where there is none, or none of ours."""
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
-        material = [found["encoder"], found["lists"], found["probes"], sorted(found["files"].items())]
+        if found["version"] != VERSION:
+            raise damaged(folder, f"version {found['version']!r} of its form, expected {VERSION}")
+        return Manifest(**found)
     except FileNotFoundError as why:
         raise PassageError(
             "there is no index", where=str(folder), remedy=f"build it: coe index build {folder.name} FOLDER"
         ) from why
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as why:
-        raise PassageError(
-            f"{MANIFEST} cannot be read: {why}",
-            where=str(folder),
-            remedy=f"build it again: coe index build {folder.name} FOLDER",
-        ) from why
-    return hashlib.sha256(json.dumps(material).encode()).hexdigest()
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as why:
+        raise damaged(folder, f"{MANIFEST} cannot be read: {why}") from why
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write it. Raises OSError."""
+    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
+
+
+def damaged(folder: Path, what: str) -> PassageError:
+    """The error of an index that is there and cannot be used."""
+    return PassageError(what, where=str(folder), remedy=f"build it again: coe index build {folder.name} FOLDER")
 
 
 def most_tokens(text: str) -> int:

@@ -16,17 +16,14 @@ from numpy.typing import NDArray
 from composer.errors import InputError, PassageError
 from composer.folders import lock, mend, replacing
 from composer.registry.cache import Cache
-from composer.registry.indexes import MANIFEST
+from composer.registry.indexes import MANIFEST, Manifest, read_manifest, write_manifest
 from composer.retrieval.corpus import Corpus
 from composer.retrieval.documents import Document, Unread, read_documents
 from composer.retrieval.index import (
     CORPUS,
     DENSE,
     MIDDLE,
-    Manifest,
-    read_manifest,
     save_words,
-    write_manifest,
 )
 from composer.retrieval.split import Offsets, Passage, split
 from routers.embed import Encoder

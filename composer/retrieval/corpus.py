@@ -91,10 +91,6 @@ class Corpus:
         self._file.execute("PRAGMA journal_mode = DELETE")
         self._file.execute("VACUUM")
 
-    def count(self) -> int:
-        """How many passages there are."""
-        return int(self._file.execute("SELECT count(*) FROM passage").fetchone()[0])
-
     def vectors(self, n: int, dim: int) -> Array:
         """[n, dim] by number. Raises ValueError where they do not have this shape."""
         found = np.empty((n, dim), dtype=np.float32)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from composer.errors import InputError
+from composer.fields import BadRow, id_of, object_of, optional_of, text_of
+from composer.jsonl import MAX_LINE, lines_of
 
 TEXT, MARKDOWN, HTML = (".txt", ".text", ".rst"), (".md", ".markdown"), (".html", ".htm", ".xhtml")
-LONGEST = 64_000_000  # bytes of one document or row
+LONGEST = 64_000_000  # bytes of a file that is one document
 _BLOCKS = re.compile(r"\n\s*\n\s*")
 _HIDDEN = ("title", "script", "style", "noscript", "template", "head", "svg")
 _BREAKS = (
@@ -86,42 +87,24 @@ def _file(path: Path, name: str) -> Document | Unread:
 
 
 def _rows(path: Path, prefix: str = "") -> Iterator[Document | Unread]:
-    """Documents of a JSONL file, its bad lines as `Unread`; of equal ids the first counts."""
+    """Documents of a JSONL file, its bad lines as `Unread`; of equal ids the first counts. Raises InputError where the file
+    cannot be read."""
     seen: set[str] = set()
-    try:
-        with path.open("rb") as file:
-            number = 0
-            while raw := file.readline(LONGEST + 1):
-                number += 1
-                where = f"{path.name}:{number}"
-                if len(raw) > LONGEST:
-                    yield Unread(where, f"longer than {LONGEST:,} bytes")
-                    while raw and not raw.endswith(b"\n"):
-                        raw = file.readline(LONGEST)
-                elif raw.strip():
-                    found = _row(raw, where, prefix)
-                    if isinstance(found, Document) and found.name in seen:
-                        found = Unread(where, f"id {found.name!r} stands on an earlier line")
-                    if isinstance(found, Document):
-                        seen.add(found.name)
-                    yield found
-    except OSError as why:
-        raise InputError(f"cannot be read: {why.strerror or why}", where=str(path), remedy="check the file") from why
-
-
-def _row(raw: bytes, where: str, prefix: str) -> Document | Unread:
-    try:
-        row = json.loads(raw.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as why:
-        return Unread(where, f"is no JSON: {why}")
-    if not isinstance(row, dict):
-        return Unread(where, 'is no object, expected {"id": "…", "text": "…"}')
-    name, text, title = row.get("id"), row.get("text"), row.get("title", "")
-    if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-        return Unread(where, f"`id` is {name!r}, expected text or a number")
-    if not isinstance(text, str) or not text.strip():
-        return Unread(where, "`text` is missing or empty")
-    return Document(f"{prefix}{name}", _whole(text), _whole(title) if isinstance(title, str) else "")
+    for number, raw in lines_of(path):
+        where = f"{path.name}:{number}"
+        try:
+            if len(raw) > MAX_LINE:
+                raise BadRow(f"longer than {MAX_LINE:,} bytes")
+            row = object_of(raw)
+            found = Document(f"{prefix}{id_of(row)}", text_of(row, "text"), optional_of(row, "title") or "")
+        except BadRow as why:
+            yield Unread(where, str(why))
+            continue
+        if found.name in seen:
+            yield Unread(where, f"id {found.name!r} stands on an earlier line")
+            continue
+        seen.add(found.name)
+        yield found
 
 
 def page_text(raw: bytes) -> tuple[str, str]:
@@ -140,7 +123,7 @@ def page_text(raw: bytes) -> tuple[str, str]:
         block.insert_before("\n\n")
         block.insert_after("\n\n")
     blocks = (" ".join(block.split()) for block in _BLOCKS.split(page.get_text()))
-    return title, _whole("\n\n".join(block for block in blocks if block))
+    return title, "\n\n".join(block for block in blocks if block)
 
 
 def _title(text: str) -> str:
@@ -149,8 +132,3 @@ def _title(text: str) -> str:
         if line.startswith("# "):
             return line[2:].strip()
     return ""
-
-
-def _whole(text: str) -> str:
-    """Half a surrogate pair, which JSON may hold and no file can, becomes a question mark."""
-    return text.encode(errors="replace").decode()

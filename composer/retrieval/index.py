@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from composer.errors import InputError, PassageError, suggest
 from composer.folders import mend
 from composer.registry.cache import Cache
-from composer.registry.indexes import MANIFEST
+from composer.registry.indexes import Manifest, damaged, read_manifest
 from composer.retrieval.corpus import Corpus
 from composer.retrieval.split import Passage
 from routers.embed import Encoder
@@ -25,30 +24,11 @@ By = Literal["both", "meaning", "words"]
 
 CORPUS, DENSE, MIDDLE = "passages.sqlite", "dense.faiss", "middle.npy"
 WORDS = ("data.npy", "indices.npy", "indptr.npy", "vocabulary.json", "parameters.json", "absent.npy")
-VERSION = 1
 FUSION = 60  # the constant of reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)
 DEPTH = 50  # candidates of each kind that are fused
 _FIFTH = 5
 
 Numbers = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Manifest:
-    """What an index is made of. `recall`: of the dense search against an exact one, among ten (1 where it is exact);
-    `files` maps the other files to their sha256; `encoder` is the fingerprint of what made the vectors."""
-
-    encoder: str
-    dim: int
-    passages: int
-    documents: int
-    most: int
-    least: int
-    lists: int
-    probes: int
-    recall: float
-    files: Mapping[str, str]
-    version: int = VERSION
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +63,9 @@ class PassageIndex:
             try:
                 found = cache.digest(folder / name)
             except OSError as why:
-                raise _damaged(folder, f"{name} cannot be read: {why.strerror or why}") from why
+                raise damaged(folder, f"{name} cannot be read: {why.strerror or why}") from why
             if found != sha256:
-                raise _damaged(folder, f"the sha256 of {name} is {found[:12]}…, expected {sha256[:12]}…")
+                raise damaged(folder, f"the sha256 of {name} is {found[:12]}…, expected {sha256[:12]}…")
         if manifest.encoder != encoder.fingerprint:
             raise PassageError(
                 "its vectors are of another encoder than the registry's",
@@ -230,27 +210,3 @@ def load_words(folder: Path) -> Any:
 def _names() -> dict[str, str]:
     keys = ("data_name", "indices_name", "indptr_name", "vocab_name", "params_name", "nnoc_name")
     return dict(zip(keys, WORDS, strict=True))
-
-
-def read_manifest(folder: Path) -> Manifest:
-    """Raises PassageError where there is none, or none of ours."""
-    try:
-        found = json.loads((folder / MANIFEST).read_bytes())
-        if found["version"] != VERSION:
-            raise _damaged(folder, f"version {found['version']!r} of its form, expected {VERSION}")
-        return Manifest(**found)
-    except FileNotFoundError as why:
-        raise PassageError(
-            "there is no index", where=str(folder), remedy=f"build it: coe index build {folder.name} FOLDER"
-        ) from why
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as why:
-        raise _damaged(folder, f"{MANIFEST} cannot be read: {why}") from why
-
-
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write it. Raises OSError."""
-    (folder / MANIFEST).write_text(json.dumps(asdict(manifest), indent=2) + "\n", encoding="utf-8")
-
-
-def _damaged(folder: Path, what: str) -> PassageError:
-    return PassageError(what, where=str(folder), remedy=f"build it again: coe index build {folder.name} FOLDER")

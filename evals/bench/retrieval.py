@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from composer.retrieval.build import build
-from composer.retrieval.index import DENSE, PassageIndex
+from composer.retrieval.corpus import Corpus
+from composer.retrieval.index import CORPUS, DENSE, PassageIndex
 from routers.types import Array
 
 DIM, TOPICS, SPREAD, NEAR = 384, 20_000, 0.5, 0.5
@@ -107,8 +108,8 @@ def compare(folder: Path, encoder: Synthetic, asked: Array, texts: Sequence[str]
         if index.manifest.lists:
             bare.nprobe = index.manifest.probes
         flat = faiss.IndexFlatIP(DIM)
-        corpus = index._corpus.vectors(index.manifest.passages, DIM)
-        flat.add(corpus)
+        with Corpus(folder / CORPUS) as corpus:
+            flat.add(corpus.vectors(index.manifest.passages, DIM))
         few = asked[:20]
         exact_ms = per_call(lambda place: flat.search(few[place % 20][None], 10), 20)
         _, exact = flat.search(asked, 10)

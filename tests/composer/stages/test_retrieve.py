@@ -8,11 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from composer.batch import run_file
+from composer.budget import Budget, Limits
 from composer.errors import ConfigError, InputError, PassageError
 from composer.pipeline import Pipeline
+from composer.profile import read_profile
+from composer.profiling import profile_file
 from composer.registry.indexes import MANIFEST
+from composer.resume import ChangedError
 from composer.retrieval.build import build
 from composer.retrieval.index import PassageIndex
+from composer.selecting import select
 from composer.state import Query, State, trace_of
 from composer.types import Request
 from routers.testing import HashEncoder
@@ -102,6 +108,44 @@ def test_the_same_question_is_found_in_the_store_and_another_index_asks_again(sc
     after = other.registry.prints()
     assert {name for name in before if before[name] != after[name]} == {"general+notes", "law+notes"}
     assert not one(other, "What sings?", by="general+notes").replies[0][0].draft.cached
+
+
+def test_a_run_does_not_go_on_with_another_index(scripted: Scripted, notes: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text("".join(f'{{"id": {n}, "question": "What sings {n}?"}}\n' for n in range(3)), encoding="utf-8")
+    assert run_file(scripted.pipeline(READING), source, out, budget=Budget(Limits(calls=6))).stopped
+    (notes.parent.parent / "sources" / "more.txt").write_text("A kettle sings.", encoding="utf-8")
+    build(notes.parent.parent / "sources", notes, HashEncoder(), lambda texts: [[len(text)] for text in texts])
+    with pytest.raises(ChangedError, match="what experts are given to read has changed"):
+        run_file(scripted.pipeline(READING), source, out)
+    assert not run_file(scripted.pipeline(READING), source, out, accept_change=True).stopped
+
+
+def test_an_arm_that_reads_has_a_record_of_what_it_says_when_it_has_read(
+    scripted: Scripted, notes: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "labelled.jsonl"
+    data.write_text('{"id": "a", "question": "When does the valve open?", "answer": "seven", "kind": "text"}\n')
+
+    def answer(request: Request) -> str:
+        return "seven" if "seven bar" in shown(request) else "six"
+
+    profile_file(scripted.pipeline(READING, answer), data, out=tmp_path / "profile")
+    rows = read_profile(tmp_path / "profile", encoder="e" * 64).table.to_pylist()
+    assert {row["arm"]: row["score"] for row in rows} == {
+        "general": 0,
+        "sums": 0,
+        "law": 0,
+        "general+notes": 1,
+        "law+notes": 1,
+    }
+
+
+def test_experts_are_chosen_by_what_they_say_unaided(scripted: Scripted, notes: Path, tmp_path: Path) -> None:
+    data = tmp_path / "kshot.jsonl"
+    data.write_text('{"id": "a", "question": "What sings?", "answer": "bird"}\n', encoding="utf-8")
+    found = select(scripted.pipeline(READING), data, 1)
+    assert {one.name for one in found.experts} == {"general", "sums", "law"}
 
 
 def test_what_does_not_fit_is_left_out_whole_and_the_trace_says_so(scripted: Scripted, notes: Path) -> None:
