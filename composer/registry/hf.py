@@ -72,6 +72,17 @@ def settings(folder: Path, name: str = "config.json", *, where: str | None = Non
     return found
 
 
+def template_of(folder: Path, *, where: str | None = None) -> str | None:
+    """The text of the folder's own chat template, from whichever of its places; None where it has none. Raises ConfigError
+    where its settings cannot be read."""
+    if (path := folder / "chat_template.jinja").is_file():
+        return path.read_text(encoding="utf-8", errors="replace")
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        if (folder / name).is_file() and (told := settings(folder, name, where=where).get("chat_template")):
+            return told if isinstance(told, str) else json.dumps(told, sort_keys=True)
+    return None
+
+
 def when_served(folder: Path, context: int, slots: int) -> int:
     """Bytes that vLLM takes with such a folder: its weights, its cache, and its own processes. Raises ConfigError."""
     weights = sum(entry.end - entry.begin for entry in tensors(folder).values())

@@ -7,7 +7,7 @@ from typing import Any
 
 from composer.errors import ConfigError
 from composer.registry.cache import Cache
-from composer.registry.hf import digest, settings, tensors
+from composer.registry.hf import digest, settings, template_of, tensors
 
 _LONGEST = 4096  # tokens that are asked for without being told to: memory is taken for them
 Row = dict[str, Any]
@@ -37,13 +37,13 @@ def folder_row(folder: Path, place: str) -> tuple[Row, tuple[str, ...]]:
         )
     length = (config.get("text_config") or config).get("max_position_embeddings")
     row = {"engine": "vllm", "sources": [place], "sha256": digest(folder, Cache()), "context": context_of(length)}
-    found, notes = chatting(row, chats=_has_template(folder, where))
+    found, notes = chatting(row, chats=template_of(folder, where=where) is not None)
     return found, ("it is a folder of Hugging Face's form: vLLM serves it", *notes)
 
 
-def context_of(length: object) -> int:
-    """The context to ask for, of a model that was made for so many tokens."""
-    return min(length, _LONGEST) if isinstance(length, int) and length >= 16 else 2048
+def context_of(length: object, most: int = _LONGEST) -> int:
+    """The context to ask for, of a model that was made for so many tokens: `most` of them, and 2048 where it does not say."""
+    return min(length, most) if isinstance(length, int) and length >= 16 else min(2048, most)
 
 
 def chatting(row: Row, *, chats: bool) -> tuple[Row, tuple[str, ...]]:
@@ -59,10 +59,3 @@ def _missing(folder: Path, where: str) -> list[str]:
         return []
     named = settings(folder, "model.safetensors.index.json", where=where).get("weight_map")
     return sorted({str(name) for name in (named or {}).values() if not (folder / str(name)).is_file()})
-
-
-def _has_template(folder: Path, where: str) -> bool:
-    if any((folder / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
-        return True
-    path = folder / "tokenizer_config.json"
-    return path.is_file() and bool(settings(folder, path.name, where=where).get("chat_template"))

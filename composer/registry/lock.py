@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from composer.errors import ConfigError, LockError
 from composer.registry.cache import Cache
-from composer.registry.hf import TOKENIZER, files, settings
+from composer.registry.hf import TOKENIZER, files, template_of
 from composer.sources import PathSource, Source
 
 if TYPE_CHECKING:
@@ -62,19 +62,9 @@ def _parts(folder: Path | str, *, declared: bool) -> dict[str, str | None]:
     template: str | None = UNSEEN
     if isinstance(folder, Path):
         named = {path.name: Cache().digest(path) for path in files(folder) if path.name in TOKENIZER}
-        tokenizer, text = _digest_of(named), _template(folder)
+        tokenizer, text = _digest_of(named), template_of(folder)
         template = hashlib.sha256(text.encode()).hexdigest() if text else None
     return {"tokenizer": tokenizer} if declared else {"tokenizer": tokenizer, "template": template}
-
-
-def _template(folder: Path) -> str | None:
-    """The text of the folder's own chat template, from whichever of its places."""
-    if (path := folder / "chat_template.jinja").is_file():
-        return path.read_text(encoding="utf-8", errors="replace")
-    for name in ("chat_template.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and (told := settings(folder, name).get("chat_template")):
-            return told if isinstance(told, str) else json.dumps(told, sort_keys=True)
-    return None
 
 
 def _digest_of(value: object) -> str:

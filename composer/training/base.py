@@ -17,7 +17,8 @@ from composer.registry.bases import Base, check_weights, read_base
 from composer.registry.cache import Cache
 from composer.registry.experts import Registry
 from composer.registry.gguf import is_gguf, read_header
-from composer.registry.hf import digest, settings
+from composer.registry.hf import digest, settings, template_of
+from composer.registry.hf_row import context_of
 from composer.registry.to_hf import converted
 from composer.types import AdapterFile, Delta, Draft, Host, Message, Prompt, Request, Sampling, Stream
 
@@ -117,7 +118,7 @@ def _of_file(path: Path, sha256: str) -> Trainee:
         )
     chat = _TEMPLATE in header.metadata
     length = header.metadata.get(f"{header.metadata['general.architecture']}.context_length")
-    context = min(length, _CONTEXT) if isinstance(length, int) and length >= 16 else _CONTEXT
+    context = context_of(length, _CONTEXT)
     public = path.name.removesuffix(".gguf")
     host = Host(public, "llamacpp", path, context=context, chat=chat)
 
@@ -130,10 +131,8 @@ def _of_file(path: Path, sha256: str) -> Trainee:
 
 def _of_folder(path: Path, sha256: str) -> Trainee:
     config = settings(path, where="--base")
-    told = settings(path, "tokenizer_config.json", where="--base")
-    chat = bool(told.get("chat_template")) or (path / "chat_template.jinja").is_file()
-    length = config.get("max_position_embeddings")
-    context = min(length, _CONTEXT) if isinstance(length, int) and length >= 16 else _CONTEXT
+    chat = template_of(path, where="--base") is not None
+    context = context_of(config.get("max_position_embeddings"), _CONTEXT)
     named = config.get("_name_or_path")
     public = named if isinstance(named, str) and HUB_NAME.fullmatch(named) else path.resolve().name
     return Trainee(path.name, path, sha256, public, None, None, chat, context, Sampling(), None, None)
