@@ -80,7 +80,7 @@ def engines(
     """The packaged specialists through llama.cpp and through vLLM: do they score alike?"""
     from composer.config import load_settings, packaged_registry
     from composer.registry.vllm_home import find_python
-    from evals.engines import GROUPS, converted, evaluate, through_vllm, told
+    from evals.engines import GROUPS, as_folder, evaluate, through_vllm, told
     from evals.report import table, write_json
 
     def say(text: str) -> None:
@@ -88,7 +88,7 @@ def engines(
 
     settings = load_settings(packaged_registry())
     found = find_python(python)
-    folder = converted(settings, found, offline=offline)
+    folder = as_folder(settings, found, offline=offline)
     name, options = ("vllm", {}) if server else ("vllm in process", {"in_process": True})
     vllm = through_vllm(settings, folder, {"python": found, **options})
     report = evaluate({"llamacpp": settings, name: vllm}, n, say, offline=offline)

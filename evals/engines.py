@@ -17,12 +17,11 @@ import numpy as np
 
 from composer.adapter import AdapterSpec, folder_sha
 from composer.config import PACKAGED, Settings
-from composer.folders import cache_folder
 from composer.pipeline import Pipeline
 from composer.registry.cache import Cache
 from composer.registry.experts import Registry
 from composer.registry.hf import digest
-from composer.registry.to_hf import convert
+from composer.registry.to_hf import converted
 from composer.sources import PathSource
 from composer.types import Scalar
 from evals.metrics import Gap, Result, Row, gap, row
@@ -79,15 +78,12 @@ def through_vllm(settings: Settings, folder: Path, options: Mapping[str, Scalar]
     return replace(settings, models={model.name: served}, experts=experts)
 
 
-def converted(settings: Settings, python: str, *, offline: bool = False) -> Path:
+def as_folder(settings: Settings, python: str, *, offline: bool = False) -> Path:
     """The packaged model's file as a folder; made once per machine."""
-    [model] = settings.models
-    weights = Registry(settings, offline=offline).host(model, ()).path
-    assert weights is not None
-    folder = cache_folder() / "converted" / weights.parent.name
-    if not (folder / "config.json").is_file():
-        convert(weights, folder, python=python)
-    return folder
+    [model] = settings.models.values()
+    weights = Registry(settings, offline=offline).host(model.name, ()).path
+    assert weights is not None and model.sha256 is not None
+    return converted(weights, model.sha256, python=python)
 
 
 def told(report: Report) -> list[str]:

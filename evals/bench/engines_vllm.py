@@ -30,7 +30,7 @@ from composer.engines.vllm_keeper import MAKE_ONE
 from composer.registry.experts import Registry
 from composer.registry.vllm_home import find_python, vllm_version
 from composer.types import AdapterFile, Draft, Host, Message, Request, Sampling, Stream
-from evals.engines import converted
+from evals.engines import as_folder
 from evals.tasks.skills import SKILLS, items
 
 MOST = 1.1
@@ -237,7 +237,7 @@ def measure(
         return None
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     say(f"vLLM {release}, {os.cpu_count()} cores, load before it {load}")
-    folder = converted(load_settings(packaged_registry()), python)
+    folder = as_folder(load_settings(packaged_registry()), python)
 
     def vllm() -> Engine:
         return VllmEngine(python=python, dtype="bfloat16", in_process=True, max_loras=6)
