@@ -50,6 +50,7 @@ async def _drafts(bench: Bench, model: str, n: int, seconds: float, limit: str =
 def _in_time(bench: Bench, models: tuple[tuple[str, str], ...], n: int) -> tuple[float, Counter[str]]:
     """The latest draft, in seconds after its deadline; and what was wrong."""
     worst, wrong = 0.0, Counter[str]()
+    asyncio.run(_drafts(bench, "ok", 1, 30))  # what the first connection of a process imports is not what is timed
     for model, limit in models:
         since = bench.mark()
         found = asyncio.run(_drafts(bench, model, n, _SECONDS, limit))
