@@ -27,6 +27,7 @@ WORDS = ("data.npy", "indices.npy", "indptr.npy", "vocabulary.json", "parameters
 FUSION = 60  # the constant of reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)
 DEPTH = 50  # candidates of each kind that are fused
 _FIFTH = 5
+_AT_ONCE = 1000  # questions whose nearest passages are in memory
 
 Numbers = NDArray[np.int64]
 
@@ -41,6 +42,19 @@ class Hit:
     cosine: float | None
     by_meaning: int | None
     by_words: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Closeness:
+    """Of n questions, [n] each: the cosine of the nearest passage (`top`), how far the fifth nearest is below it (`gap`),
+    the cosine with the middle of all passages (`near`), and the largest share of the question's words, weighed by how rare
+    they are (log of passages per passage with the word), that one of the five nearest has (`overlap`; None: no passage
+    has a word)."""
+
+    top: Array
+    gap: Array
+    near: Array
+    overlap: Array | None
 
 
 class PassageIndex:
@@ -110,12 +124,43 @@ class PassageIndex:
             for hits in found
         ]
 
-    def closeness(self, vectors: Array) -> tuple[Array, Array, Array]:
-        """What a gate may know of questions [n, dim] before anything is read, [n] each: the cosine of the nearest passage,
-        how far the fifth nearest is below it, and the cosine with the middle of all passages."""
+    def closeness(self, questions: Sequence[str], vectors: Array) -> Closeness:
+        """What a gate may know of questions, `vectors` [n, dim], before anything is read."""
         cosines, rows = self._nearest(vectors, min(_FIFTH, self.manifest.passages))
         cosines = np.where(rows < 0, -1, cosines)  # the lists that were looked into may hold fewer
-        return cosines[:, 0], cosines[:, 0] - cosines[:, -1], vectors @ self._middle
+        overlap = self._overlap(questions, rows)
+        return Closeness(cosines[:, 0], cosines[:, 0] - cosines[:, -1], vectors @ self._middle, overlap)
+
+    def _overlap(self, questions: Sequence[str], rows: Numbers) -> Array | None:
+        if not self._rarity:
+            return None
+        found = np.zeros(len(questions), dtype=np.float32)
+        for at in range(0, len(questions), _AT_ONCE):
+            part = slice(at, at + _AT_ONCE)
+            found[part] = self._shared(questions[part], rows[part])
+        return found
+
+    def _shared(self, questions: Sequence[str], rows: Numbers) -> list[float]:
+        rarity, found = self._rarity, []
+        texts = self._corpus.get([int(row) + 1 for row in np.unique(rows) if row >= 0])
+        spoken = tokenized([f"{one.title}\n{one.text}" for one in texts.values()], ids=False)
+        said = dict(zip(texts, map(set, spoken), strict=True))
+        for words, own in zip(map(set, tokenized(questions, ids=False)), rows, strict=True):
+            weight = {word: rarity.get(word, rarity[""]) for word in words}
+            shared = [sum(weight[word] for word in words & said[int(row) + 1]) for row in own if row >= 0]
+            found.append(max(shared, default=0.0) / (sum(weight.values()) or 1.0))
+        return found
+
+    @cached_property
+    def _rarity(self) -> dict[str, float]:
+        """How rare each word of the passages is, in nats; under "" that of a word which none has. Empty where the passages
+        have no words."""
+        if self._by_word is False:
+            return {}
+        held = np.diff(self._by_word.scores["indptr"])
+        rare = np.log(1 + self.manifest.passages / (1 + np.append(held, 0)))
+        names = {word: float(rare[place]) for word, place in self._by_word.vocab_dict.items() if place < len(held)}
+        return names | {"": float(rare[-1])}
 
     @cached_property
     def _middle(self) -> Array:
@@ -134,11 +179,15 @@ class PassageIndex:
         return cosines, rows
 
     def _by_words(self, questions: Sequence[str], depth: int) -> list[list[int]]:
+        if (found := self._by_word) is False:
+            return [[] for _ in questions]
+        return [best_of(found.get_scores(words), depth) for words in tokenized(questions, ids=False)]
+
+    @property
+    def _by_word(self) -> Any:
         if self._words is None:
             self._words = load_words(self.folder)
-        if self._words is False:
-            return [[] for _ in questions]
-        return [best_of(self._words.get_scores(words), depth) for words in tokenized(questions, ids=False)]
+        return self._words
 
 
 def best_of(scores: NDArray[np.floating[Any]], k: int) -> list[int]:
