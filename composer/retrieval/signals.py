@@ -17,7 +17,7 @@ from composer.types import Draft, Kind, Request, Sampling, Stream
 from routers.types import Array
 
 SAMPLES = 3  # whose answers are compared
-_WARM = 0.7  # their temperature, where the expert's own is 0
+WARM = 0.7  # their temperature, where the expert's own is 0
 _BEST = 2  # alternatives of the first token: the margin is between them
 _ALONE = (
     "entropy",
@@ -54,7 +54,7 @@ def probes(
         told = replace(sampling, temperature=0.0, logprobs=_BEST)
         yield Request(f"{name}:probe", (stream,), told, role="probe", arm=arm, parent=parent)
     if needs & set(_ALONE):
-        warm = sampling.temperature or _WARM
+        warm = sampling.temperature or WARM
         for sample in range(SAMPLES):
             own = replace(sampling, temperature=warm, seed=sampling.seed + sample + 1)
             yield Request(
