@@ -40,7 +40,7 @@ def write_items(corpus: Corpus, path: Path, split: str | None = None) -> None:
     with write_atomic(path) as file:
         for item in corpus.items if split is None else corpus.of(split):
             asked = item.question
-            row = {"id": asked.id, "question": asked.text, "answer": item.answer, "kind": asked.kind}
+            row: dict[str, object] = {"id": asked.id, "question": asked.text, "answer": item.answer, "kind": asked.kind}
             row |= {"choices": list(asked.choices)} if asked.choices else {}
             row |= {name: told for name in ("task", "split") if (told := getattr(item, name)) is not None}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")

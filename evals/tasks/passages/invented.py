@@ -15,7 +15,6 @@ from typing import Literal
 from composer.errors import InputError
 from composer.jsonl import Labelled, Question
 from composer.retrieval.documents import Document
-from composer.types import Kind
 from evals.tasks.passages.corpus import Corpus
 
 MOST = 800
@@ -34,10 +33,11 @@ _LAST = ("Abbott", "Barlow", "Bishop", "Carter", "Chandler", "Cooper", "Dalton",
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """What may be told of a thing: words to draw from, and how a document tells it and a question asks for it, in one
-    wording while profiling and in another while testing."""
+    """What may be told of a thing: two lists of words to draw from (`word` is one of each, joined by a space), and how a
+    document tells it and a question asks for it, in one wording while profiling and in another while testing."""
 
-    words: tuple[str, ...]
+    first: tuple[str, ...]
+    second: tuple[str, ...]
     told: str
     profile: str
     test: str
@@ -45,6 +45,8 @@ class Attribute:
 
 ATTRIBUTES: Mapping[str, Attribute] = {
     "count": Attribute(
+        ("big", "blue", "broken", "cheap", "copper", "glass", "green", "iron", "new", "old", "paper", "red", "round",
+         "silver", "small", "square", "steel", "white", "wooden", "yellow"),
         ("barrels", "bells", "benches", "candles", "carpets", "chairs", "clocks", "doors", "drums", "flags", "keys",
          "ladders", "lamps", "maps", "mirrors", "paintings", "ropes", "statues", "vases", "windows"),
         "The {kind} {name} has {value} {word}.",
@@ -52,6 +54,8 @@ ATTRIBUTES: Mapping[str, Attribute] = {
         "What is the number of {word} of the {kind} {name}?",
     ),
     "person": Attribute(
+        ("assistant", "chief", "day", "first", "former", "new", "night", "old", "second", "summer", "third", "weekend",
+         "winter", "young"),
         ("accountant", "baker", "builder", "carpenter", "cleaner", "clerk", "cook", "director", "doctor", "driver",
          "gardener", "guard", "manager", "musician", "nurse", "owner", "painter", "secretary", "tailor", "teacher"),
         "The {word} of the {kind} {name} is {value}.",
@@ -60,13 +64,16 @@ ATTRIBUTES: Mapping[str, Attribute] = {
     ),
     "year": Attribute(
         ("abandoned", "built", "closed", "inherited", "inspected", "measured", "painted", "photographed", "rebuilt",
-         "renamed", "rented", "repaired", "robbed", "sold", "visited by a queen"),
+         "renamed", "rented", "repaired", "robbed", "sold", "visited"),
+        ("by artists", "by a bank", "by a baron", "by a bishop", "by a duke", "by farmers", "by a king", "by merchants",
+         "by monks", "by nuns", "by a prince", "by a queen", "by sailors", "by soldiers", "by students"),
         "The {kind} {name} was {word} in {value}.",
         "In which year was the {kind} {name} {word}?",
         "When was the {kind} {name} {word}?",
     ),
 }  # fmt: skip
-"""The three facts of everything that is invented: a number of 112 to 989, a person, and a year of 1412 to 1889."""
+"""The three facts of everything that is invented: a number of 112 to 989, a person, and a year of 1412 to 1889. All are read as
+kind `text`: a small model that goes on after the number tells other numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +113,8 @@ def generate(n: int, seed: int = 0) -> Corpus:
         attribute = ATTRIBUTES[asked]
         form = attribute.profile if split == "profile" else attribute.test
         question = form.format(kind=thing.kind, name=thing.name, word=thing.words[asked])
-        kept: Kind = "text" if asked == "person" else "number"
         items.append(
-            Labelled(Question(name, question, (), kept, place + 1), thing.values[asked], f"invented-{case}", split)
+            Labelled(Question(name, question, (), "text", place + 1), thing.values[asked], f"invented-{case}", split)
         )
     rng.shuffle(documents)
     return Corpus("invented", tuple(documents), tuple(items), relevant)
@@ -123,7 +129,9 @@ def _thing(rng: Random, name: str, like: _Thing | None = None) -> _Thing:
         values[attribute] = value
     if like is not None:
         return _Thing(like.kind, name, like.words, values)
-    words = {attribute: rng.choice(about.words) for attribute, about in ATTRIBUTES.items()}
+    words = {
+        attribute: f"{rng.choice(about.first)} {rng.choice(about.second)}" for attribute, about in ATTRIBUTES.items()
+    }
     return _Thing(rng.choice(_KINDS), name, words, values)
 
 
