@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
     from composer.retrieval.index import PassageIndex
+    from composer.retrieval.rerank import Reranker
     from composer.store import DraftStore
     from routers.embed import Encoder
 
@@ -84,6 +85,7 @@ class Pipeline:
         self._routers: dict[str, Router] = {}
         self._aggregators: dict[str, Aggregator] = {}
         self._indexes: dict[Path, PassageIndex] = {}
+        self._reranker: Reranker | None = None
         self._opening = threading.Lock()
         self._listener: Hears = nothing
         self._runner: asyncio.Runner | None = None
@@ -297,20 +299,31 @@ class Pipeline:
         )
 
     def passages(self, folder: Path) -> PassageIndex:
-        """The index in this folder, opened once and as long as the pipeline is. Raises PassageError."""
+        """The index in this folder, opened once and as long as the pipeline is. Raises PassageError, and SourceError or
+        ConfigError where the cross-encoder that evidence asks for is not to be had."""
         with self._opening:  # stages look up in threads
             if folder not in self._indexes:
                 from composer.retrieval.index import PassageIndex  # noqa: PLC0415
 
-                self._indexes[folder] = PassageIndex.open(folder, self.encoder())
+                self._indexes[folder] = PassageIndex.open(folder, self.encoder(), self.reranker())
             return self._indexes[folder]
 
-    def encoder(self) -> Encoder:
-        """The sentence encoder, fetched if need be."""
-        if self._encoder is None:
-            from routers.embed import OnnxEncoder  # noqa: PLC0415 onnxruntime: only where something is embedded
+    def reranker(self) -> Reranker | None:
+        """The cross-encoder, where any evidence asks for it, fetched if need be."""
+        if self._reranker is None and any(arm.evidence and arm.evidence.rerank for arm in self.settings.reading):
+            from composer.retrieval.rerank import CrossEncoder  # noqa: PLC0415
 
-            self._encoder = OnnxEncoder(*self.registry.encoder_files())
+            self._reranker = CrossEncoder.open(*self.registry.reranker_files())
+        return self._reranker
+
+    def encoder(self) -> Encoder:
+        """The sentence encoder, fetched if need be. Where experts read, a question is scored and looked up with the same
+        vector."""
+        if self._encoder is None:
+            from routers.embed import OnnxEncoder, Remembering  # noqa: PLC0415 onnxruntime: only where something is embedded
+
+            own = OnnxEncoder(*self.registry.encoder_files())
+            self._encoder = Remembering(own) if self.settings.reading else own
         return self._encoder
 
     def router(self, name: str) -> Router:

@@ -1,9 +1,10 @@
-"""Search in an index of passages: nearest by meaning (faiss), by words (BM25, bm25s), or both, fused by reciprocal rank."""
+"""Search in an index of passages: nearest by meaning (faiss), by words (BM25, bm25s), or both, fused by reciprocal rank, and
+the best of them ordered anew by a cross-encoder."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -16,6 +17,7 @@ from composer.folders import mend
 from composer.registry.cache import Cache
 from composer.registry.indexes import Manifest, damaged, read_manifest
 from composer.retrieval.corpus import Corpus
+from composer.retrieval.rerank import Reranker
 from composer.retrieval.split import Passage
 from routers.embed import Encoder
 from routers.types import Array
@@ -33,28 +35,29 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage that was found: its fused score, its cosine with the question (None: not among the nearest), and its
-    ranks from 1 (None: not among the candidates of this kind)."""
+    """A passage that was found: its fused score, its cosine with the question (None: not among the nearest), its ranks
+    from 1 (None: not among the candidates of this kind), and the score of the cross-encoder (None: it has not read it)."""
 
     passage: Passage
     score: float
     cosine: float | None
     by_meaning: int | None
     by_words: int | None
+    cross: float | None = None
 
 
 class PassageIndex:
     """An open index. Thread-safe for searching; close it, or use it as a context."""
 
-    def __init__(self, folder: Path, manifest: Manifest, encoder: Encoder) -> None:
-        self.folder, self.manifest, self._encoder = folder, manifest, encoder
+    def __init__(self, folder: Path, manifest: Manifest, encoder: Encoder, reranker: Reranker | None = None) -> None:
+        self.folder, self.manifest, self._encoder, self._reranker = folder, manifest, encoder, reranker
         self._corpus = Corpus(folder / CORPUS)
         self._dense: Any = None
         self._words: Any = None
 
     @classmethod
-    def open(cls, folder: Path, encoder: Encoder) -> Self:
-        """Open the index in `folder`. Every file is compared with its sha256 (read once, then known by size and time).
+    def open(cls, folder: Path, encoder: Encoder, reranker: Reranker | None = None) -> Self:
+        """Open the index in `folder`; `reranker` serves searches with `rerank`. Every file is compared with its sha256 (read once, then known by size and time).
         Raises PassageError where it is missing, damaged or of another encoder."""
         mend(folder)
         manifest = read_manifest(folder)
@@ -72,7 +75,7 @@ class PassageIndex:
                 where=str(folder),
                 remedy="build it again with this registry (`coe index build`), or name the registry it was built with",
             )
-        return cls(folder, manifest, encoder)
+        return cls(folder, manifest, encoder, reranker)
 
     def __enter__(self) -> Self:
         return self
@@ -86,11 +89,14 @@ class PassageIndex:
         self._dense = self._words = None
 
     def search(
-        self, questions: Sequence[str], k: int = 5, *, by: By = "both", vectors: Array | None = None
+        self, questions: Sequence[str], k: int = 5, *, by: By = "both", vectors: Array | None = None, rerank: int = 0
     ) -> list[tuple[Hit, ...]]:
         """The k best passages of each question, best first. `vectors` [len(questions), dim] of the same encoder spare the
-        encoding. Fused by reciprocal rank: the sum of 1 / (60 + rank) over both orders of the 50 best."""
-        depth = min(max(DEPTH, k), self.manifest.passages)
+        encoding. Fused by reciprocal rank: the sum of 1 / (60 + rank) over both orders of the 50 best. The `rerank` best
+        of these are ordered anew by the cross-encoder; those it has not read come after them. Raises PassageError where
+        there is no cross-encoder, or it fails."""
+        most = max(k, rerank)
+        depth = min(max(DEPTH, most), self.manifest.passages)
         if not questions or not depth:
             return [() for _ in questions]
         nearest = rows = cosines = None
@@ -103,12 +109,27 @@ class PassageIndex:
             meaning = [] if nearest is None else [int(row) for row in nearest[place] if row >= 0]
             words = [] if rows is None else rows[place]
             known = {} if cosines is None else dict(zip(meaning, map(float, cosines[place]), strict=False))
-            found.append(_fused(meaning, words, known, k))
+            found.append(_fused(meaning, words, known, most))
         passages = self._corpus.get([ranked[0] + 1 for hits in found for ranked in hits])
-        return [
-            tuple(Hit(passages[row + 1], score, cosine, near, word) for row, score, cosine, near, word in hits)
+        told = [
+            [Hit(passages[row + 1], score, cosine, near, word) for row, score, cosine, near, word in hits]
             for hits in found
         ]
+        if rerank:
+            told = [self._anew(question, hits, rerank) for question, hits in zip(questions, told, strict=True)]
+        return [tuple(hits[:k]) for hits in told]
+
+    def _anew(self, question: str, hits: Sequence[Hit], most: int) -> list[Hit]:
+        """The `most` best in the cross-encoder's order, of equal ones the better found first; then the others."""
+        if self._reranker is None:
+            raise PassageError(
+                "no cross-encoder is here to order passages anew",
+                where=str(self.folder),
+                remedy="open the index with one, or search without `rerank`",
+            )
+        scores = self._reranker.score(question, [hit.passage.text for hit in hits[:most]])
+        read = [replace(hit, cross=float(score)) for hit, score in zip(hits[:most], scores, strict=True)]
+        return [read[place] for place in np.argsort(-scores, kind="stable")] + list(hits[most:])
 
     def closeness(self, vectors: Array) -> tuple[Array, Array, Array]:
         """What a gate may know of questions [n, dim] before anything is read, [n] each: the cosine of the nearest passage,
