@@ -3,9 +3,11 @@ the best of them ordered anew by a cross-encoder."""
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -47,18 +49,35 @@ class Hit:
 
 
 class PassageIndex:
-    """An open index. Thread-safe for searching; close it, or use it as a context."""
+    """An open index. Thread-safe for searching; close it, or use it as a context.
+
+    It goes on as it was opened when another is built in its place, or its folder is removed. Where somebody writes into
+    its very files, no more is found in it.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest, encoder: Encoder, reranker: Reranker | None = None) -> None:
+        """Open the files, which nobody has compared with the manifest: `open` does."""
+        import faiss  # noqa: PLC0415 - only searches need it
+
         self.folder, self.manifest, self._encoder, self._reranker = folder, manifest, encoder, reranker
-        self._corpus = Corpus(folder / CORPUS)
-        self._dense: Any = None
-        self._words: Any = None
+        with ExitStack() as stack:
+            self._held = [stack.enter_context((folder / name).open("rb")) for name in manifest.files]
+            self._states = self._as_they_are()
+            self._corpus = stack.enter_context(closing(Corpus(folder / CORPUS)))
+            dense: Any = faiss.read_index(str(folder / DENSE))
+            if manifest.lists:
+                dense.nprobe = manifest.probes
+            self._dense: Any = dense
+            self._words = load_words(folder)
+            self._middle: Array = np.load(folder / MIDDLE, allow_pickle=False)
+            if not all(os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat()) for file in self._held):
+                raise FileNotFoundError("another index was put in its place meanwhile")
+            self._open = stack.pop_all()
 
     @classmethod
     def open(cls, folder: Path, encoder: Encoder, reranker: Reranker | None = None) -> Self:
-        """Open the index in `folder`; `reranker` serves searches with `rerank`. Every file is compared with its sha256 (read once, then known by size and time).
-        Raises PassageError where it is missing, damaged or of another encoder."""
+        """Open the index in `folder`; `reranker` serves searches with `rerank`. Every file is compared with its sha256
+        (read once, then known by size and time). Raises PassageError where it is missing, damaged or of another encoder."""
         mend(folder)
         manifest = read_manifest(folder)
         cache = Cache()
@@ -75,7 +94,10 @@ class PassageIndex:
                 where=str(folder),
                 remedy="build it again with this registry (`coe index build`), or name the registry it was built with",
             )
-        return cls(folder, manifest, encoder, reranker)
+        try:
+            return cls(folder, manifest, encoder, reranker)
+        except (OSError, RuntimeError, ValueError, sqlite3.Error) as why:
+            raise damaged(folder, f"it cannot be opened: {why}") from why
 
     def __enter__(self) -> Self:
         return self
@@ -85,8 +107,12 @@ class PassageIndex:
 
     def close(self) -> None:
         """Let go of the files."""
-        self._corpus.close()
+        self._open.close()
         self._dense = self._words = None
+
+    def _as_they_are(self) -> list[tuple[int, int]]:
+        """The sizes and times of the files that are open, whatever has their names now."""
+        return [(state.st_size, state.st_mtime_ns) for state in (os.fstat(file.fileno()) for file in self._held)]
 
     def search(
         self, questions: Sequence[str], k: int = 5, *, by: By = "both", vectors: Array | None = None, rerank: int = 0
@@ -94,7 +120,9 @@ class PassageIndex:
         """The k best passages of each question, best first. `vectors` [len(questions), dim] of the same encoder spare the
         encoding. Fused by reciprocal rank: the sum of 1 / (60 + rank) over both orders of the 50 best. The `rerank` best
         of these are ordered anew by the cross-encoder; those it has not read come after them. Raises PassageError where
-        there is no cross-encoder, or it fails."""
+        there is no cross-encoder, or it fails, or the files have changed."""
+        if self._as_they_are() != self._states:  # the words are mapped: who reads what was cut off is killed
+            raise damaged(self.folder, "its files were written into since it was opened")
         most = max(k, rerank)
         depth = min(max(DEPTH, most), self.manifest.passages)
         if not questions or not depth:
@@ -138,25 +166,11 @@ class PassageIndex:
         cosines = np.where(rows < 0, -1, cosines)  # the lists that were looked into may hold fewer
         return cosines[:, 0], cosines[:, 0] - cosines[:, -1], vectors @ self._middle
 
-    @cached_property
-    def _middle(self) -> Array:
-        middle: Array = np.load(self.folder / MIDDLE, allow_pickle=False)
-        return middle
-
     def _nearest(self, vectors: Array, depth: int) -> tuple[Array, Numbers]:
-        if self._dense is None:
-            import faiss  # noqa: PLC0415
-
-            dense: Any = faiss.read_index(str(self.folder / DENSE))
-            if self.manifest.lists:
-                dense.nprobe = self.manifest.probes
-            self._dense = dense
         cosines, rows = self._dense.search(np.ascontiguousarray(vectors, dtype=np.float32), depth)
         return cosines, rows
 
     def _by_words(self, questions: Sequence[str], depth: int) -> list[list[int]]:
-        if self._words is None:
-            self._words = load_words(self.folder)
         if self._words is False:
             return [[] for _ in questions]
         return [best_of(self._words.get_scores(words), depth) for words in tokenized(questions, ids=False)]

@@ -16,7 +16,7 @@ from routers.onnx import batches, open_model, open_tokenizer, padded, plain
 from routers.types import Array, Indices
 
 MAX_TOKENS = 512  # of question and passage together; BERT and its kind know no more places
-_BATCH_TOKENS = 1024
+_BATCH_TOKENS = 512  # what stays in the caches of one core
 _PADS = ("[PAD]", "<pad>")
 
 
