@@ -85,6 +85,7 @@ class Pipeline:
         self._routers: dict[str, Router] = {}
         self._aggregators: dict[str, Aggregator] = {}
         self._indexes: dict[Path, PassageIndex] = {}
+        self._checked: set[Path] = set()  # indexes
         self._reranker: Reranker | None = None
         self._opening = threading.Lock()
         self._listener: Hears = nothing
@@ -139,6 +140,7 @@ class Pipeline:
         if not state.queries:
             return state
         async with self._heard(budget, hear):
+            await self._check_indexes(by)
             return await self._graph(by)(state)
 
     async def settle(
@@ -156,6 +158,7 @@ class Pipeline:
         state = State.of(as_queries(queries), run)
         if state.queries:
             async with self._heard(budget, hear):
+                await self._check_indexes(by)
                 await self._graph(by).settle(state, settled)
 
     @asynccontextmanager
@@ -308,6 +311,27 @@ class Pipeline:
                 self._indexes[folder] = PassageIndex.open(folder, self.encoder(), self.reranker())
             return self._indexes[folder]
 
+    def check_indexes(self, by: str) -> None:
+        """Look at the files of what the arms of the pipeline `by` may read: an arm may want it only when others were
+        asked and paid for. Raises PassageError, SourceError and ConfigError, as `passages`."""
+        if "retrieve" not in dict(self._plan(by)):
+            return
+        arms = [self.settings.arms[by]] if by not in self._plans else self.settings.reading
+        for spec in [arm.evidence for arm in arms if arm.evidence and arm.evidence.index not in self._checked]:
+            from composer.retrieval.index import checked  # noqa: PLC0415
+
+            checked(spec.index, self.encoder())
+            if spec.rerank:
+                self.registry.reranker_files()
+            self._checked.add(spec.index)
+
+    async def _check_indexes(self, by: str) -> None:
+        """The same beside the event loop: a file that nobody has looked at before is read as a whole."""
+        if self.settings.reading:
+            import asyncio  # noqa: PLC0415
+
+            await asyncio.to_thread(self.check_indexes, by)
+
     def reranker(self) -> Reranker | None:
         """The cross-encoder, where any evidence asks for it, fetched if need be."""
         if self._reranker is None and any(arm.evidence and arm.evidence.rerank for arm in self.settings.reading):
@@ -377,6 +401,7 @@ class Pipeline:
                 store.close()
             with self._opening:
                 indexes, self._indexes = self._indexes, {}
+                self._checked = set()
             for index in indexes.values():
                 index.close()
 

@@ -48,6 +48,28 @@ class Hit:
     cross: float | None = None
 
 
+def checked(folder: Path, encoder: Encoder) -> Manifest:
+    """The manifest of an index whose files are all as it says. Raises PassageError where it is missing, damaged or of
+    another encoder."""
+    mend(folder)
+    manifest = read_manifest(folder)
+    cache = Cache()
+    for name, sha256 in manifest.files.items():
+        try:
+            found = cache.digest(folder / name)
+        except OSError as why:
+            raise damaged(folder, f"{name} cannot be read: {why.strerror or why}") from why
+        if found != sha256:
+            raise damaged(folder, f"the sha256 of {name} is {found[:12]}…, expected {sha256[:12]}…")
+    if manifest.encoder != encoder.fingerprint:
+        raise PassageError(
+            "its vectors are of another encoder than the registry's",
+            where=str(folder),
+            remedy="build it again with this registry (`coe index build`), or name the registry it was built with",
+        )
+    return manifest
+
+
 class PassageIndex:
     """An open index. Thread-safe for searching; close it, or use it as a context.
 
@@ -78,22 +100,7 @@ class PassageIndex:
     def open(cls, folder: Path, encoder: Encoder, reranker: Reranker | None = None) -> Self:
         """Open the index in `folder`; `reranker` serves searches with `rerank`. Every file is compared with its sha256
         (read once, then known by size and time). Raises PassageError where it is missing, damaged or of another encoder."""
-        mend(folder)
-        manifest = read_manifest(folder)
-        cache = Cache()
-        for name, sha256 in manifest.files.items():
-            try:
-                found = cache.digest(folder / name)
-            except OSError as why:
-                raise damaged(folder, f"{name} cannot be read: {why.strerror or why}") from why
-            if found != sha256:
-                raise damaged(folder, f"the sha256 of {name} is {found[:12]}…, expected {sha256[:12]}…")
-        if manifest.encoder != encoder.fingerprint:
-            raise PassageError(
-                "its vectors are of another encoder than the registry's",
-                where=str(folder),
-                remedy="build it again with this registry (`coe index build`), or name the registry it was built with",
-            )
+        manifest = checked(folder, encoder)
         try:
             return cls(folder, manifest, encoder, reranker)
         except (OSError, RuntimeError, ValueError, sqlite3.Error) as why:

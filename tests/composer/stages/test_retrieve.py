@@ -175,6 +175,17 @@ def test_a_damaged_index_is_told_before_anything_is_asked(scripted: Scripted, no
     assert not scripted.engines
 
 
+def test_a_damaged_index_is_told_though_the_first_question_is_for_somebody_who_does_not_read(
+    scripted: Scripted, notes: Path
+) -> None:
+    (notes / "dense.faiss").write_bytes(b"no index")
+    later = READING.replace("{k: 8}", "{k: 1}")  # asks `general`, and would ask the others of other questions
+    with pytest.raises(PassageError, match=r"sha256 of dense\.faiss"):
+        one(scripted.pipeline(later, shown), "The valve?")
+    assert not scripted.engines
+    assert one(scripted.pipeline(later, shown), "The valve?", by="law").answers[0].text == "The valve?"
+
+
 def test_an_index_that_fails_while_running_marks_the_answers(
     scripted: Scripted, notes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
