@@ -316,6 +316,7 @@ class Pipeline:
         asked and paid for. Raises PassageError, SourceError and ConfigError, as `passages`."""
         if "retrieve" not in dict(self._plan(by)):
             return
+        self.registry.prints()
         arms = [self.settings.arms[by]] if by not in self._plans else self.settings.reading
         for spec in [arm.evidence for arm in arms if arm.evidence and arm.evidence.index not in self._checked]:
             from composer.retrieval.index import checked  # noqa: PLC0415

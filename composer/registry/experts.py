@@ -44,6 +44,7 @@ class Registry:
         self._offline = offline
         self._progress = progress
         self._releases: dict[str, str | None] = {}
+        self._reads: dict[str, list[Any]] = {}
         self.stopped = False  # fetches under way end at their next piece: whoever wanted the file has gone
         self._adapters = Adapters(
             settings, lambda path, sha256, at: self._file([PathSource(str(path))], sha256, path.name, at)
@@ -205,9 +206,15 @@ class Registry:
                 "sampling": _changed(expert.sampling),
             }
             if arm.evidence is not None:
-                material["evidence"] = evidence_print(self.settings, arm.evidence)
+                material["evidence"] = self._evidence_print(arm.evidence)
             prints[name] = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
         return prints
+
+    def _evidence_print(self, spec: EvidenceSpec) -> list[Any]:
+        """As it was when first asked for: what is open under a run stays so, whatever has its name now."""
+        if spec.name not in self._reads:
+            self._reads[spec.name] = evidence_print(self.settings, spec)
+        return self._reads[spec.name]
 
     @property
     def encoder_sha(self) -> str:
