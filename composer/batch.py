@@ -350,7 +350,7 @@ def _charging(pipeline: Pipeline, run: RunHandle) -> Callable[[Event], None]:
 
     def hear(event: Event) -> None:
         if isinstance(event, Drafted):
-            run.charge(Charge.of(event.id, event.arm, "draft", event.sample, event.draft))
+            run.charge(Charge.of(event.id, event.arm, event.role, event.sample, event.draft))
         others(event)
 
     return hear

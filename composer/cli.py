@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from composer import cli_experts, cli_index, cli_models, cli_run, cli_runs
+from composer import cli_experts, cli_fit, cli_index, cli_models, cli_run, cli_runs
 from composer.cli_kit import AsJson, Config, Memory, Offline, complain, end_on_sigterm, end_quietly, print_json, say
 from composer.cli_kit import make_pipeline as _pipeline
 from composer.errors import ComposerError, InputError
@@ -30,12 +30,7 @@ app = typer.Typer(
 cli_experts.mount(app)
 app.add_typer(cli_models.models, name="models")
 app.add_typer(cli_index.index, name="index")
-fit = typer.Typer(
-    help="Learn from outcomes; what is learnt is installed only if a test shows that it helps.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-app.add_typer(fit, name="fit")
+app.add_typer(cli_fit.fit, name="fit")
 
 
 @app.command()
@@ -151,80 +146,6 @@ def profile(
         typer.echo(line)
     if report.errors or report.failed:
         raise typer.Exit(INCOMPLETE)
-
-
-@fit.command("router")
-def fit_router_(config: Config = None, as_json: AsJson = False, offline: Offline = False) -> None:
-    """Learn a router from what the experts have shown; it is installed only if it beats the best single expert."""
-    from dataclasses import asdict
-
-    from composer.fit import fit_router, install, outcomes_of
-    from composer.fit_trust import install_trust, told
-    from composer.profile import find_profile
-
-    pipeline = _pipeline(config, None, offline)
-    registry = pipeline.registry
-    profile, notes = find_profile(registry)
-    for note in notes:
-        say(note)
-    questions, outcomes = outcomes_of(profile, registry.arms(), registry.generalist)
-    fitted = fit_router(questions, outcomes, registry.generalist, say)
-    folder = install(fitted, registry, questions, outcomes)
-    for line in told(install_trust(_pipeline(config, None, offline))):
-        say(line)
-    if as_json:
-        print_json({**asdict(fitted), "router": None, "folder": str(folder)})
-        return
-    for line in fitted.lines():
-        typer.echo(line)
-    say(f"written to {folder}")
-
-
-@fit.command("answers")
-def fit_answers_(
-    config: Config = None,
-    data: Annotated[
-        Path | None, typer.Option("--data", help="Recorded answers instead of the profile (nothing is installed).")
-    ] = None,
-    pool: Annotated[str | None, typer.Option(help="With --data: only the models of this pool.")] = None,
-    runs: Annotated[
-        Path | None, typer.Option("--runs", help="Labelled JSONL: use the answers that runs in the store gave to it.")
-    ] = None,
-    calls: Annotated[
-        str, typer.Option(help="Most mean calls per question: a number, N% of all experts, or all.")
-    ] = "3",
-    leave_one_out: Annotated[
-        bool, typer.Option("--leave-one-out", help="Also say what each expert is worth to the others.")
-    ] = False,
-    run_code: Annotated[
-        bool, typer.Option("--run-code", help="With --runs: run programs against the rows' tests, on this machine.")
-    ] = False,
-    as_json: AsJson = False,
-    offline: Offline = False,
-) -> None:
-    """Is asking several experts worth it here? Rehearsed on answers that are there already; written into the registry
-    file if it beats the best single expert."""
-    from dataclasses import asdict
-
-    from composer.answering import fit_and_install
-
-    pipeline = _pipeline(config, None, offline)
-    fitted, told = fit_and_install(
-        pipeline,
-        data=data,
-        pool=pool,
-        runs=runs,
-        calls=calls,
-        leave_one_out=leave_one_out,
-        run_code=run_code,
-        say=say,
-    )
-    if as_json:
-        print_json({**asdict(fitted), "router": None, "aggregator": None, "installed": told})
-        return
-    for line in fitted.lines():
-        typer.echo(line)
-    say(told)
 
 
 app.command()(serve)

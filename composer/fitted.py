@@ -14,6 +14,7 @@ from routers.types import Outcomes, Questions, Router
 
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
+    from composer.retrieval.records import GateRecord
 
 LEARNT = "learnt"  # the aggregator that exists only after `coe fit answers`
 _CHARS = 3  # per token, in short answers with numbers
@@ -65,6 +66,20 @@ def decider(registry: Registry, name: str, say: Callable[[str], None]) -> Router
     from routers.coverage import CoveredRouter  # noqa: PLC0415 only where there is a choice
 
     return CoveredRouter(router, generalist).fit(questions, outcomes)
+
+
+def gates_of(registry: Registry, say: Callable[[str], None]) -> dict[str, GateRecord]:
+    """What `coe fit gate` installed, by the arm that reads; of arms that have changed since then nothing, and the user is
+    told. Raises InputError where it cannot be read."""
+    from composer.profile import gates_folder  # noqa: PLC0415 pyarrow: only where there is something to weigh
+    from composer.retrieval.records import read_records  # noqa: PLC0415
+
+    found, stale = read_records(gates_folder(registry), registry.prints(), encoder=registry.encoder_sha)
+    if stale:
+        say(f"the gates of {', '.join(stale)} are of other weights, passages or settings and left out: coe fit gate")
+    elif not found:
+        say("no gate is fitted for this registry, so every arm is asked as it was chosen: coe fit gate")
+    return found
 
 
 def typical_tokens(registry: Registry) -> dict[str, float]:

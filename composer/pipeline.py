@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
     from composer.retrieval.index import PassageIndex
+    from composer.retrieval.records import GateRecord
     from composer.retrieval.rerank import Reranker
     from composer.store import DraftStore
     from routers.embed import Encoder
@@ -299,6 +300,7 @@ class Pipeline:
             budget=lambda: _BUDGET.get() or Budget(),
             typical=lambda: self.typical,
             passages=self.passages,
+            gates=lambda: self.gates,
         )
 
     def passages(self, folder: Path) -> PassageIndex:
@@ -375,6 +377,13 @@ class Pipeline:
         from composer.fitted import typical_tokens  # noqa: PLC0415 only where somebody foretells
 
         return typical_tokens(self.registry)
+
+    @cached_property
+    def gates(self) -> Mapping[str, GateRecord]:
+        """The gates that `coe fit gate` installed, by the arm that reads. Raises InputError where they cannot be read."""
+        from composer.fitted import gates_of  # noqa: PLC0415 pyarrow: only where there is something to weigh
+
+        return gates_of(self.registry, self._say)
 
     @cached_property
     def trust(self) -> Trust | None:

@@ -328,6 +328,12 @@ def answers_folder(registry: Registry) -> Path:
     return profiles.parent.with_name("answers") / profiles.name
 
 
+def gates_folder(registry: Registry) -> Path:
+    """Where `coe fit gate` keeps the gates it fitted for this registry file."""
+    profiles = user_folder(registry)
+    return profiles.parent.with_name("gates") / profiles.name
+
+
 def trust_folder(registry: Registry) -> Path:
     """Where it is kept how far answers of this registry file are to be believed."""
     profiles = user_folder(registry)

@@ -125,9 +125,10 @@ class Tally:
                 self._host(arm).wanted += 1
         elif isinstance(event, Drafted):
             count, now = self._host(event.arm), self.clock()
-            count.done += 1
-            count.cached += event.cached
-            count.failed += not event.ok
+            if event.role == "draft":  # what was wanted: others are asked on the way
+                count.done += 1
+                count.cached += event.cached
+                count.failed += not event.ok
             if not event.cached:
                 count.tokens += event.tokens
                 count.first = now - event.seconds if count.first is None else min(count.first, now - event.seconds)

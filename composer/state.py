@@ -162,13 +162,26 @@ class Course:
 
 
 @dataclass(frozen=True, slots=True)
+class Gated:
+    """What a gate decided for a wanted arm: `gate` by name, the arm it `chose`, the expected `gain` in P(right) of the best
+    arm that reads, and what that costs and a right answer is worth, in seconds."""
+
+    gate: str
+    chose: str
+    gain: float
+    cost: float
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Columns over one batch, a row per query. Stages never change it: they return an `Update`.
 
     `scores` is [row, arm] in the order of `arms`; `asked` holds the arms each row has asked, in plan order, `wanted`
     those of the current round; `course` is how they were chosen; `open` marks rows that still want something; `round`
     counts decisions; `withheld` marks rows whose drafts a budget did not allow: they are not finished, whatever was made of
-    the drafts that are there. `evidence` maps the arms of a row that are given any to it.
+    the drafts that are there. `evidence` maps the arms of a row that are given any to it, `gated` the arms of a row to the
+    gate's decision that chose them.
     """
 
     queries: tuple[Query, ...]
@@ -180,6 +193,7 @@ class State:
     wanted: tuple[tuple[str, ...], ...] = ()
     replies: tuple[tuple[Reply, ...], ...] = ()
     evidence: tuple[Mapping[str, Evidence], ...] = ()
+    gated: tuple[Mapping[str, Gated], ...] = ()
     abstained: tuple[str | None, ...] = ()
     answers: tuple[Answer, ...] = ()
     open: tuple[bool, ...] = ()
@@ -200,6 +214,7 @@ class State:
             wanted=nothing,
             replies=nothing,
             evidence=({},) * n,
+            gated=({},) * n,
             abstained=(None,) * n,
             open=(True,) * n,
             withheld=(False,) * n,
@@ -270,6 +285,7 @@ _COLUMNS = (
     "wanted",
     "replies",
     "evidence",
+    "gated",
     "abstained",
     "answers",
     "open",
@@ -337,6 +353,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
                 "seconds": round(reply.draft.usage.seconds, 4),
                 "cached": reply.draft.cached,
                 **_read(state.evidence[row].get(reply.arm), reply.draft.text),
+                **({"gate": asdict(gated)} if (gated := state.gated[row].get(reply.arm)) else {}),
             }
             for reply in state.replies[row]
         ],

@@ -63,6 +63,11 @@ class Registry:
         for equals)."""
         return tuple(Arm(name, self._price(self._expert(name))) for name in self.settings.arms)
 
+    def variants(self, arm: str) -> tuple[str, ...]:
+        """All arms of the arm's expert: as it is, then with each evidence."""
+        expert = self.settings.arms[arm].expert
+        return tuple(name for name, one in self.settings.arms.items() if one.expert == expert)
+
     def evidence(self, arm: str) -> EvidenceSpec | None:
         """What the arm is given to read beside the question."""
         return self.settings.arms[arm].evidence

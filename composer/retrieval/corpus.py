@@ -10,8 +10,12 @@ from typing import Self
 
 import numpy as np
 
+from composer.errors import ComposerError
 from composer.retrieval.split import Passage
 from routers.types import Array
+
+BROKEN = (ComposerError, OSError, sqlite3.Error, RuntimeError, ValueError)
+"""What searching an index raises that has been damaged, or is gone, since it was opened."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS document (name TEXT PRIMARY KEY, sha256 TEXT NOT NULL) WITHOUT ROWID;

@@ -7,7 +7,6 @@ has no experiments; the gates are METHODS' own choice of known signals.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, Self
 
@@ -28,7 +27,8 @@ class Signals:
     """Of n questions, as far as known (None: nobody looked). `entropy` of the answers of a few short samples, in nats;
     `margin`: probability of the first answer token less that of the next best; `confidence`: mean log-probability of a draft's
     tokens; `length` of the question in characters; `top` and `gap`: the best cosine among the passages, and how far
-    the fifth is below it; `near`: cosine with the middle of all passages; `vectors` [n, dim] of the questions."""
+    the fifth is below it; `near`: cosine with the middle of all passages; `overlap`: the share of the question's words,
+    weighed by how rare they are, that one of the nearest passages has; `vectors` [n, dim] of the questions."""
 
     length: Table
     entropy: Table | None = None
@@ -37,6 +37,7 @@ class Signals:
     top: Table | None = None
     gap: Table | None = None
     near: Table | None = None
+    overlap: Table | None = None
     vectors: Table | None = None
 
     def __len__(self) -> int:
@@ -58,8 +59,17 @@ class Signals:
         return found
 
 
+DRAFTED = ("entropy", "margin", "confidence")
+"""The signals that cost drafts. The others are there before anybody is asked."""
+
+
 class Gate(Protocol):
     """`fit` on questions asked both ways, then `gain`."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The signals it cannot do without."""
+        ...
 
     def fit(self, signals: Signals, without: Table, reading: Table) -> Self:
         """`without` and `reading` [n] are what the answers were worth, in [0, 1]. Raises InputError for too few."""
@@ -79,14 +89,11 @@ def opens(gate: Gate, signals: Signals, cost: float, value: float = 1.0) -> Mark
     return np.asarray(value * gate.gain(signals) > cost, dtype=bool)
 
 
-def utility(read: Marks, without: Table, reading: Table, cost: float, value: float = 1.0) -> Table:
-    """[n]: value of what was answered less the cost of what was read."""
-    return value * np.where(read, reading, without) - cost * read
-
-
 @dataclass(slots=True)
 class Never:
     """Answers from what the expert knows."""
+
+    needs = frozenset[str]()
 
     def fit(self, signals: Signals, without: Table, reading: Table) -> Self:
         """Learns nothing."""
@@ -100,6 +107,8 @@ class Never:
 @dataclass(slots=True)
 class Always:
     """Reads before every answer, whatever it costs."""
+
+    needs = frozenset[str]()
 
     def fit(self, signals: Signals, without: Table, reading: Table) -> Self:
         """Learns nothing."""
@@ -118,6 +127,11 @@ class Threshold:
     signal: str = "entropy"
     doubt_: Table = field(default_factory=lambda: np.zeros(0), init=False)
     gain_: Table = field(default_factory=lambda: np.zeros(0), init=False)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Its signal."""
+        return frozenset((self.signal,))
 
     def fit(self, signals: Signals, without: Table, reading: Table) -> Self:
         """Remember the steps of the regression."""
@@ -150,6 +164,11 @@ class Neighbours:
     vectors_: Table = field(default_factory=lambda: np.zeros((0, 0)), init=False)
     gains_: Table = field(default_factory=lambda: np.zeros(0), init=False)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """The questions' vectors."""
+        return frozenset(("vectors",))
+
     def fit(self, signals: Signals, without: Table, reading: Table) -> Self:
         """Remember them."""
         _enough(without)
@@ -169,8 +188,10 @@ class Neighbours:
 class Worth:
     """P(right | reading) less P(right | not reading): two logistic regressions (L2) on all signals that are there, and on the
     neighbours' gain where there are vectors. Each is calibrated by cross-fitting: Platt's line on what it says of questions
-    that it did not learn from. Reading also hurts, so it is the difference that counts, not whether the expert is wrong."""
+    that it did not learn from. Reading also hurts, so it is the difference that counts, not whether the expert is wrong.
+    With `drafts` it also looks at what costs drafts."""
 
+    drafts: bool = False
     folds: int = 5
     names_: tuple[str, ...] = field(default=(), init=False)
     middle_: Table = field(default_factory=lambda: np.zeros(0), init=False)
@@ -179,13 +200,18 @@ class Worth:
     lines_: Table = field(default_factory=lambda: np.zeros((2, 2)), init=False)
     near_: Neighbours | None = field(default=None, init=False)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        """What was there when it was fitted."""
+        return frozenset(self.names_ if self.near_ is None else (*self.names_, "vectors"))
+
     def fit(self, signals: Signals, without: Table, reading: Table) -> Self:
         """Learn both; a question's own neighbours are looked for among the others alone."""
         _enough(without)
-        names = [
-            one.name for one in fields(signals) if one.name != "vectors" and getattr(signals, one.name) is not None
-        ]
-        self.names_ = tuple(names)
+        passed = ("vectors",) if self.drafts else ("vectors", *DRAFTED)
+        self.names_ = tuple(
+            one.name for one in fields(signals) if one.name not in passed and getattr(signals, one.name) is not None
+        )
         fold = np.random.default_rng(0).permutation(len(signals)) % self.folds
         held = np.zeros(len(signals))
         if signals.vectors is not None:
@@ -230,42 +256,23 @@ class Worth:
         return np.concatenate([np.clip(scaled, -5, 5), np.ones((len(columns), 1))], axis=1)
 
 
-GATES = ("never", "always", "entropy", "margin", "confidence", "neighbours", "worth")
+GATES = ("never", "always", *DRAFTED, "neighbours", "worth", "worth-drafts")
 
 
 def make(name: str) -> Gate:
     """The gate of this name, which has learnt nothing yet. Raises InputError for any other."""
-    made: dict[str, Gate] = {"never": Never(), "always": Always(), "neighbours": Neighbours(), "worth": Worth()}
-    if name in ("entropy", "margin", "confidence"):
+    made: dict[str, Gate] = {
+        "never": Never(),
+        "always": Always(),
+        "neighbours": Neighbours(),
+        "worth": Worth(),
+        "worth-drafts": Worth(drafts=True),
+    }
+    if name in DRAFTED:
         return Threshold(name)
     if name not in made:
         raise InputError(f"{name!r} is no gate", remedy=suggest(name, GATES))
     return made[name]
-
-
-@dataclass(frozen=True, slots=True)
-class Point:
-    """What a gate costs and brings at one value of a right answer, per question: the share that reads, the share right, value
-    less cost, and the share of always' cost of reading that is saved."""
-
-    value: float
-    read: float
-    right: float
-    utility: float
-    saved: float
-
-
-def curve(
-    gate: Gate, signals: Signals, without: Table, reading: Table, cost: float, values: Sequence[float]
-) -> list[Point]:
-    """The report of METHODS D.1 over the value of a right answer; `cost` is that of looking up and reading, in its unit."""
-    points = []
-    for value in values:
-        read = opens(gate, signals, cost, value)
-        right = float(np.where(read, reading, without).mean())
-        share = float(read.mean())
-        points.append(Point(value, share, right, value * right - cost * share, 1 - share))
-    return points
 
 
 def _logistic(rows: Table, truth: Table, *, hold: float = _HOLD) -> Table:

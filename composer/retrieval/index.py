@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -31,6 +32,7 @@ WORDS = ("data.npy", "indices.npy", "indptr.npy", "vocabulary.json", "parameters
 FUSION = 60  # the constant of reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009)
 DEPTH = 50  # candidates of each kind that are fused
 _FIFTH = 5
+_AT_ONCE = 1000  # questions whose nearest passages are in memory
 
 Numbers = NDArray[np.int64]
 
@@ -68,6 +70,19 @@ def checked(folder: Path, encoder: Encoder) -> Manifest:
             remedy="build it again with this registry (`coe index build`), or name the registry it was built with",
         )
     return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Closeness:
+    """Of n questions, [n] each: the cosine of the nearest passage (`top`), how far the fifth nearest is below it (`gap`),
+    the cosine with the middle of all passages (`near`), and the largest share of the question's words, weighed by how rare
+    they are (log of passages per passage with the word), that one of the five nearest has (`overlap`; None: no passage
+    has a word)."""
+
+    top: Array
+    gap: Array
+    near: Array
+    overlap: Array | None
 
 
 class PassageIndex:
@@ -117,6 +132,10 @@ class PassageIndex:
         self._open.close()
         self._dense = self._words = None
 
+    def _unchanged(self) -> None:
+        if self._as_they_are() != self._states:  # the words are mapped: who reads what was cut off is killed
+            raise damaged(self.folder, "its files were written into since it was opened")
+
     def _as_they_are(self) -> list[tuple[int, int]]:
         """The sizes and times of the files that are open, whatever has their names now."""
         return [(state.st_size, state.st_mtime_ns) for state in (os.fstat(file.fileno()) for file in self._held)]
@@ -128,8 +147,7 @@ class PassageIndex:
         encoding. Fused by reciprocal rank: the sum of 1 / (60 + rank) over both orders of the 50 best. The `rerank` best
         of these are ordered anew by the cross-encoder; those it has not read come after them. Raises PassageError where
         there is no cross-encoder, or it fails, or the files have changed."""
-        if self._as_they_are() != self._states:  # the words are mapped: who reads what was cut off is killed
-            raise damaged(self.folder, "its files were written into since it was opened")
+        self._unchanged()
         most = max(k, rerank)
         depth = min(max(DEPTH, most), self.manifest.passages)
         if not questions or not depth:
@@ -166,12 +184,45 @@ class PassageIndex:
         read = [replace(hit, cross=float(score)) for hit, score in zip(hits[:most], scores, strict=True)]
         return [read[place] for place in np.argsort(-scores, kind="stable")] + list(hits[most:])
 
-    def closeness(self, vectors: Array) -> tuple[Array, Array, Array]:
-        """What a gate may know of questions [n, dim] before anything is read, [n] each: the cosine of the nearest passage,
-        how far the fifth nearest is below it, and the cosine with the middle of all passages."""
+    def closeness(self, questions: Sequence[str], vectors: Array) -> Closeness:
+        """What a gate may know of questions, `vectors` [n, dim], before anything is read. Raises PassageError where the files
+        have changed."""
+        self._unchanged()
         cosines, rows = self._nearest(vectors, min(_FIFTH, self.manifest.passages))
         cosines = np.where(rows < 0, -1, cosines)  # the lists that were looked into may hold fewer
-        return cosines[:, 0], cosines[:, 0] - cosines[:, -1], vectors @ self._middle
+        overlap = self._overlap(questions, rows)
+        return Closeness(cosines[:, 0], cosines[:, 0] - cosines[:, -1], vectors @ self._middle, overlap)
+
+    def _overlap(self, questions: Sequence[str], rows: Numbers) -> Array | None:
+        if not self._rarity:
+            return None
+        found = np.zeros(len(questions), dtype=np.float32)
+        for at in range(0, len(questions), _AT_ONCE):
+            part = slice(at, at + _AT_ONCE)
+            found[part] = self._shared(questions[part], rows[part])
+        return found
+
+    def _shared(self, questions: Sequence[str], rows: Numbers) -> list[float]:
+        rarity, found = self._rarity, []
+        texts = self._corpus.get([int(row) + 1 for row in np.unique(rows) if row >= 0])
+        spoken = tokenized([f"{one.title}\n{one.text}" for one in texts.values()], ids=False)
+        said = dict(zip(texts, map(set, spoken), strict=True))
+        for words, own in zip(map(set, tokenized(questions, ids=False)), rows, strict=True):
+            weight = {word: rarity.get(word, rarity[""]) for word in words}
+            shared = [sum(weight[word] for word in words & said[int(row) + 1]) for row in own if row >= 0]
+            found.append(max(shared, default=0.0) / (sum(weight.values()) or 1.0))
+        return found
+
+    @cached_property
+    def _rarity(self) -> dict[str, float]:
+        """How rare each word of the passages is, in nats; under "" that of a word which none has. Empty where the passages
+        have no words."""
+        if self._words is False:
+            return {}
+        held = np.diff(self._words.scores["indptr"])
+        rare = np.log(1 + self.manifest.passages / (1 + np.append(held, 0)))
+        names = {word: float(rare[place]) for word, place in self._words.vocab_dict.items() if place < len(held)}
+        return names | {"": float(rare[-1])}
 
     def _nearest(self, vectors: Array, depth: int) -> tuple[Array, Numbers]:
         cosines, rows = self._dense.search(np.ascontiguousarray(vectors, dtype=np.float32), depth)

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 from annotated_types import Ge
 
-from composer.errors import RequestError
 from composer.stages.foresight import may_want
 from composer.stages.kit import Kit, Stage
+from composer.stages.prompting import prompt_of
 from composer.state import Part, Query, State, Update, request_id
 from composer.trace import Planned
-from composer.types import Evidence, Message, Prompt, Request
+from composer.types import Evidence, Request
 
 
 def generate(kit: Kit, *, samples: Annotated[int, Ge(1)] = 1, early: bool = True) -> Stage:
@@ -85,7 +85,7 @@ def _requests(kit: Kit, state: State, arms: Sequence[Sequence[str]], samples: in
 def _samples(kit: Kit, query: Query, arm: str, samples: int, read: Evidence | None) -> Iterator[Request]:
     """The draws of this question from this arm. A request's `sample` counts the draws by everybody who repeats the
     question; its id is unique in the batch, whatever part of it the row is asked in."""
-    stream = kit.registry.stream(arm, _prompt(kit, query, arm, read))
+    stream = kit.registry.stream(arm, prompt_of(kit.registry, query, arm, read))
     sampling = query.wishes.of(kit.registry.sampling(arm))
     for place in range(samples):
         sample = query.wishes.sample * samples + place
@@ -100,21 +100,3 @@ def _samples(kit: Kit, query: Query, arm: str, samples: int, read: Evidence | No
             priority=query.wishes.priority,
             deltas=query.wishes.deltas,
         )
-
-
-def _prompt(kit: Kit, query: Query, arm: str, read: Evidence | None) -> Prompt:
-    """The question as the arm wants it, what it is given to read before it, after what was said before. Many chat templates take one system message, at the
-    beginning: the expert's own and those that begin the conversation become one. Raises RequestError for an expert that
-    knows no turns."""
-    question = kit.registry.messages(arm, read.text + query.prompt if read else query.prompt)
-    if not query.turns:
-        return question
-    if isinstance(question, str):
-        raise RequestError(
-            f"{arm} continues text and knows no turns: it was given {len(query.turns)} messages before the question",
-            remedy="send it one user message, or ask a model that chats",
-        )
-    first = next((i for i, turn in enumerate(query.turns) if turn.role != "system"), len(query.turns))
-    system = [turn.content for turn in (*question[:-1], *query.turns[:first])]
-    head = (Message("system", "\n\n".join(system)),) if system else ()
-    return (*head, *query.turns[first:], question[-1])

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from composer.answers.trust import Trust
     from composer.config import EvidenceSpec
     from composer.pool.pool import Pool
-    from composer.retrieval.index import Hit
+    from composer.retrieval.index import Closeness, Hit
+    from composer.retrieval.records import GateRecord
 
 Stage = Callable[[State], Awaitable[Update]]
 
@@ -80,6 +81,10 @@ class Arms(Protocol):
         """A question as the arm wants it: messages for a chat model, text for one that continues."""
         ...
 
+    def variants(self, arm: str) -> tuple[str, ...]:
+        """All arms of the arm's expert: as it is, then with each evidence."""
+        ...
+
     def evidence(self, arm: str) -> EvidenceSpec | None:
         """What the arm is given to read beside the question."""
         ...
@@ -99,6 +104,10 @@ class Arms(Protocol):
 
 class Finder(Protocol):
     """An index of passages."""
+
+    def closeness(self, questions: Sequence[str], vectors: Array, /) -> Closeness:
+        """How close the passages are to each question."""
+        ...
 
     def search(
         self, questions: Sequence[str], k: int, /, *, vectors: Array | None = None, rerank: int = 0
@@ -121,7 +130,7 @@ def unfitted(name: str) -> Aggregator:
 @dataclass(frozen=True, slots=True)
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
-    believed was never measured) load on first use; `passages` opens the index in a folder, once; `emit` reports events as they happen; `budget` is that of
+    believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm; `emit` reports events as they happen; `budget` is that of
     the run under way; `typical` tokens of an answer per arm, where they were measured."""
 
     registry: Arms
@@ -134,6 +143,7 @@ class Kit:
     budget: Callable[[], Budget] = Budget
     typical: Callable[[], Mapping[str, float]] = dict[str, float]
     passages: Callable[[Path], Finder] = no_index
+    gates: Callable[[], Mapping[str, GateRecord]] = dict[str, "GateRecord"]
 
 
 def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:

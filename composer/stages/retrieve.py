@@ -2,30 +2,46 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Any
 
-from composer.errors import ComposerError
+from annotated_types import Gt
+
+from composer.retrieval.corpus import BROKEN
 from composer.retrieval.evidence import as_evidence
 from composer.stages.kit import Arms, Finder, Kit, Stage
 from composer.state import Query, State, Update
 from composer.types import Evidence
 
-_BROKEN = (ComposerError, OSError, sqlite3.Error, RuntimeError, ValueError)
+WORTH = 60.0
+"""Seconds of computing that a right answer is worth, where nobody says."""
 
 
-def retrieve(kit: Kit) -> Stage:
+def retrieve(kit: Kit, *, gate: str | None = None, value: Annotated[float, Gt(0)] = WORTH) -> Stage:
     """Search once per index for all rows that want an arm with evidence from it. What was found for a row stays with it: an
-    arm that is asked again reads the same. An index that is missing or damaged is an error before anything is asked; one
+    arm that is asked again reads the same.
+
+    With a `gate` (`auto`: the one that `coe fit gate` chose for each arm; or the name of one) the wanted arms are first
+    weighed against those of the same expert with and without evidence, where a right answer is worth `value` seconds of
+    computing. An index that is missing or damaged is an error before anything is asked; one
     that fails later leaves its rows without passages, and marks their answers."""
 
+    if gate is not None:
+        from composer.stages.gating import check_gate, gated  # noqa: PLC0415 - only who has a gate needs it
+
+        check_gate(gate)
+
     async def stage(state: State) -> Update:
+        update: dict[str, Any] = {}
+        if gate is not None:
+            update |= await gated(kit, state, gate, value)
+            state = state.apply(update)
         if not any(_wanting(kit, state)):
-            return {}
+            return update
         import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
 
-        return {"evidence": await asyncio.to_thread(evidence_of, kit, state)}
+        return {**update, "evidence": await asyncio.to_thread(evidence_of, kit, state)}
 
     return stage
 
@@ -59,7 +75,7 @@ def look_up(registry: Arms, passages: Callable[[Path], Finder], asked: Sequence[
         texts = list(dict.fromkeys(asked[place][1].text for place in own))
         try:
             hits = dict(zip(texts, finder.search(texts, k, rerank=rerank), strict=True))
-        except _BROKEN as why:
+        except BROKEN as why:
             for place in own:
                 found[place] = Evidence(missing=str(why))
             continue

@@ -6,20 +6,8 @@ import numpy as np
 import pytest
 
 from composer.errors import InputError
-from composer.retrieval.gate import (
-    GATES,
-    Always,
-    Gate,
-    Never,
-    Signals,
-    Table,
-    Threshold,
-    Worth,
-    curve,
-    make,
-    opens,
-    utility,
-)
+from composer.retrieval.choosing import BothWays, Costs, best, curve, earned, fit_all, ratings, values_of
+from composer.retrieval.gate import DRAFTED, GATES, Always, Gate, Never, Signals, Table, Threshold, Worth, opens
 
 
 def world(seed: int, n: int = 800) -> tuple[Signals, Table, Table]:
@@ -50,18 +38,19 @@ def world(seed: int, n: int = 800) -> tuple[Signals, Table, Table]:
 @pytest.fixture(scope="module")
 def fitted() -> dict[str, Gate]:
     signals, without, reading = world(1)
-    return {name: make(name).fit(signals, without, reading) for name in GATES}
+    gates = fit_all(BothWays(signals, without, reading))
+    assert tuple(gates) == GATES
+    return gates
 
 
 def test_the_weighing_gate_beats_never_and_always_where_both_make_sense(fitted: dict[str, Gate]) -> None:
-    signals, without, reading = world(2, n=3000)
+    both = BothWays(*world(2, n=3000))
     for cost in (0.05, 0.1, 0.2, 0.3):
-        means = {
-            name: float(utility(opens(gate, signals, cost), without, reading, cost).mean())
-            for name, gate in fitted.items()
-        }
+        means = {name: float(earned(gate, both, Costs(cost), 1.0).mean()) for name, gate in fitted.items()}
         assert means["worth"] > max(means["never"], means["always"]) + 0.05, (cost, means)
-        assert means["worth"] >= max(means.values()) - 0.02, (cost, means)
+        assert means["worth-drafts"] >= max(means.values()) - 0.02, (cost, means)
+        unasked = [mean for name, mean in means.items() if not fitted[name].needs & set(DRAFTED)]
+        assert means["worth"] >= max(unasked) - 0.02, (cost, means)
 
 
 def test_every_gate_closes_where_reading_costs_more_than_it_can_bring(fitted: dict[str, Gate]) -> None:
@@ -71,16 +60,29 @@ def test_every_gate_closes_where_reading_costs_more_than_it_can_bring(fitted: di
 
 
 def test_no_gate_is_far_below_the_better_of_never_and_always(fitted: dict[str, Gate]) -> None:
-    signals, without, reading = world(4, n=3000)
+    both = BothWays(*world(4, n=3000))
     for cost in np.linspace(0, 1, 11):
-        floor = max(
-            utility(read, without, reading, cost).mean() for read in (np.zeros(3000, bool), np.ones(3000, bool))
-        )
-        for name in ("entropy", "margin", "confidence", "neighbours", "worth"):
-            assert utility(opens(fitted[name], signals, cost), without, reading, cost).mean() > floor - 0.02, (
-                name,
-                cost,
-            )
+        means = {name: float(earned(gate, both, Costs(cost), 1.0).mean()) for name, gate in fitted.items()}
+        assert min(means[name] for name in fitted if name not in ("never", "always")) > (
+            max(means["never"], means["always"]) - 0.02
+        ), (cost, means)
+
+
+def test_what_a_gate_looks_at_is_paid_whether_it_opens_or_not(fitted: dict[str, Gate]) -> None:
+    both = BothWays(*world(4))
+    free = Costs(0.1)
+    dear = Costs(0.1, {"entropy": 0.3, "margin": 0.05, "confidence": 0.07})
+    for name, looking in {"worth": 0.0, "never": 0.0, "entropy": 0.3, "margin": 0.05, "worth-drafts": 0.37}.items():
+        gap = earned(fitted[name], both, free, 1.0) - earned(fitted[name], both, dear, 1.0)
+        assert gap == pytest.approx(looking), name
+    assert best(ratings(fitted, both, free, values_of(free))) == "worth-drafts"
+    assert best(ratings(fitted, both, dear, values_of(dear))) in ("worth", "neighbours"), "looking is not worth it"
+
+
+def test_without_drafts_no_gate_that_needs_them_is_fitted() -> None:
+    signals, without, reading = world(1)
+    asked = Signals(signals.length, top=signals.top, gap=signals.gap, near=signals.near, vectors=signals.vectors)
+    assert tuple(fit_all(BothWays(asked, without, reading))) == ("never", "always", "neighbours", "worth")
 
 
 def test_probabilities_are_calibrated(fitted: dict[str, Gate]) -> None:
@@ -122,8 +124,9 @@ def test_what_is_always_right_or_always_wrong_can_be_learnt_from() -> None:
 
 def test_the_report_says_what_a_gate_saves_and_costs() -> None:
     signals, without, reading = world(10)
-    (never,) = curve(Never(), signals, without, reading, cost=0.1, values=[2.0])
-    (always,) = curve(Always(), signals, without, reading, cost=0.1, values=[2.0])
+    both, costs = BothWays(signals, without, reading), Costs(0.1)
+    (never,) = curve(Never(), both, costs, [2.0])
+    (always,) = curve(Always(), both, costs, [2.0])
     assert (never.read, never.saved, never.right) == (0, 1, without.mean())
     assert (always.read, always.saved, always.right) == (1, 0, reading.mean())
     assert always.utility == pytest.approx(2 * reading.mean() - 0.1)

@@ -131,9 +131,11 @@ def test_a_build_that_was_stopped_goes_on_and_the_old_index_serves_meanwhile(sou
 def test_how_close_questions_are_to_the_passages(source: Path, tmp_path: Path) -> None:
     encoder = Hashed()
     built(source, place := tmp_path / "index")
-    asked = encoder.encode(["A ship is steered with a rudder. Sails catch the wind.", "zebra"])
+    questions = ["A ship is steered with a rudder. Sails catch the wind.", "zebra", "a zebra and a ship"]
+    asked = encoder.encode(questions)
     with PassageIndex.open(place, encoder) as index:
-        top, gap, near = index.closeness(asked)
+        close = index.closeness(questions, asked)
+    top, gap, near = close.top, close.gap, close.near
     everything = encoder.encode(list(TOPICS.values()))
     cosines = np.sort(asked @ everything.T, axis=1)
     middle = everything.mean(axis=0)
@@ -141,6 +143,9 @@ def test_how_close_questions_are_to_the_passages(source: Path, tmp_path: Path) -
     assert top[0] == pytest.approx(1)
     assert gap == pytest.approx(cosines[:, -1] - cosines[:, 0], abs=1e-6), "the last of three stands for the fifth"
     assert near == pytest.approx(asked @ middle / np.linalg.norm(middle), abs=1e-6)
+    assert close.overlap is not None
+    unheard, once = np.log(1 + 3), np.log(1 + 3 / 2)  # of three passages none has the word, or one
+    assert close.overlap == pytest.approx([1, 0, once / (once + unheard)], abs=1e-6)
 
 
 @pytest.mark.parametrize("name", [CORPUS, DENSE, MIDDLE, "data.npy", "vocabulary.json"])

@@ -1,0 +1,148 @@
+"""The verbs that learn from outcomes: `coe fit router`, `answers` and `gate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from composer.cli_kit import AsJson, Config, Offline, print_json, say
+from composer.cli_kit import make_pipeline as _pipeline
+
+fit = typer.Typer(
+    help="Learn from outcomes; what is learnt is installed only if a test shows that it helps.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+@fit.command("router")
+def fit_router_(config: Config = None, as_json: AsJson = False, offline: Offline = False) -> None:
+    """Learn a router from what the experts have shown; it is installed only if it beats the best single expert."""
+    from dataclasses import asdict
+
+    from composer.fit import fit_router, install, outcomes_of
+    from composer.fit_trust import install_trust, told
+    from composer.profile import find_profile
+
+    pipeline = _pipeline(config, None, offline)
+    registry = pipeline.registry
+    profile, notes = find_profile(registry)
+    for note in notes:
+        say(note)
+    questions, outcomes = outcomes_of(profile, registry.arms(), registry.generalist)
+    fitted = fit_router(questions, outcomes, registry.generalist, say)
+    folder = install(fitted, registry, questions, outcomes)
+    for line in told(install_trust(_pipeline(config, None, offline))):
+        say(line)
+    if as_json:
+        print_json({**asdict(fitted), "router": None, "folder": str(folder)})
+        return
+    for line in fitted.lines():
+        typer.echo(line)
+    say(f"written to {folder}")
+
+
+@fit.command("answers")
+def fit_answers_(
+    config: Config = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Recorded answers instead of the profile (nothing is installed).")
+    ] = None,
+    pool: Annotated[str | None, typer.Option(help="With --data: only the models of this pool.")] = None,
+    runs: Annotated[
+        Path | None, typer.Option("--runs", help="Labelled JSONL: use the answers that runs in the store gave to it.")
+    ] = None,
+    calls: Annotated[
+        str, typer.Option(help="Most mean calls per question: a number, N% of all experts, or all.")
+    ] = "3",
+    leave_one_out: Annotated[
+        bool, typer.Option("--leave-one-out", help="Also say what each expert is worth to the others.")
+    ] = False,
+    run_code: Annotated[
+        bool, typer.Option("--run-code", help="With --runs: run programs against the rows' tests, on this machine.")
+    ] = False,
+    as_json: AsJson = False,
+    offline: Offline = False,
+) -> None:
+    """Is asking several experts worth it here? Rehearsed on answers that are there already; written into the registry
+    file if it beats the best single expert."""
+    from dataclasses import asdict
+
+    from composer.answering import fit_and_install
+
+    pipeline = _pipeline(config, None, offline)
+    fitted, told = fit_and_install(
+        pipeline,
+        data=data,
+        pool=pool,
+        runs=runs,
+        calls=calls,
+        leave_one_out=leave_one_out,
+        run_code=run_code,
+        say=say,
+    )
+    if as_json:
+        print_json({**asdict(fitted), "router": None, "aggregator": None, "installed": told})
+        return
+    for line in fitted.lines():
+        typer.echo(line)
+    say(told)
+
+
+@fit.command("gate")
+def fit_gate_(
+    labelled: Annotated[
+        Path | None, typer.Argument(help="Labelled JSONL to ask both ways first; else what the profile has is used.")
+    ] = None,
+    value: Annotated[
+        float | None, typer.Option(min=0.001, help="Seconds of computing that a right answer is worth.")
+    ] = None,
+    traffic: Annotated[
+        Path | None, typer.Option("--traffic", help="Questions as `coe run` takes them: what a gate would do there.")
+    ] = None,
+    drafts: Annotated[bool, typer.Option(help="Also try gates that look at short drafts.")] = True,
+    config: Config = None,
+    as_json: AsJson = False,
+    offline: Offline = False,
+) -> None:
+    """When is it worth to read? Learnt from questions answered with and without passages; a gate is installed if it earns
+    more than never and always reading."""
+    from dataclasses import asdict
+
+    from composer.fit_gate import default_value, fit_gates
+    from composer.jsonl import read_questions
+    from composer.profile import find_profile
+    from composer.profiling import profile_file
+    from composer.progress import watch
+    from composer.state import Query
+
+    pipeline = _pipeline(config, None, offline)
+    rows = read_questions(traffic).rows if traffic is not None else ()
+    if labelled is not None:
+        both = {name for arm in pipeline.settings.reading for name in (arm.name, arm.expert)}
+        with watch(pipeline, "drafts"):
+            report = profile_file(
+                pipeline, labelled, None, only=[name for name in pipeline.settings.arms if name in both]
+            )
+        for line in report.lines():
+            say(line)
+        pipeline = _pipeline(config, None, offline)
+    profile, notes = find_profile(pipeline.registry)
+    for note in notes:
+        say(note)
+    found = fit_gates(
+        pipeline,
+        profile,
+        value=default_value(pipeline) if value is None else value,
+        drafts=drafts,
+        traffic=[Query(row.id, row.text, row.choices, row.kind) for row in rows],
+        say=say,
+    )
+    if as_json:
+        print_json({"arms": [asdict(one) for one in found]})
+        return
+    for one in found:
+        for line in one.lines():
+            typer.echo(line)
