@@ -160,7 +160,10 @@ def test_an_arm_has_another_record_with_another_order(overlap: CrossEncoder, not
     overlap.tokenizer.unlink()
     with pytest.raises(ConfigError, match="tokenizer") as error:
         prints(", rerank: true")
-    assert "experts.yaml:" in str(error.value)
+    assert "(reranker.tokenizer)" in str(error.value)
+    with pytest.raises(ConfigError, match="is not there") as error:
+        Registry(registry_with(tmp_path, "rerank: true", sha256)).reranker_files()
+    assert "(reranker.tokenizer)" in str(error.value)
 
 
 @pytest.mark.parametrize(
