@@ -88,6 +88,22 @@ def route_text(route: Route) -> str:
     return printable("\n".join(lines))
 
 
+def _reading(draft: Mapping[str, Any]) -> list[str]:
+    """What a draft's arm was given to read, and which gate decided that it was, or was not."""
+    lines = []
+    if gate := draft.get("gate"):
+        lines.append(
+            f"gate     {gate['gate']}: reading adds {gate['gain']:+.2f} to the chance to be right and costs "
+            f"{gate['cost']:.2f} s; a right answer is worth {gate['value']:g} s"
+        )
+    if read := draft.get("evidence"):
+        used = [f"{name} (cited)" if name in read["cited"] else name for name in read["used"]]
+        left = f"; left out, as they do not fit: {', '.join(read['dropped'])}" if read["dropped"] else ""
+        told = f"nothing: {read['missing']}" if read["missing"] else ", ".join(used) or "nothing was found"
+        lines.append(f"read     {told}{left}")
+    return lines
+
+
 def drafts_text(trace: Mapping[str, Any]) -> str:
     """The drafts of a trace: who said what, and what it cost."""
     lines = []
@@ -96,6 +112,7 @@ def drafts_text(trace: Mapping[str, Any]) -> str:
         lines.append(f"draft    {draft['name']} ({cost}):")
         said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
         lines += [f"         | {line}" for line in said.strip().splitlines()]
+        lines += _reading(draft)
     if trace["sure"] is not None:
         known = "calibrated on the profile" if trace["calibrated"] else "not calibrated"
         votes = f"; {100 * trace['agreement']:.0f} % of the drafts agree" if len(trace["drafts"]) > 1 else ""

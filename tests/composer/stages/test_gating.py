@@ -17,6 +17,7 @@ from composer.retrieval.choosing import BothWays, Costs, fit_all
 from composer.retrieval.gate import Signals
 from composer.retrieval.index import PassageIndex
 from composer.retrieval.records import GateRecord, read_records, write_records
+from composer.show import drafts_text
 from composer.state import Query, State, trace_of
 from composer.trace import Drafted
 from composer.types import Draft, Request, TokenLogprob, Usage
@@ -205,3 +206,14 @@ def test_records_of_another_encoder_are_refused(scripted: Scripted) -> None:
     install(pipeline)
     with pytest.raises(InputError, match="coe fit gate"):
         read_records(gates_folder(pipeline.registry), pipeline.registry.prints(), encoder="f" * 64)
+
+
+def test_people_are_told_what_was_read_and_why(scripted: Scripted) -> None:
+    pipeline = scripted.pipeline(registry(), lambda _: "as told [1]")
+    install(pipeline)
+    state = ask(pipeline, "valve", "moon")
+    opened, closed = (drafts_text(trace_of(state, row)) for row in (0, 1))
+    assert "\nread     valve.txt#0 (cited)" in opened
+    assert "\ngate     worth: reading adds +" in opened
+    assert "costs 4.00 s; a right answer is worth 10 s" in closed
+    assert "\nread " not in closed
