@@ -88,18 +88,24 @@ def search(
     question: Annotated[str, typer.Argument(help="What is looked for.")],
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many passages.")] = 5,
     by: Annotated[str, typer.Option(help="meaning, words, or both.")] = "both",
+    rerank: Annotated[
+        bool, typer.Option("--rerank", help="Let the registry's cross-encoder order the 20 best (or -k) anew.")
+    ] = False,
     config: Config = None,
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
     """Show the passages that are nearest to a question."""
+    from composer.config import RERANKED
     from composer.retrieval.index import PassageIndex, way_of
+    from composer.retrieval.rerank import CrossEncoder
     from composer.show import printable
     from routers.embed import OnnxEncoder
 
-    encoder = OnnxEncoder(*make_pipeline(config, None, offline).registry.encoder_files())
-    with PassageIndex.open(_folder(name), encoder) as found:
-        hits = found.search([question], k, by=way_of(by))[0]
+    registry = make_pipeline(config, None, offline).registry
+    reranker = CrossEncoder.open(*registry.reranker_files()) if rerank else None
+    with PassageIndex.open(_folder(name), OnnxEncoder(*registry.encoder_files()), reranker) as found:
+        hits = found.search([question], k, by=way_of(by), rerank=max(k, RERANKED) if rerank else 0)[0]
     if as_json:
         print_json(
             [
@@ -109,6 +115,7 @@ def search(
                     "cosine": None if hit.cosine is None else round(hit.cosine, 4),
                     "by_meaning": hit.by_meaning,
                     "by_words": hit.by_words,
+                    "cross_encoder": None if hit.cross is None else round(hit.cross, 4),
                     "document": hit.passage.document,
                     "start": hit.passage.start,
                     "end": hit.passage.end,
@@ -120,7 +127,9 @@ def search(
         )
         return
     for hit in hits:
-        places = (f"meaning {hit.by_meaning or '-'}", f"words {hit.by_words or '-'}")
+        places = [f"meaning {hit.by_meaning or '-'}", f"words {hit.by_words or '-'}"]
+        if hit.cross is not None:
+            places.append(f"cross-encoder {hit.cross:.2f}")
         typer.echo(f"{printable(hit.passage.id)}  {', '.join(places)}  {printable(hit.passage.title)}".rstrip())
         typer.echo(f"    {printable(' '.join(hit.passage.text.split()))}")
 

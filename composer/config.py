@@ -21,12 +21,22 @@ from composer.sources import SOURCE, PathSource, Source, parse_source, scheme
 from composer.types import DEFAULT_ENGINE, Kind, Sampling, Scalar
 
 if TYPE_CHECKING:
-    from composer.form import EncoderRow, EvidenceRow, ExpertRow, ModelRow, RegistryRow, SamplingRow, StageRow
+    from composer.form import (
+        EncoderRow,
+        EvidenceRow,
+        ExpertRow,
+        ModelRow,
+        RegistryRow,
+        RerankerRow,
+        SamplingRow,
+        StageRow,
+    )
 
 PACKAGED = Path(__file__).resolve().parent / "default"
 """What `default:` means in a registry: the data that come with this package."""
 
 AUTO = "auto"  # the name of `pipeline:` beside those of experts and `pipelines:`
+RERANKED = 20  # how many of the passages that were found `rerank: true` orders anew
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNITS = (
     {"B": 1}
@@ -86,11 +96,13 @@ class ExpertSpec:
 
 @dataclass(frozen=True, slots=True)
 class EvidenceSpec:
-    """Passages by name: the folder of their index, and how many of them go before a question at most."""
+    """Passages by name: the folder of their index, how many of them go before a question at most, and how many of what
+    was found a cross-encoder orders anew (0: there is none)."""
 
     name: str
     index: Path
     k: int
+    rerank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +116,7 @@ class ArmSpec:
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:
-    """The sentence encoder of the routers: an ONNX file from `sources`, and its tokenizer."""
+    """The sentence encoder of the routers, or a cross-encoder: an ONNX file from `sources`, and its tokenizer."""
 
     sources: tuple[Source, ...]
     sha256: str
@@ -136,6 +148,7 @@ class Settings:
     document: Document
     pipelines: Mapping[str, tuple[StageSpec, ...]] = field(default_factory=dict[str, tuple[StageSpec, ...]])
     reading: tuple[ArmSpec, ...] = ()  # the arms with evidence
+    reranker: EncoderSpec | None = None
 
     @cached_property
     def arms(self) -> Mapping[str, ArmSpec]:
@@ -242,16 +255,19 @@ class _Reading:
             config_sha=hashlib.sha256(json.dumps(self.document.data).encode()).hexdigest(),
             models=models,
             experts={name: self.expert(name, rows.experts, models, name == general) for name in rows.experts},
-            encoder=self.encoder(rows.encoder) if rows.encoder else None,
+            encoder=self.encoder(rows.encoder, "encoder") if rows.encoder else None,
+            reranker=self.encoder(rows.reranker, "reranker") if rows.reranker else None,
             profile=self.inside(rows.profile, "profile") if rows.profile is not None else None,
             pipeline=self.pipeline(rows.pipeline, "pipeline"),
             pipelines=self.pipelines(rows.pipelines, rows.experts),
             memory=self.size(rows.memory, "memory"),
             document=self.document,
-            reading=self.reading(rows.evidence, rows.experts),
+            reading=self.reading(rows.evidence, rows.experts, reranks=rows.reranker is not None),
         )
 
-    def reading(self, rows: Mapping[str, EvidenceRow], experts: Mapping[str, ExpertRow]) -> tuple[ArmSpec, ...]:
+    def reading(
+        self, rows: Mapping[str, EvidenceRow], experts: Mapping[str, ExpertRow], *, reranks: bool
+    ) -> tuple[ArmSpec, ...]:
         """Every expert with each evidence that it may be given."""
         self.check_names("evidence", rows)
         found = []
@@ -264,7 +280,13 @@ class _Reading:
                     folder = index_folder(row.index)
                 except ValueError as why:
                     raise self.error(f"{at}.index", str(why), "rename it") from why
-            spec = EvidenceSpec(name, folder, row.k)
+            if row.rerank and not reranks:
+                raise self.error(
+                    f"{at}.rerank",
+                    "nothing can order passages anew: this registry declares no reranker",
+                    "add `reranker:` with `sources`, `sha256` and `tokenizer` of a cross-encoder, or remove `rerank`",
+                )
+            spec = EvidenceSpec(name, folder, row.k, RERANKED if row.rerank is True else int(row.rerank))
             for expert in experts if row.experts is None else row.experts:
                 if expert not in experts:
                     raise self.error(f"{at}.experts", f"no expert is called {expert!r}", suggest(expert, experts))
@@ -367,9 +389,9 @@ class _Reading:
             system=row.system,
         )
 
-    def encoder(self, row: EncoderRow) -> EncoderSpec:
-        tokenizer = self.inside(row.tokenizer, "encoder.tokenizer")
-        return EncoderSpec(self.sources(row.sources, "encoder.sources"), row.sha256, tokenizer)
+    def encoder(self, row: EncoderRow | RerankerRow, at: str) -> EncoderSpec:
+        tokenizer = self.inside(row.tokenizer, f"{at}.tokenizer")
+        return EncoderSpec(self.sources(row.sources, f"{at}.sources"), row.sha256, tokenizer)
 
     def pipelines(self, rows: Mapping[str, list[StageRow]], experts: Iterable[str]) -> dict[str, tuple[StageSpec, ...]]:
         """Those asked by name, beside the experts and `auto`."""

@@ -130,10 +130,19 @@ class EncoderRow(Row):
     tokenizer: str = _about("the encoder's tokenizer.json", "default:encoder/tokenizer.json")
 
 
+class RerankerRow(Row):
+    sources: list[str] = _about(f"{SOURCE}; tried in order", ["hf:owner/repo@revision/onnx/model.onnx"], min_length=1)
+    sha256: _Sha = _about(_SHA, _EXAMPLE_SHA)
+    tokenizer: str = _about("the cross-encoder's tokenizer.json", "reranker/tokenizer.json")
+
+
 class EvidenceRow(Row):
     index: str = _about("an index of `coe index build`: its name, or the path of its folder", "manuals", min_length=1)
     k: int = _about("most passages that are put before a question", 3, default=3, ge=1, le=50)
     experts: list[str] | None = _about("who may be given them; by default every expert", ["general"], default=None)
+    rerank: bool | Annotated[int, Field(ge=1, le=100)] = _about(
+        "let `reranker:` order the best of what was found anew: so many of them, or true for 20", True, default=False
+    )
 
 
 class StageRow(Row):
@@ -148,6 +157,11 @@ class RegistryRow(Row):
     experts: dict[str, ExpertRow] = _about("who can be asked", {"general": {"model": "smollm2"}}, min_length=1)
     encoder: EncoderRow | None = _about(
         "the sentence encoder of the routers", {"sources": ["model.onnx"]}, default=None
+    )
+    reranker: RerankerRow | None = _about(
+        "a cross-encoder for `rerank`: an ONNX model that gives a pair of texts one logit, or two",
+        {"sources": ["reranker/model.onnx"]},
+        default=None,
     )
     evidence: dict[str, EvidenceRow] = _about(
         "passages that experts may be given: `general+manuals` is then an arm with a record of its own",

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from composer.pool.resolver import Drafts
     from composer.retrieval.index import PassageIndex
     from composer.retrieval.records import GateRecord
+    from composer.retrieval.rerank import Reranker
     from composer.store import DraftStore
     from routers.embed import Encoder
 
@@ -85,6 +86,8 @@ class Pipeline:
         self._routers: dict[str, Router] = {}
         self._aggregators: dict[str, Aggregator] = {}
         self._indexes: dict[Path, PassageIndex] = {}
+        self._checked: set[Path] = set()  # indexes
+        self._reranker: Reranker | None = None
         self._opening = threading.Lock()
         self._listener: Hears = nothing
         self._runner: asyncio.Runner | None = None
@@ -138,6 +141,7 @@ class Pipeline:
         if not state.queries:
             return state
         async with self._heard(budget, hear):
+            await self._check_indexes(by)
             return await self._graph(by)(state)
 
     async def settle(
@@ -155,6 +159,7 @@ class Pipeline:
         state = State.of(as_queries(queries), run)
         if state.queries:
             async with self._heard(budget, hear):
+                await self._check_indexes(by)
                 await self._graph(by).settle(state, settled)
 
     @asynccontextmanager
@@ -299,20 +304,53 @@ class Pipeline:
         )
 
     def passages(self, folder: Path) -> PassageIndex:
-        """The index in this folder, opened once and as long as the pipeline is. Raises PassageError."""
+        """The index in this folder, opened once and as long as the pipeline is. Raises PassageError, and SourceError or
+        ConfigError where the cross-encoder that evidence asks for is not to be had."""
         with self._opening:  # stages look up in threads
             if folder not in self._indexes:
                 from composer.retrieval.index import PassageIndex  # noqa: PLC0415
 
-                self._indexes[folder] = PassageIndex.open(folder, self.encoder())
+                self._indexes[folder] = PassageIndex.open(folder, self.encoder(), self.reranker())
             return self._indexes[folder]
 
-    def encoder(self) -> Encoder:
-        """The sentence encoder, fetched if need be."""
-        if self._encoder is None:
-            from routers.embed import OnnxEncoder  # noqa: PLC0415 onnxruntime: only where something is embedded
+    def check_indexes(self, by: str) -> None:
+        """Look at the files of what the arms of the pipeline `by` may read: an arm may want it only when others were
+        asked and paid for. Raises PassageError, SourceError and ConfigError, as `passages`."""
+        if "retrieve" not in dict(self._plan(by)):
+            return
+        self.registry.prints()
+        arms = [self.settings.arms[by]] if by not in self._plans else self.settings.reading
+        for spec in [arm.evidence for arm in arms if arm.evidence and arm.evidence.index not in self._checked]:
+            from composer.retrieval.index import checked  # noqa: PLC0415
 
-            self._encoder = OnnxEncoder(*self.registry.encoder_files())
+            checked(spec.index, self.encoder())
+            if spec.rerank:
+                self.registry.reranker_files()
+            self._checked.add(spec.index)
+
+    async def _check_indexes(self, by: str) -> None:
+        """The same beside the event loop: a file that nobody has looked at before is read as a whole."""
+        if self.settings.reading:
+            import asyncio  # noqa: PLC0415
+
+            await asyncio.to_thread(self.check_indexes, by)
+
+    def reranker(self) -> Reranker | None:
+        """The cross-encoder, where any evidence asks for it, fetched if need be."""
+        if self._reranker is None and any(arm.evidence and arm.evidence.rerank for arm in self.settings.reading):
+            from composer.retrieval.rerank import CrossEncoder  # noqa: PLC0415
+
+            self._reranker = CrossEncoder.open(*self.registry.reranker_files())
+        return self._reranker
+
+    def encoder(self) -> Encoder:
+        """The sentence encoder, fetched if need be. Where experts read, a question is scored and looked up with the same
+        vector."""
+        if self._encoder is None:
+            from routers.embed import OnnxEncoder, Remembering  # noqa: PLC0415 onnxruntime: only where something is embedded
+
+            own = OnnxEncoder(*self.registry.encoder_files())
+            self._encoder = Remembering(own) if self.settings.reading else own
         return self._encoder
 
     def router(self, name: str) -> Router:
@@ -373,6 +411,7 @@ class Pipeline:
                 store.close()
             with self._opening:
                 indexes, self._indexes = self._indexes, {}
+                self._checked = set()
             for index in indexes.values():
                 index.close()
 

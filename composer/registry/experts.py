@@ -11,14 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.config import EvidenceSpec, ExpertSpec, ModelSpec, Settings
+from composer.config import EncoderSpec, EvidenceSpec, ExpertSpec, ModelSpec, Settings
 from composer.errors import ConfigError, SourceError
 from composer.plugins import check_options, load
 from composer.registry.adapting import Adapters, size_of
 from composer.registry.bases import check_weights
 from composer.registry.cache import PART, Cache
 from composer.registry.hf import when_served
-from composer.registry.indexes import index_print, most_tokens
+from composer.registry.indexes import evidence_print, most_tokens
 from composer.registry.lock import UNSEEN, check_locked
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
 from composer.registry.sources import Progress, fetch
@@ -44,6 +44,7 @@ class Registry:
         self._offline = offline
         self._progress = progress
         self._releases: dict[str, str | None] = {}
+        self._reads: dict[str, list[Any]] = {}
         self.stopped = False  # fetches under way end at their next piece: whoever wanted the file has gone
         self._adapters = Adapters(
             settings, lambda path, sha256, at: self._file([PathSource(str(path))], sha256, path.name, at)
@@ -210,9 +211,15 @@ class Registry:
                 "sampling": _changed(expert.sampling),
             }
             if arm.evidence is not None:
-                material["evidence"] = [index_print(arm.evidence.index), arm.evidence.k]
+                material["evidence"] = self._evidence_print(arm.evidence)
             prints[name] = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
         return prints
+
+    def _evidence_print(self, spec: EvidenceSpec) -> list[Any]:
+        """As it was when first asked for: what is open under a run stays so, whatever has its name now."""
+        if spec.name not in self._reads:
+            self._reads[spec.name] = evidence_print(self.settings, spec)
+        return self._reads[spec.name]
 
     @property
     def encoder_sha(self) -> str:
@@ -228,9 +235,24 @@ class Registry:
                 where=str(self.settings.path),
                 remedy="copy the `encoder:` block of the default registry",
             )
-        model = self._file(spec.sources, spec.sha256, "encoder", "encoder.sources")
+        return self._with_tokenizer(spec, "encoder")
+
+    def reranker_files(self) -> tuple[Path, Path]:
+        """The cross-encoder's ONNX file (fetched) and its tokenizer. Raises SourceError, or ConfigError if none is
+        declared."""
+        spec = self.settings.reranker
+        if spec is None:
+            raise ConfigError(
+                "ordering passages anew needs a cross-encoder and this registry declares none",
+                where=str(self.settings.path),
+                remedy="add `reranker:` with its `sources`, `sha256` and `tokenizer`",
+            )
+        return self._with_tokenizer(spec, "reranker")
+
+    def _with_tokenizer(self, spec: EncoderSpec, at: str) -> tuple[Path, Path]:
+        model = self._file(spec.sources, spec.sha256, at, f"{at}.sources")
         if not spec.tokenizer.is_file():
-            where = self.settings.where("encoder.tokenizer")
+            where = self.settings.where(f"{at}.tokenizer")
             raise ConfigError(f"the tokenizer {spec.tokenizer} is not there", where=where, remedy="correct the path")
         return model, spec.tokenizer
 

@@ -8,13 +8,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from composer.errors import PassageError
+from composer.errors import ConfigError, PassageError
 from composer.folders import mend
+from composer.registry.cache import Cache
 
 if TYPE_CHECKING:
-    from composer.config import Settings
+    from composer.config import EvidenceSpec, Settings
 
 MANIFEST = "index.json"
 VERSION = 1
@@ -47,13 +48,37 @@ def index_print(folder: Path) -> str:
     return hashlib.sha256(json.dumps(material).encode()).hexdigest()
 
 
+def evidence_print(settings: Settings, spec: EvidenceSpec) -> list[Any]:
+    """All that decides what somebody with this evidence is given to read. Raises PassageError where there is no index, and
+    ConfigError where the tokenizer of the reranker is not there."""
+    found = [index_print(spec.index), spec.k]
+    return [*found, spec.rerank, *_reranker_print(settings)] if spec.rerank else found
+
+
 def content_sha(settings: Settings) -> str:
     """The sha256 of what a run is made with: the registry's content, and what its arms are given to read. Raises
-    PassageError."""
-    folders = sorted({arm.evidence.index for arm in settings.reading if arm.evidence is not None})
-    if not folders:
+    PassageError and ConfigError, as `evidence_print`."""
+    specs = [arm.evidence for arm in settings.reading if arm.evidence is not None]
+    if not specs:
         return settings.config_sha
-    return hashlib.sha256(json.dumps([settings.config_sha, *map(index_print, folders)]).encode()).hexdigest()
+    material = [settings.config_sha, *map(index_print, sorted({spec.index for spec in specs}))]
+    if any(spec.rerank for spec in specs):
+        material += _reranker_print(settings)
+    return hashlib.sha256(json.dumps(material).encode()).hexdigest()
+
+
+def _reranker_print(settings: Settings) -> list[str]:
+    """The sha256 of the cross-encoder's model and of its tokenizer."""
+    spec = settings.reranker
+    assert spec is not None, "checked when the file was read"
+    try:
+        return [spec.sha256, Cache().digest(spec.tokenizer)]
+    except OSError as why:
+        raise ConfigError(
+            f"the tokenizer {spec.tokenizer} cannot be read: {why.strerror or why}",
+            where=settings.where("reranker.tokenizer"),
+            remedy="correct the path",
+        ) from why
 
 
 def read_manifest(folder: Path) -> Manifest:

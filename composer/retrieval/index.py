@@ -1,9 +1,13 @@
-"""Search in an index of passages: nearest by meaning (faiss), by words (BM25, bm25s), or both, fused by reciprocal rank."""
+"""Search in an index of passages: nearest by meaning (faiss), by words (BM25, bm25s), or both, fused by reciprocal rank, and
+the best of them ordered anew by a cross-encoder."""
 
 from __future__ import annotations
 
+import os
+import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -16,6 +20,7 @@ from composer.folders import mend
 from composer.registry.cache import Cache
 from composer.registry.indexes import Manifest, damaged, read_manifest
 from composer.retrieval.corpus import Corpus
+from composer.retrieval.rerank import Reranker
 from composer.retrieval.split import Passage
 from routers.embed import Encoder
 from routers.types import Array
@@ -34,14 +39,37 @@ Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A passage that was found: its fused score, its cosine with the question (None: not among the nearest), and its
-    ranks from 1 (None: not among the candidates of this kind)."""
+    """A passage that was found: its fused score, its cosine with the question (None: not among the nearest), its ranks
+    from 1 (None: not among the candidates of this kind), and the score of the cross-encoder (None: it has not read it)."""
 
     passage: Passage
     score: float
     cosine: float | None
     by_meaning: int | None
     by_words: int | None
+    cross: float | None = None
+
+
+def checked(folder: Path, encoder: Encoder) -> Manifest:
+    """The manifest of an index whose files are all as it says. Raises PassageError where it is missing, damaged or of
+    another encoder."""
+    mend(folder)
+    manifest = read_manifest(folder)
+    cache = Cache()
+    for name, sha256 in manifest.files.items():
+        try:
+            found = cache.digest(folder / name)
+        except OSError as why:
+            raise damaged(folder, f"{name} cannot be read: {why.strerror or why}") from why
+        if found != sha256:
+            raise damaged(folder, f"the sha256 of {name} is {found[:12]}…, expected {sha256[:12]}…")
+    if manifest.encoder != encoder.fingerprint:
+        raise PassageError(
+            "its vectors are of another encoder than the registry's",
+            where=str(folder),
+            remedy="build it again with this registry (`coe index build`), or name the registry it was built with",
+        )
+    return manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +86,40 @@ class Closeness:
 
 
 class PassageIndex:
-    """An open index. Thread-safe for searching; close it, or use it as a context."""
+    """An open index. Thread-safe for searching; close it, or use it as a context.
 
-    def __init__(self, folder: Path, manifest: Manifest, encoder: Encoder) -> None:
-        self.folder, self.manifest, self._encoder = folder, manifest, encoder
-        self._corpus = Corpus(folder / CORPUS)
-        self._dense: Any = None
-        self._words: Any = None
+    It goes on as it was opened when another is built in its place, or its folder is removed. Where somebody writes into
+    its very files, no more is found in it.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, encoder: Encoder, reranker: Reranker | None = None) -> None:
+        """Open the files, which nobody has compared with the manifest: `open` does."""
+        import faiss  # noqa: PLC0415 - only searches need it
+
+        self.folder, self.manifest, self._encoder, self._reranker = folder, manifest, encoder, reranker
+        with ExitStack() as stack:
+            self._held = [stack.enter_context((folder / name).open("rb")) for name in manifest.files]
+            self._states = self._as_they_are()
+            self._corpus = stack.enter_context(closing(Corpus(folder / CORPUS)))
+            dense: Any = faiss.read_index(str(folder / DENSE))
+            if manifest.lists:
+                dense.nprobe = manifest.probes
+            self._dense: Any = dense
+            self._words = load_words(folder)
+            self._middle: Array = np.load(folder / MIDDLE, allow_pickle=False)
+            if not all(os.path.samestat(os.fstat(file.fileno()), Path(file.name).stat()) for file in self._held):
+                raise FileNotFoundError("another index was put in its place meanwhile")
+            self._open = stack.pop_all()
 
     @classmethod
-    def open(cls, folder: Path, encoder: Encoder) -> Self:
-        """Open the index in `folder`. Every file is compared with its sha256 (read once, then known by size and time).
-        Raises PassageError where it is missing, damaged or of another encoder."""
-        mend(folder)
-        manifest = read_manifest(folder)
-        cache = Cache()
-        for name, sha256 in manifest.files.items():
-            try:
-                found = cache.digest(folder / name)
-            except OSError as why:
-                raise damaged(folder, f"{name} cannot be read: {why.strerror or why}") from why
-            if found != sha256:
-                raise damaged(folder, f"the sha256 of {name} is {found[:12]}…, expected {sha256[:12]}…")
-        if manifest.encoder != encoder.fingerprint:
-            raise PassageError(
-                "its vectors are of another encoder than the registry's",
-                where=str(folder),
-                remedy="build it again with this registry (`coe index build`), or name the registry it was built with",
-            )
-        return cls(folder, manifest, encoder)
+    def open(cls, folder: Path, encoder: Encoder, reranker: Reranker | None = None) -> Self:
+        """Open the index in `folder`; `reranker` serves searches with `rerank`. Every file is compared with its sha256
+        (read once, then known by size and time). Raises PassageError where it is missing, damaged or of another encoder."""
+        manifest = checked(folder, encoder)
+        try:
+            return cls(folder, manifest, encoder, reranker)
+        except (OSError, RuntimeError, ValueError, sqlite3.Error) as why:
+            raise damaged(folder, f"it cannot be opened: {why}") from why
 
     def __enter__(self) -> Self:
         return self
@@ -96,15 +129,27 @@ class PassageIndex:
 
     def close(self) -> None:
         """Let go of the files."""
-        self._corpus.close()
+        self._open.close()
         self._dense = self._words = None
 
+    def _unchanged(self) -> None:
+        if self._as_they_are() != self._states:  # the words are mapped: who reads what was cut off is killed
+            raise damaged(self.folder, "its files were written into since it was opened")
+
+    def _as_they_are(self) -> list[tuple[int, int]]:
+        """The sizes and times of the files that are open, whatever has their names now."""
+        return [(state.st_size, state.st_mtime_ns) for state in (os.fstat(file.fileno()) for file in self._held)]
+
     def search(
-        self, questions: Sequence[str], k: int = 5, *, by: By = "both", vectors: Array | None = None
+        self, questions: Sequence[str], k: int = 5, *, by: By = "both", vectors: Array | None = None, rerank: int = 0
     ) -> list[tuple[Hit, ...]]:
         """The k best passages of each question, best first. `vectors` [len(questions), dim] of the same encoder spare the
-        encoding. Fused by reciprocal rank: the sum of 1 / (60 + rank) over both orders of the 50 best."""
-        depth = min(max(DEPTH, k), self.manifest.passages)
+        encoding. Fused by reciprocal rank: the sum of 1 / (60 + rank) over both orders of the 50 best. The `rerank` best
+        of these are ordered anew by the cross-encoder; those it has not read come after them. Raises PassageError where
+        there is no cross-encoder, or it fails, or the files have changed."""
+        self._unchanged()
+        most = max(k, rerank)
+        depth = min(max(DEPTH, most), self.manifest.passages)
         if not questions or not depth:
             return [() for _ in questions]
         nearest = rows = cosines = None
@@ -117,15 +162,32 @@ class PassageIndex:
             meaning = [] if nearest is None else [int(row) for row in nearest[place] if row >= 0]
             words = [] if rows is None else rows[place]
             known = {} if cosines is None else dict(zip(meaning, map(float, cosines[place]), strict=False))
-            found.append(_fused(meaning, words, known, k))
+            found.append(_fused(meaning, words, known, most))
         passages = self._corpus.get([ranked[0] + 1 for hits in found for ranked in hits])
-        return [
-            tuple(Hit(passages[row + 1], score, cosine, near, word) for row, score, cosine, near, word in hits)
+        told = [
+            [Hit(passages[row + 1], score, cosine, near, word) for row, score, cosine, near, word in hits]
             for hits in found
         ]
+        if rerank:
+            told = [self._anew(question, hits, rerank) for question, hits in zip(questions, told, strict=True)]
+        return [tuple(hits[:k]) for hits in told]
+
+    def _anew(self, question: str, hits: Sequence[Hit], most: int) -> list[Hit]:
+        """The `most` best in the cross-encoder's order, of equal ones the better found first; then the others."""
+        if self._reranker is None:
+            raise PassageError(
+                "no cross-encoder is here to order passages anew",
+                where=str(self.folder),
+                remedy="open the index with one, or search without `rerank`",
+            )
+        scores = self._reranker.score(question, [hit.passage.text for hit in hits[:most]])
+        read = [replace(hit, cross=float(score)) for hit, score in zip(hits[:most], scores, strict=True)]
+        return [read[place] for place in np.argsort(-scores, kind="stable")] + list(hits[most:])
 
     def closeness(self, questions: Sequence[str], vectors: Array) -> Closeness:
-        """What a gate may know of questions, `vectors` [n, dim], before anything is read."""
+        """What a gate may know of questions, `vectors` [n, dim], before anything is read. Raises PassageError where the files
+        have changed."""
+        self._unchanged()
         cosines, rows = self._nearest(vectors, min(_FIFTH, self.manifest.passages))
         cosines = np.where(rows < 0, -1, cosines)  # the lists that were looked into may hold fewer
         overlap = self._overlap(questions, rows)
@@ -155,39 +217,21 @@ class PassageIndex:
     def _rarity(self) -> dict[str, float]:
         """How rare each word of the passages is, in nats; under "" that of a word which none has. Empty where the passages
         have no words."""
-        if self._by_word is False:
+        if self._words is False:
             return {}
-        held = np.diff(self._by_word.scores["indptr"])
+        held = np.diff(self._words.scores["indptr"])
         rare = np.log(1 + self.manifest.passages / (1 + np.append(held, 0)))
-        names = {word: float(rare[place]) for word, place in self._by_word.vocab_dict.items() if place < len(held)}
+        names = {word: float(rare[place]) for word, place in self._words.vocab_dict.items() if place < len(held)}
         return names | {"": float(rare[-1])}
 
-    @cached_property
-    def _middle(self) -> Array:
-        middle: Array = np.load(self.folder / MIDDLE, allow_pickle=False)
-        return middle
-
     def _nearest(self, vectors: Array, depth: int) -> tuple[Array, Numbers]:
-        if self._dense is None:
-            import faiss  # noqa: PLC0415
-
-            dense: Any = faiss.read_index(str(self.folder / DENSE))
-            if self.manifest.lists:
-                dense.nprobe = self.manifest.probes
-            self._dense = dense
         cosines, rows = self._dense.search(np.ascontiguousarray(vectors, dtype=np.float32), depth)
         return cosines, rows
 
     def _by_words(self, questions: Sequence[str], depth: int) -> list[list[int]]:
-        if (found := self._by_word) is False:
+        if self._words is False:
             return [[] for _ in questions]
-        return [best_of(found.get_scores(words), depth) for words in tokenized(questions, ids=False)]
-
-    @property
-    def _by_word(self) -> Any:
-        if self._words is None:
-            self._words = load_words(self.folder)
-        return self._words
+        return [best_of(self._words.get_scores(words), depth) for words in tokenized(questions, ids=False)]
 
 
 def best_of(scores: NDArray[np.floating[Any]], k: int) -> list[int]:

@@ -55,6 +55,7 @@ def serve(
         # Routers read their profile and the encoder once: now, not under the first caller, and nobody waits in vain.
         for by in (AUTO, *pipeline.settings.pipelines):
             pipeline.route(["Hello"], by)
+            pipeline.check_indexes(by)
         return asyncio.run(_serve(pipeline, keys, listening, host, names, limits, say))
     finally:
         listening.close()

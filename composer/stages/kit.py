@@ -109,8 +109,10 @@ class Finder(Protocol):
         """How close the passages are to each question."""
         ...
 
-    def search(self, questions: Sequence[str], k: int, /, *, vectors: Array | None = None) -> Sequence[Sequence[Hit]]:
-        """The k best passages of each question, best first."""
+    def search(
+        self, questions: Sequence[str], k: int, /, *, vectors: Array | None = None, rerank: int = 0
+    ) -> Sequence[Sequence[Hit]]:
+        """The k best passages of each question, best first, `rerank` of them ordered anew by a cross-encoder."""
         ...
 
 

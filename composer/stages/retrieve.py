@@ -66,15 +66,15 @@ def look_up(registry: Arms, passages: Callable[[Path], Finder], asked: Sequence[
     """The evidence for each (arm, question), one search per index. Of an arm that reads nothing it is empty. Raises
     PassageError where an index cannot be opened; what fails later is told in the evidence."""
     found = [Evidence()] * len(asked)
-    places: dict[tuple[Path, int], list[int]] = {}
+    places: dict[tuple[Path, int, int], list[int]] = {}
     for place, (arm, _) in enumerate(asked):
         if spec := registry.evidence(arm):
-            places.setdefault((spec.index, spec.k), []).append(place)
-    for (folder, k), own in places.items():
+            places.setdefault((spec.index, spec.k, spec.rerank), []).append(place)
+    for (folder, k, rerank), own in places.items():
         finder = passages(folder)
         texts = list(dict.fromkeys(asked[place][1].text for place in own))
         try:
-            hits = dict(zip(texts, finder.search(texts, k), strict=True))
+            hits = dict(zip(texts, finder.search(texts, k, rerank=rerank), strict=True))
         except BROKEN as why:
             for place in own:
                 found[place] = Evidence(missing=str(why))

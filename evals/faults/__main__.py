@@ -24,6 +24,7 @@ from evals.faults import (
     hosts,
     identities,
     inputs,
+    passages,
     persisted,
     replies,
     runs,
@@ -82,6 +83,7 @@ MEASURES = (
     Measure("R23", 0, 60, runs.raced_runs),
     Measure("R24", 20, 200, runs.signalled_runs),
     Measure("R26", 20, 40, hosts.killed_workers),
+    Measure("R29", 6, 120, passages.lost_indexes),
     Measure("R31", 500, 50_000, schedules.random_days),
     Measure("S14", 1, 5, served.abused_server),
 )

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from composer.registry.experts import Registry
-from routers.embed import OnnxEncoder
+from routers.embed import OnnxEncoder, Remembering
 from routers.errors import RouterError
+from routers.testing import HashEncoder
+from routers.types import Array
 
 TEXTS = [
     "What is 47 + 38?",
@@ -131,3 +135,73 @@ def test_the_first_texts_go_through_the_model_as_written_and_agree_with_the_rest
 
     assert "_as_written" not in vars(fresh) and "_optimised" in vars(fresh)
     assert np.abs(np.concatenate([first, rest]) - warm).max() < 1e-6
+
+
+class Counting(HashEncoder):
+    """Tells what it was asked to encode."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def encode(self, texts: Sequence[str]) -> Array:
+        self.seen += texts
+        return super().encode(texts)
+
+
+def test_what_was_encoded_before_is_not_encoded_again(packaged: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = OnnxEncoder(*packaged.encoder_files())
+    passes: list[int] = []
+    run = own._run
+    monkeypatch.setattr(own, "_run", lambda tokens: (passes.append(len(tokens)), run(tokens))[1])
+    encoder = Remembering(own)
+
+    first = encoder.encode(TEXTS)
+    again = encoder.encode([*TEXTS[::-1], "new", TEXTS[0], "half a pair \ud83d"])
+
+    assert sum(passes) == len(TEXTS) + 2
+    assert np.array_equal(again[:6], first[::-1])
+    assert np.array_equal(again[7], first[0])
+    assert np.abs(again - own.encode([*TEXTS[::-1], "new", TEXTS[0], "half a pair \ud83d"])).max() < 1e-6
+    assert encoder.encode([]).shape == (0, 384)
+    assert (encoder.dim, encoder.fingerprint) == (own.dim, own.fingerprint)
+
+
+def test_only_the_last_are_remembered() -> None:
+    own = Counting()
+    encoder = Remembering(own, most=4 * 64 * 4)  # four vectors
+
+    encoder.encode(list("abc"))
+    encoder.encode(list("bde"))  # `a` goes
+    assert own.seen == list("abcde")
+    assert np.array_equal(encoder.encode(list("ebcd")), HashEncoder().encode(list("ebcd")))
+    assert own.seen == list("abcde")
+    encoder.encode(["a"])
+    assert own.seen == list("abcdea")
+
+    many = [str(number) for number in range(100)]
+    assert np.array_equal(encoder.encode(many), HashEncoder().encode(many))
+    assert np.array_equal(encoder.encode(many[-4:]), HashEncoder().encode(many[-4:]))
+    assert own.seen == [*"abcdea", *many]
+    assert encoder._vectors is not None and len(encoder._vectors) == len(encoder._place) == len(encoder._keys) == 4
+
+
+def test_threads_that_remember_together_get_right_vectors() -> None:
+    encoder, wrong = Remembering(Counting(), most=30 * 64 * 4), list[str]()
+    right = dict(zip(map(str, range(90)), HashEncoder().encode([str(number) for number in range(90)]), strict=True))
+
+    def ask(seed: int) -> None:
+        chance = np.random.default_rng(seed)
+        for _ in range(200):
+            texts = [str(number) for number in chance.integers(90, size=12)]
+            wrong.extend(
+                text
+                for text, vector in zip(texts, encoder.encode(texts), strict=True)
+                if not np.array_equal(vector, right[text])
+            )
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

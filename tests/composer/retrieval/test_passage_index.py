@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import composer.retrieval.index as index_module
 from composer.cli import app
 from composer.errors import InputError, PassageError
 from composer.registry.experts import Registry
@@ -174,6 +175,53 @@ def test_a_manifest_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / MANIFEST).write_text(text, encoding="utf-8")
     with pytest.raises(PassageError):
         PassageIndex.open(tmp_path, Hashed())
+
+
+def test_an_open_index_stays_what_it_was_when_another_takes_its_place(source: Path, tmp_path: Path) -> None:
+    built(source, place := tmp_path / "index")
+    asked = ["ship", "flour", "cat"]
+    with PassageIndex.open(place, Hashed()) as index:
+        (source / "a.txt").write_text("A new ship, before all others.", encoding="utf-8")
+        built(source, place)
+        before = index.search(asked, 3)
+        shutil.rmtree(place)
+        assert index.search(asked, 3) == before
+    assert {hit.passage.document for hits in before for hit in hits} == set(TOPICS)
+
+
+@pytest.mark.parametrize("name", [CORPUS, DENSE, "data.npy"])
+@pytest.mark.parametrize("cut", [True, False])
+def test_an_open_index_whose_files_are_written_into_finds_nothing_more(
+    source: Path, tmp_path: Path, name: str, cut: bool
+) -> None:
+    built(source, place := tmp_path / "index")
+    with PassageIndex.open(place, Hashed()) as index:
+        assert index.search(["ship"])[0]
+        with (place / name).open("r+b") as file:
+            if cut:
+                file.truncate(8)
+            else:
+                file.seek(100)
+                file.write(b"damage")
+        with pytest.raises(PassageError, match="written into") as error:
+            index.search(["ship"])
+        assert "coe index build index" in str(error.value)
+
+
+def test_an_index_that_is_replaced_while_it_is_opened_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built(source, place := tmp_path / "index")
+    load = index_module.load_words
+
+    def slowly(folder: Path) -> object:
+        (source / "a.txt").write_text("A new ship, before all others.", encoding="utf-8")
+        built(source, place)
+        return load(folder)
+
+    monkeypatch.setattr(index_module, "load_words", slowly)
+    with pytest.raises(PassageError, match="put in its place meanwhile"):
+        PassageIndex.open(place, Hashed())
 
 
 def test_a_folder_that_holds_something_else_is_left_alone(source: Path, tmp_path: Path) -> None:

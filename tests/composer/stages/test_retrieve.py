@@ -19,6 +19,8 @@ from composer.resume import ChangedError
 from composer.retrieval.build import build
 from composer.retrieval.index import PassageIndex
 from composer.selecting import select
+from composer.serve.guard import Keys
+from composer.serve.server import limits_of, serve
 from composer.state import Query, State, trace_of
 from composer.types import Request
 from routers.testing import HashEncoder
@@ -173,6 +175,24 @@ def test_a_damaged_index_is_told_before_anything_is_asked(scripted: Scripted, no
     with pytest.raises(PassageError, match="cannot be read"):
         scripted.pipeline(READING, shown).registry.prints()
     assert not scripted.engines
+
+
+def test_a_damaged_index_is_told_though_the_first_question_is_for_somebody_who_does_not_read(
+    scripted: Scripted, notes: Path
+) -> None:
+    (notes / "dense.faiss").write_bytes(b"no index")
+    later = READING.replace("{k: 8}", "{k: 1}")  # asks `general`, and would ask the others of other questions
+    with pytest.raises(PassageError, match=r"sha256 of dense\.faiss"):
+        one(scripted.pipeline(later, shown), "The valve?")
+    assert not scripted.engines
+    assert one(scripted.pipeline(later, shown), "The valve?", by="law").answers[0].text == "The valve?"
+
+
+def test_a_server_tells_of_a_damaged_index_when_it_starts(scripted: Scripted, notes: Path) -> None:
+    (notes / "dense.faiss").write_bytes(b"no index")
+    pipeline = scripted.pipeline(READING, shown)
+    with pytest.raises(PassageError, match=r"sha256 of dense\.faiss"):
+        serve(pipeline, Keys(), host="127.0.0.1", port=0, limits=limits_of(pipeline.settings), say=print)
 
 
 def test_an_index_that_fails_while_running_marks_the_answers(
