@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -18,28 +15,18 @@ from composer.answers.equal import check_installed
 from composer.budget import Budget
 from composer.config import AUTO, Settings, StageSpec, find_registry, load_settings
 from composer.errors import InputError, suggest
-from composer.registry.experts import Registry
+from composer.parts import Parts
 from composer.registry.sources import Progress
 from composer.stages.kit import Kit, Stage, at_once
 from composer.state import Answer, Query, State, as_queries
 from composer.steps import stage_of, stages_of
 from composer.trace import Event, nothing
-from routers.types import Route, Router
+from routers.types import Route
 
 if TYPE_CHECKING:
     import asyncio
 
-    from composer.answers.ballots import Aggregator
-    from composer.answers.trust import Trust
     from composer.graph import Run, Settle
-    from composer.pool.ledger import Ledger
-    from composer.pool.pool import Pool
-    from composer.pool.resolver import Drafts
-    from composer.retrieval.index import PassageIndex
-    from composer.retrieval.records import GateRecord
-    from composer.retrieval.rerank import Reranker
-    from composer.store import DraftStore
-    from routers.embed import Encoder
 
 # What `coe route` never needs (the event loop, the pool, the store, LangGraph) is imported where it is used.
 
@@ -52,7 +39,7 @@ _HEARS: ContextVar[Hears | None] = ContextVar("hears", default=None)
 _BUDGET: ContextVar[Budget | None] = ContextVar("budget", default=None)
 
 
-class Pipeline:
+class Pipeline(Parts):
     """Answers queries with the experts of one registry file.
 
     Used as a context manager (`with`, or `async with` for `arun` and `stream`) its hosts stay open between runs;
@@ -74,21 +61,7 @@ class Pipeline:
         for expert in settings.experts.values():
             if expert.answers == "math":
                 check_installed(settings.where(f"experts.{expert.name}.answers"))
-        self.settings = settings
-        self.registry = Registry(settings, offline=offline, progress=progress)
-        self._say = say
-        self._store_path = store
-        self.memory = memory if memory is not None else settings.memory
-        self.drafts: Drafts | None = None  # where drafts are kept, where that is not the store
-        self._store: DraftStore | None = None
-        self._pool: Pool | None = None
-        self._encoder: Encoder | None = None
-        self._routers: dict[str, Router] = {}
-        self._aggregators: dict[str, Aggregator] = {}
-        self._indexes: dict[Path, PassageIndex] = {}
-        self._checked: set[Path] = set()  # indexes
-        self._reranker: Reranker | None = None
-        self._opening = threading.Lock()
+        super().__init__(settings, store=store, memory=memory, offline=offline, progress=progress, say=say)
         self._listener: Hears = nothing
         self._runner: asyncio.Runner | None = None
         self._uses = 0  # open contexts and runs under way
@@ -242,49 +215,12 @@ class Pipeline:
         assert self._runner is not None, "only inside `with pipeline:`"
         return self._runner.run(work)
 
-    # Parts, each made on first use
-
-    @property
-    def ledger(self) -> Ledger:
-        """What was called and what it cost so far."""
-        return self.pool.ledger
-
-    @property
-    def at_once(self) -> int:
-        """How many models may compute at a time: as often as the threads of the greediest one fit into the processor."""
-        greediest = max(model.threads for model in self.settings.models.values())
-        return max(1, len(os.sched_getaffinity(0)) // greediest) if hasattr(os, "sched_getaffinity") else 1
+    # What the stages work with
 
     @property
     def whole(self) -> bool:
         """Whether an answer may depend on the others of its batch."""
         return self._graph(AUTO).whole
-
-    @property
-    def opened_pool(self) -> Pool | None:
-        """The pool, if anything was asked yet: looking makes none."""
-        return self._pool
-
-    @property
-    def store(self) -> DraftStore:
-        """The draft store."""
-        if self._store is None:
-            from composer.store import DraftStore  # noqa: PLC0415
-
-            self._store = DraftStore.open(self._store_path)
-        return self._store
-
-    @property
-    def pool(self) -> Pool:
-        """The pool that every draft comes through."""
-        if self._pool is None:
-            from composer.pool.calibrate import load_speeds  # noqa: PLC0415
-            from composer.pool.pool import Pool  # noqa: PLC0415
-
-            speeds = load_speeds({name: self.registry.weights(name) for name in self.settings.models})
-            store = self.drafts or self.store
-            self._pool = Pool(self.registry, store, memory=self.memory, speeds=speeds, at_once=self.at_once)
-        return self._pool
 
     @property
     def kit(self) -> Kit:
@@ -303,30 +239,12 @@ class Pipeline:
             gates=lambda: self.gates,
         )
 
-    def passages(self, folder: Path) -> PassageIndex:
-        """The index in this folder, opened once and as long as the pipeline is. Raises PassageError, and SourceError or
-        ConfigError where the cross-encoder that evidence asks for is not to be had."""
-        with self._opening:  # stages look up in threads
-            if folder not in self._indexes:
-                from composer.retrieval.index import PassageIndex  # noqa: PLC0415
-
-                self._indexes[folder] = PassageIndex.open(folder, self.encoder(), self.reranker())
-            return self._indexes[folder]
-
     def check_indexes(self, by: str) -> None:
         """Look at the files of what the arms of the pipeline `by` may read: an arm may want it only when others were
         asked and paid for. Raises PassageError, SourceError and ConfigError, as `passages`."""
-        if "retrieve" not in dict(self._plan(by)):
-            return
-        self.registry.prints()
-        arms = [self.settings.arms[by]] if by not in self._plans else self.settings.reading
-        for spec in [arm.evidence for arm in arms if arm.evidence and arm.evidence.index not in self._checked]:
-            from composer.retrieval.index import checked  # noqa: PLC0415
-
-            checked(spec.index, self.encoder())
-            if spec.rerank:
-                self.registry.reranker_files()
-            self._checked.add(spec.index)
+        if "retrieve" in dict(self._plan(by)):
+            arms = [self.settings.arms[by]] if by not in self._plans else self.settings.reading
+            self.check_passages([arm.evidence for arm in arms if arm.evidence is not None])
 
     async def _check_indexes(self, by: str) -> None:
         """The same beside the event loop: a file that nobody has looked at before is read as a whole."""
@@ -335,85 +253,12 @@ class Pipeline:
 
             await asyncio.to_thread(self.check_indexes, by)
 
-    def reranker(self) -> Reranker | None:
-        """The cross-encoder, where any evidence asks for it, fetched if need be."""
-        if self._reranker is None and any(arm.evidence and arm.evidence.rerank for arm in self.settings.reading):
-            from composer.retrieval.rerank import CrossEncoder  # noqa: PLC0415
-
-            self._reranker = CrossEncoder.open(*self.registry.reranker_files())
-        return self._reranker
-
-    def encoder(self) -> Encoder:
-        """The sentence encoder, fetched if need be. Where experts read, a question is scored and looked up with the same
-        vector."""
-        if self._encoder is None:
-            from routers.embed import OnnxEncoder, Remembering  # noqa: PLC0415 onnxruntime: only where something is embedded
-
-            own = OnnxEncoder(*self.registry.encoder_files())
-            self._encoder = Remembering(own) if self.settings.reading else own
-        return self._encoder
-
-    def router(self, name: str) -> Router:
-        """The router `name`, fitted on the profile that goes with this registry; where there is nothing to choose, or
-        nothing to choose by, one that leaves everything to the generalist."""
-        if name not in self._routers:
-            from composer.fitted import decider  # noqa: PLC0415 only where somebody is to be chosen
-
-            self._routers[name] = decider(self.registry, name, self._say)
-        return self._routers[name]
-
-    def aggregator(self, name: str) -> Aggregator:
-        """The aggregator `name`: as `coe fit answers` installed it, else as it is before it has learnt anything; read
-        once. Raises InputError for `learnt` where none is installed, or one that cannot be read."""
-        if name not in self._aggregators:
-            from composer.fitted import combiner  # noqa: PLC0415 pyarrow: only where there is something to combine
-
-            self._aggregators[name] = combiner(self.registry, name)
-        return self._aggregators[name]
-
-    @cached_property
-    def typical(self) -> Mapping[str, float]:
-        """The tokens of an answer per arm, where they were measured."""
-        from composer.fitted import typical_tokens  # noqa: PLC0415 only where somebody foretells
-
-        return typical_tokens(self.registry)
-
-    @cached_property
-    def gates(self) -> Mapping[str, GateRecord]:
-        """The gates that `coe fit gate` installed, by the arm that reads. Raises InputError where they cannot be read."""
-        from composer.fitted import gates_of  # noqa: PLC0415 pyarrow: only where there is something to weigh
-
-        return gates_of(self.registry, self._say)
-
-    @cached_property
-    def trust(self) -> Trust | None:
-        """How far answers of this registry are to be believed; None where nobody has measured it as it stands."""
-        from composer.fit_trust import installed_trust  # noqa: PLC0415 pyarrow: only where there are answers
-
-        return installed_trust(self.registry)
-
     def _stages(self, steps: Sequence[StageSpec], at: str) -> Plan:
         # what was rehearsed is `pipeline:`; of others, and of experts by name, nobody knows how sure they may be
         kit = self.kit if at == "pipeline" else replace(self.kit, trust=lambda: None)
         return stages_of(self.settings, kit, steps, at)
 
     # Ending
-
-    async def aclose(self) -> None:
-        """End every host and the store."""
-        pool, self._pool = self._pool, None  # a run that begins meanwhile opens its own
-        store, self._store = self._store, None
-        try:
-            if pool is not None:
-                await pool.close()
-        finally:
-            if store is not None:
-                store.close()
-            with self._opening:
-                indexes, self._indexes = self._indexes, {}
-                self._checked = set()
-            for index in indexes.values():
-                index.close()
 
     @asynccontextmanager
     async def _in_use(self) -> AsyncIterator[None]:
