@@ -337,10 +337,8 @@ def _fits(pipeline: Pipeline) -> bool:
     """Whether every host fits into memory beside the others: then the order of the questions costs no load, and a large
     file is routed and asked a window after the other."""
     registry = pipeline.registry
-    every = [
-        Request(arm.name, (registry.stream(arm.name, ""),), registry.sampling(arm.name), arm=arm.name)
-        for arm in registry.arms()
-    ]
+    names = [*(arm.name for arm in registry.arms()), *pipeline.settings.writers]
+    every = [Request(name, (registry.stream(name, ""),), registry.sampling(name), arm=name) for name in names]
     return pipeline.pool.keeps(every)
 
 
@@ -350,7 +348,7 @@ def _charging(pipeline: Pipeline, run: RunHandle) -> Callable[[Event], None]:
 
     def hear(event: Event) -> None:
         if isinstance(event, Drafted):
-            run.charge(Charge.of(event.id, event.arm, "draft", event.sample, event.draft))
+            run.charge(Charge.of(event.id, event.arm, event.role, event.sample, event.draft))
         others(event)
 
     return hear

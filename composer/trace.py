@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from composer.types import Draft
+from composer.types import Draft, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Drafted:
-    """A draft is there (in the store, too, if it is complete). `draft` is the whole of it, `sample` its index."""
+    """A draft is there (in the store, too, if it is complete). `draft` is the whole of it, `sample` its index, `role` what
+    it was asked for."""
 
     id: str
     arm: str
@@ -43,14 +44,15 @@ class Drafted:
     failure: str | None
     draft: Draft
     sample: int = 0
+    role: Role = "draft"
 
     @classmethod
-    def of(cls, id: str, arm: str, draft: Draft, sample: int = 0) -> Drafted:
+    def of(cls, id: str, arm: str, draft: Draft, sample: int = 0, role: Role = "draft") -> Drafted:
         """The event of a draft."""
         failure = draft.error.message if draft.error else None
         usage = draft.usage
         told = (draft.text, draft.ok, draft.cached, usage.tokens_out, usage.seconds, failure)
-        return cls(id, arm, *told, draft, sample)
+        return cls(id, arm, *told, draft, sample, role)
 
 
 @dataclass(frozen=True, slots=True)

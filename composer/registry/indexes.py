@@ -50,7 +50,9 @@ def index_print(folder: Path) -> str:
 def content_sha(settings: Settings) -> str:
     """The sha256 of what a run is made with: the registry's content, and what its arms are given to read. Raises
     PassageError."""
-    folders = sorted({arm.evidence.index for arm in settings.reading if arm.evidence is not None})
+    folders = sorted(
+        {folder for arm in settings.reading if arm.evidence is not None for folder in arm.evidence.indexes}
+    )
     if not folders:
         return settings.config_sha
     return hashlib.sha256(json.dumps([settings.config_sha, *map(index_print, folders)]).encode()).hexdigest()

@@ -16,7 +16,7 @@ _BROKEN = (ComposerError, OSError, sqlite3.Error, RuntimeError, ValueError)
 
 
 def retrieve(kit: Kit) -> Stage:
-    """Search once per index for all rows that want an arm with evidence from it. What was found for a row stays with it: an
+    """Search once per index for all rows that want an arm with evidence from it; have experts write what others read. What was found for a row stays with it: an
     arm that is asked again reads the same. An index that is missing or damaged is an error before anything is asked; one
     that fails later leaves its rows without passages, and marks their answers."""
 
@@ -25,19 +25,46 @@ def retrieve(kit: Kit) -> Stage:
             return {}
         import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
 
-        return {"evidence": await asyncio.to_thread(evidence_of, kit, state)}
+        found = await asyncio.to_thread(evidence_of, kit, state)
+        return await _written(kit, state.apply({"evidence": found}))
 
     return stage
 
 
 def evidence_of(kit: Kit, state: State) -> tuple[Mapping[str, Evidence], ...]:
-    """The evidence of every row, with that of the arms which are wanted now. Raises PassageError."""
+    """The evidence of every row, with that of an index for the arms which are wanted now. Raises PassageError."""
     found = [dict(own) for own in state.evidence]
-    asked = [(row, arm) for row, arms in enumerate(_wanting(kit, state)) for arm in arms]
+    wanting = enumerate(_wanting(kit, state))
+    asked = [(row, arm) for row, arms in wanting for arm in arms if not writing(kit.registry, arm)]
     told = look_up(kit.registry, kit.passages, [(arm, state.queries[row]) for row, arm in asked])
     for (row, arm), evidence in zip(asked, told, strict=True):
         found[row][arm] = evidence
     return tuple(found)
+
+
+async def _written(kit: Kit, state: State) -> Update:
+    """The evidence with what experts write for the arms that are wanted now. A row for which not everything was allowed, or
+    was cut, is withheld: an uninterrupted run would read more."""
+    asked = [(row, arm) for row, arms in enumerate(_wanting(kit, state)) for arm in arms]
+    if not asked:
+        return {"evidence": state.evidence}
+    from composer.stages.knowledge import asking, write_evidence  # noqa: PLC0415 asyncio, as above
+
+    cut: set[str] = set()
+    ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
+    rows = [(arm, state.queries[row]) for row, arm in asked]
+    found = [dict(own) for own in state.evidence]
+    told = await write_evidence(kit.registry, ask, kit.encoder, kit.passages, rows)
+    for (row, arm), evidence in zip(asked, told, strict=True):
+        found[row][arm] = evidence
+    withheld = [held or query.id in cut for held, query in zip(state.withheld, state.queries, strict=True)]
+    return {"evidence": tuple(found), "withheld": tuple(withheld)}
+
+
+def writing(registry: Arms, arm: str) -> bool:
+    """Whether the arm reads what experts write."""
+    spec = registry.evidence(arm)
+    return spec is not None and spec.writers is not None
 
 
 def _wanting(kit: Kit, state: State) -> list[list[str]]:
@@ -47,12 +74,12 @@ def _wanting(kit: Kit, state: State) -> list[list[str]]:
 
 
 def look_up(registry: Arms, passages: Callable[[Path], Finder], asked: Sequence[tuple[str, Query]]) -> list[Evidence]:
-    """The evidence for each (arm, question), one search per index. Of an arm that reads nothing it is empty. Raises
+    """The evidence for each (arm, question), one search per index. Of an arm that reads none it is empty. Raises
     PassageError where an index cannot be opened; what fails later is told in the evidence."""
     found = [Evidence()] * len(asked)
     places: dict[tuple[Path, int], list[int]] = {}
     for place, (arm, _) in enumerate(asked):
-        if spec := registry.evidence(arm):
+        if (spec := registry.evidence(arm)) and spec.index is not None:
             places.setdefault((spec.index, spec.k), []).append(place)
     for (folder, k), own in places.items():
         finder = passages(folder)
