@@ -37,8 +37,6 @@ GROUP, LIED = "cards", "cards: lied about"
 
 NONE, RIGHT, ALL = "no cards", "the right card", "all cards"
 LYING = f"{ALL} + liar"
-_BASE = Writers(TRUE)
-_FALSE = Writers((*TRUE, LIAR))
 K, INDEXED = 5, 3
 
 
@@ -51,39 +49,42 @@ class Report:
     harms: tuple[Gap, ...]
 
 
-def systems(index: Path) -> dict[str, Writers]:
-    """What is compared, by name; `index` holds the true facts."""
+def systems(index: Path, drafts: int = 5) -> dict[str, Writers]:
+    """What is compared, by name; `index` holds the true facts, `drafts` is how often a card writes about a question."""
+    true, false = Writers(TRUE, drafts=drafts), Writers((*TRUE, LIAR), drafts=drafts)
     return {
-        ALL: _BASE,
-        f"{ALL}, no relevance": replace(_BASE, relevance=False),
-        f"{ALL}, no brevity": replace(_BASE, brevity=False),
-        f"{ALL}, no factuality": replace(_BASE, factuality="off"),
-        f"{ALL}, checked": replace(_BASE, against=index),
-        f"{ALL}, top-down": replace(_BASE, way="top-down"),
-        LYING: _FALSE,
-        f"{LYING}, no factuality": replace(_FALSE, factuality="off"),
-        f"{LYING}, delete": replace(_FALSE, factuality="delete"),
-        f"{LYING}, checked": replace(_FALSE, against=index),
-        f"{LYING}, checked, delete": replace(_FALSE, against=index, factuality="delete"),
+        ALL: true,
+        f"{ALL}, no relevance": replace(true, relevance=False),
+        f"{ALL}, no brevity": replace(true, brevity=False),
+        f"{ALL}, no factuality": replace(true, factuality="off"),
+        f"{ALL}, checked": replace(true, against=index),
+        f"{ALL}, top-down": replace(true, way="top-down"),
+        LYING: false,
+        f"{LYING}, no factuality": replace(false, factuality="off"),
+        f"{LYING}, delete": replace(false, factuality="delete"),
+        f"{LYING}, checked": replace(false, against=index),
+        f"{LYING}, checked, delete": replace(false, against=index, factuality="delete"),
     }
 
 
 def evaluate(
     n: int | None = None,
     *,
+    drafts: int = 5,
     store: Path | None = None,
     offline: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Ask every system about `n` facts of each card (None: all) and grade what the reader says. Raises ComposerError."""
+    """Ask every system about all facts of the card whose subjects the liar has, and `n` of each other one (None: all), and
+    grade what the reader says; a card writes `drafts` passages about a question. Raises ComposerError."""
     asked = chosen(n)
     with tempfile.TemporaryDirectory() as work:
         index = Path(work) / "index"
         plain = load_settings(packaged_registry())
         first = Pipeline(plain, offline=offline)
         _build(first, Path(work), index)
-        every = systems(index)
-        pipeline = Pipeline(with_cards(plain, index, every), store=store, offline=offline)
+        every = systems(index, drafts)
+        pipeline = Pipeline(with_cards(plain, index, every, drafts), store=store, offline=offline)
         results: dict[str, Result] = {}
         with pipeline:
             for name, arms in _arms(every, asked).items():
@@ -102,16 +103,16 @@ def evaluate(
 
 
 def chosen(n: int | None) -> tuple[Fact, ...]:
-    """`n` facts of each honest card in an order drawn once; None: all."""
+    """All facts of the first card, and `n` of each other honest one in an order drawn once; None: all."""
     found: list[Fact] = []
     for card in TRUE:
         own = list(facts(card))
         Random(f"asked/{card}").shuffle(own)
-        found += own[:n]
+        found += own if card == TRUE[0] else own[:n]
     return tuple(found)
 
 
-def with_cards(plain: Settings, index: Path, every: Mapping[str, Writers]) -> Settings:
+def with_cards(plain: Settings, index: Path, every: Mapping[str, Writers], drafts: int = 5) -> Settings:
     """The packaged experts with the cards, and an arm of the generalist for every system."""
     model = plain.models[plain.generalist.model]
     rows: Mapping[str, Mapping[str, Any]] = json.loads((HERE / "cards.json").read_text("utf-8"))
@@ -130,7 +131,7 @@ def with_cards(plain: Settings, index: Path, every: Mapping[str, Writers]) -> Se
         for name, entry in rows.items()
     }
     specs = [EvidenceSpec(_name(name), None, K, writers) for name, writers in every.items()]
-    specs += [EvidenceSpec(f"only-{card}", None, K, Writers((card,))) for card in TRUE]
+    specs += [EvidenceSpec(f"only-{card}", None, K, Writers((card,), drafts=drafts)) for card in TRUE]
     specs.append(EvidenceSpec("index", index, INDEXED))
     reader = plain.generalist.name
     steps = list(plain.pipeline)
@@ -205,7 +206,8 @@ def lines(report: Report) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Print the tables, write the rows."""
     parser = argparse.ArgumentParser(prog="python -m evals.cards", description=__doc__)
-    parser.add_argument("--n", type=int, help="facts of each card that are asked about (else all)")
+    parser.add_argument("--n", type=int, help="facts of each card that nobody lies about (else all)")
+    parser.add_argument("--drafts", type=int, default=5, help="passages of each card")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--store", type=Path, help="keep drafts here (else in the user's store)")
     parser.add_argument("--offline", action="store_true")
