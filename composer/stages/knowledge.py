@@ -97,6 +97,22 @@ async def write_evidence(
     return [work.evidence(row) for row in rows]
 
 
+def foreseen(registry: Arms, asked: Sequence[tuple[str, Query]]) -> tuple[list[Request], int]:
+    """What `write_evidence` asks first for these, and how many calls more it may come to ask: the rounds of top-down."""
+    first: dict[str, Request] = {}
+    later = 0
+    for arm, query in asked:
+        row = _row(registry, arm, query)
+        writers = row.writers
+        if writers.way == "bottom-up":
+            own = [one for card in writers.experts for one in row.ask(registry, card)]
+        else:
+            own = [need_request(registry, arm, query.prompt, 0, row.asker)]
+            later += writers.rounds * (1 + (len(writers.experts) > 1) + writers.drafts) - 1
+        first.update((request.id, request) for request in own)
+    return list(first.values()), later
+
+
 def _row(registry: Arms, arm: str, query: Query) -> _Row:
     spec = registry.evidence(arm)
     assert spec is not None and spec.writers is not None, f"{arm} reads nothing that experts write"

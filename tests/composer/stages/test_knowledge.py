@@ -13,6 +13,7 @@ from composer.batch import run_file
 from composer.budget import Budget, Limits
 from composer.config import load_settings
 from composer.errors import ConfigError, InputError, PassageError
+from composer.forecasting import preview_file
 from composer.pipeline import Pipeline
 from composer.profile import read_profile
 from composer.profiling import profile_file
@@ -22,6 +23,7 @@ from composer.trace import Drafted, Event
 from composer.types import Draft, Failure, Request
 from routers.testing import HashEncoder
 from tests.composer.scripted import MODEL, Scripted
+from tests.composer.serve.served import ask, chat, served
 
 EXPERTS = (
     f"{MODEL}experts:\n  general: {{model: small}}\n  law: {{model: small, system: Judge.}}\n"
@@ -306,6 +308,25 @@ def test_every_call_is_charged_by_what_it_is_for(scripted: Scripted, tmp_path: P
     done = run_file(elsewhere(scripted, "run").pipeline(UP, Book()), source, out)
     assert done.ledger is not None
     assert done.ledger["arms"]["towns"]["calls"] == 3
+
+
+def test_what_experts_will_write_is_foretold(scripted: Scripted, tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(f'{{"id": "a", "question": "{ASKED}"}}\n', encoding="utf-8")
+    told = preview_file(scripted.pipeline(UP), source)
+    assert told.forecast.calls == {"general": 1, "law": 1, "general+cards": 1, "towns": 3, "tools": 3}
+    assert told.more == 0
+    down = preview_file(scripted.pipeline(DOWN), source)
+    assert down.forecast.calls == {"general": 1, "law": 1, "general+cards": 2}
+    assert down.more == 3 * (2 + 2) - 1
+
+
+async def test_a_caller_of_the_server_is_told_the_tokens_of_what_was_written_too(scripted: Scripted) -> None:
+    async with served(scripted.pipeline(UP, Book())) as (client, door):
+        usage = (await chat(client, ask("general+cards", ASKED))).json()["usage"]
+        ledger = door.pipeline.ledger
+    assert ledger.drafts == 7
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (ledger.tokens_in, ledger.tokens_out)
 
 
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(scripted: Scripted, tmp_path: Path) -> None:
