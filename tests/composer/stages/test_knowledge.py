@@ -353,6 +353,22 @@ def test_a_run_that_was_stopped_ends_as_one_that_was_not(scripted: Scripted, tmp
     assert all("on the river Tas" in text or "bridges" in text for text in told[0])
 
 
+def test_a_question_whose_cards_the_budget_refused_is_not_answered_without_them(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text(f'{{"id": "a", "question": "{ASKED}"}}\n', encoding="utf-8")
+    text = UP.replace("small}", "small, sampling: {max_tokens: 4}}", 1).replace(
+        "Judge.", "Judge., sampling: {max_tokens: 4}"
+    )
+    book = Book()
+    done = run_file(scripted.pipeline(text, book), source, out, budget=Budget(Limits(tokens=180)))
+    assert {request.role for request in book.asked} == {"draft"}  # a reader's call would have fitted, a card's did not
+    assert (done.unfinished, done.stopped) == (1, "max-tokens")
+    assert not run_file(scripted.pipeline(text, book), source, out).unfinished
+    assert len(book.of("knowledge")) == 6
+
+
 def test_an_arm_that_reads_cards_has_a_record_and_loses_it_when_a_card_changes(
     scripted: Scripted, tmp_path: Path
 ) -> None:
