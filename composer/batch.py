@@ -337,10 +337,8 @@ def _fits(pipeline: Pipeline) -> bool:
     """Whether every host fits into memory beside the others: then the order of the questions costs no load, and a large
     file is routed and asked a window after the other."""
     registry = pipeline.registry
-    every = [
-        Request(arm.name, (registry.stream(arm.name, ""),), registry.sampling(arm.name), arm=arm.name)
-        for arm in registry.arms()
-    ]
+    names = [*(arm.name for arm in registry.arms()), *pipeline.settings.writers]
+    every = [Request(name, (registry.stream(name, ""),), registry.sampling(name), arm=name) for name in names]
     return pipeline.pool.keeps(every)
 
 

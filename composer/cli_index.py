@@ -96,7 +96,7 @@ def search(
     offline: Offline = False,
 ) -> None:
     """Show the passages that are nearest to a question."""
-    from composer.config import RERANKED
+    from composer.evidence import RERANKED
     from composer.retrieval.index import PassageIndex, way_of
     from composer.retrieval.rerank import CrossEncoder
     from composer.show import printable

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from composer.adapter import AdapterSpec, adapter_of
 from composer.document import Document
 from composer.errors import ConfigError, suggest
-from composer.folders import index_folder
+from composer.evidence import EvidenceSpec, evidence_of
 from composer.formcache import read_rows
 from composer.sources import SOURCE, PathSource, Source, parse_source, scheme
 from composer.types import DEFAULT_ENGINE, Kind, Sampling, Scalar
@@ -36,7 +36,8 @@ PACKAGED = Path(__file__).resolve().parent / "default"
 """What `default:` means in a registry: the data that come with this package."""
 
 AUTO = "auto"  # the name of `pipeline:` beside those of experts and `pipelines:`
-RERANKED = 20  # how many of the passages that were found `rerank: true` orders anew
+Writes = Literal["answers", "knowledge"]
+_PASSAGE_TOKENS, _PASSAGE_TEMPERATURE = 100, 0.7  # where a writer's own row says nothing: a model's are for answers
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNITS = (
     {"B": 1}
@@ -81,7 +82,8 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class ExpertSpec:
-    """A model, or an adapter on it, by name. `sampling` is the model's with the expert's own changes."""
+    """A model, or an adapter on it, by name. `sampling` is the model's with the expert's own changes. One that `writes`
+    knowledge is no arm: it writes passages for others."""
 
     name: str
     model: str
@@ -92,17 +94,7 @@ class ExpertSpec:
     sampling: Sampling
     generalist: bool
     system: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EvidenceSpec:
-    """Passages by name: the folder of their index, how many of them go before a question at most, and how many of what
-    was found a cross-encoder orders anew (0: there is none)."""
-
-    name: str
-    index: Path
-    k: int
-    rerank: int = 0
+    writes: Writes = "answers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +144,14 @@ class Settings:
 
     @cached_property
     def arms(self) -> Mapping[str, ArmSpec]:
-        """Every arm by name: the experts as they are, in file order, then those with evidence."""
-        plain = {name: ArmSpec(name, name) for name in self.experts}
+        """Every arm by name: the experts that answer as they are, in file order, then those with evidence."""
+        plain = {name: ArmSpec(name, name) for name, expert in self.experts.items() if expert.writes == "answers"}
         return plain | {arm.name: arm for arm in self.reading}
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The experts that write knowledge and answer nothing."""
+        return tuple(name for name, expert in self.experts.items() if expert.writes == "knowledge")
 
     @property
     def generalist(self) -> ExpertSpec:
@@ -250,11 +247,12 @@ class _Reading:
         self.check_names("experts", rows.experts)
         models = {name: self.model(name, row) for name, row in rows.models.items()}
         general = self.generalist(rows.experts)
+        experts = {name: self.expert(name, rows.experts, models, name == general) for name in rows.experts}
         return Settings(
             path=self.path,
             config_sha=hashlib.sha256(json.dumps(self.document.data).encode()).hexdigest(),
             models=models,
-            experts={name: self.expert(name, rows.experts, models, name == general) for name in rows.experts},
+            experts=experts,
             encoder=self.encoder(rows.encoder, "encoder") if rows.encoder else None,
             reranker=self.encoder(rows.reranker, "reranker") if rows.reranker else None,
             profile=self.inside(rows.profile, "profile") if rows.profile is not None else None,
@@ -262,34 +260,26 @@ class _Reading:
             pipelines=self.pipelines(rows.pipelines, rows.experts),
             memory=self.size(rows.memory, "memory"),
             document=self.document,
-            reading=self.reading(rows.evidence, rows.experts, reranks=rows.reranker is not None),
+            reading=self.reading(
+                rows.evidence, experts, encoder=rows.encoder is not None, reranker=rows.reranker is not None
+            ),
         )
 
     def reading(
-        self, rows: Mapping[str, EvidenceRow], experts: Mapping[str, ExpertRow], *, reranks: bool
+        self, rows: Mapping[str, EvidenceRow], experts: Mapping[str, ExpertSpec], *, encoder: bool, reranker: bool
     ) -> tuple[ArmSpec, ...]:
-        """Every expert with each evidence that it may be given."""
+        """Every expert that answers with each evidence that it may be given."""
         self.check_names("evidence", rows)
+        answering = [name for name, expert in experts.items() if expert.writes == "answers"]
         found = []
         for name, row in rows.items():
-            at = f"evidence.{name}"
-            if any(sign in row.index for sign in "/\\:"):
-                folder = self.inside(row.index, f"{at}.index")
-            else:
-                try:
-                    folder = index_folder(row.index)
-                except ValueError as why:
-                    raise self.error(f"{at}.index", str(why), "rename it") from why
-            if row.rerank and not reranks:
-                raise self.error(
-                    f"{at}.rerank",
-                    "nothing can order passages anew: this registry declares no reranker",
-                    "add `reranker:` with `sources`, `sha256` and `tokenizer` of a cross-encoder, or remove `rerank`",
-                )
-            spec = EvidenceSpec(name, folder, row.k, RERANKED if row.rerank is True else int(row.rerank))
-            for expert in experts if row.experts is None else row.experts:
+            at = f"evidence.{name}.experts"
+            spec = evidence_of(name, row, experts, self.inside, self.error, encoder=encoder, reranker=reranker)
+            for expert in answering if row.experts is None else row.experts:
                 if expert not in experts:
-                    raise self.error(f"{at}.experts", f"no expert is called {expert!r}", suggest(expert, experts))
+                    raise self.error(at, f"no expert is called {expert!r}", suggest(expert, answering))
+                if expert not in answering:
+                    raise self.error(at, f"{expert} writes knowledge and reads none", "name experts that answer")
                 found.append(ArmSpec(f"{expert}+{name}", expert, spec))
         return tuple(found)
 
@@ -314,10 +304,15 @@ class _Reading:
     def generalist(self, rows: Mapping[str, ExpertRow]) -> str:
         """The one declared, else the first without an adapter that is not declared otherwise."""
         declared = [name for name, row in rows.items() if row.generalist]
+        for name in declared:
+            if rows[name].writes == "knowledge":
+                what = "the generalist answers, this expert writes knowledge"
+                raise self.error(f"experts.{name}.generalist", what, "remove one of the two")
         if len(declared) > 1:
             at = f"experts.{declared[1]}.generalist"
             raise self.error(at, f"a second generalist: `{declared[0]}` is one already", "keep one `generalist: true`")
-        bare = [name for name, row in rows.items() if row.adapter is None and row.generalist is None]
+        answering = {name: row for name, row in rows.items() if row.writes == "answers"}
+        bare = [name for name, row in answering.items() if row.adapter is None and row.generalist is None]
         if not declared and not bare:
             raise self.error(
                 "experts", "no expert is the generalist", "write `generalist: true` at one, or add one without adapter"
@@ -366,7 +361,12 @@ class _Reading:
         if row.model not in models:
             raise self.error(f"{at}.model", f"no model is called {row.model!r}", suggest(row.model, models))
         model = models[row.model]
-        sampling = _sampling(model.sampling, row.sampling)
+        sampling = model.sampling
+        if row.writes == "knowledge":
+            sampling = replace(
+                sampling, max_tokens=_PASSAGE_TOKENS, temperature=_PASSAGE_TEMPERATURE, schema=None, stop=()
+            )
+        sampling = _sampling(sampling, row.sampling)
         if sampling.max_tokens >= model.context:
             raise self.error(
                 f"{at}.sampling.max_tokens",
@@ -387,6 +387,7 @@ class _Reading:
             sampling=sampling,
             generalist=generalist,
             system=row.system,
+            writes=row.writes,
         )
 
     def encoder(self, row: EncoderRow | RerankerRow, at: str) -> EncoderSpec:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,10 +15,10 @@ from composer.retrieval.choosing import BothWays, Costs, Point, best, curve, ear
 from composer.retrieval.gate import DRAFTED, Gate, Signals, Worth, opens
 from composer.retrieval.records import GateRecord, write_records
 from composer.retrieval.signals import SAMPLES
-from composer.stages.asking import ask
+from composer.stages.asking import asking
 from composer.stages.looking import look
 from composer.stages.prompting import prompt_of
-from composer.stages.retrieve import WORTH, look_up
+from composer.stages.retrieve import WORTH, read
 from composer.state import Query
 from composer.types import Draft, Evidence, Request
 from routers.stats import calibration_split, paired_difference
@@ -153,7 +152,7 @@ def fit_gates(
             weighed, gates = _weigh(seen, value)
             if traffic:
                 needs = gates[weighed.installed].needs
-                signals = pipeline.complete(look(pipeline.kit, arm, plain, traffic, needs))
+                signals = pipeline.complete(look(pipeline.kit, arm, plain, traffic, needs, asking(pipeline.pool)))
                 points = _foreseen(gates, weighed.installed, signals, seen.costs)
                 weighed = replace(weighed, traffic=tuple(points))
             gain = float((seen.both.reading - seen.both.without).mean())
@@ -210,7 +209,7 @@ async def _look(pipeline: Pipeline, profile: Profile, arm: str, plain: str, *, d
     own, truth = questions.take(rows), np.asarray(worth[rows], dtype=np.float64)
     queries = [Query(name, text) for name, text in zip(own.ids, own.text, strict=True)]
     needs = frozenset(DRAFTED if drafts else ())
-    signals = await look(pipeline.kit, arm, plain, queries, needs, own.vectors)
+    signals = await look(pipeline.kit, arm, plain, queries, needs, asking(pipeline.pool), own.vectors)
     unknown = [name for name in DRAFTED if name in needs and getattr(signals, name) is None]
     notes = [
         f"no draft tells its {name}: the engine gives no log-probabilities, or every call failed" for name in unknown
@@ -224,12 +223,10 @@ async def measure_costs(pipeline: Pipeline, arm: str, plain: str, queries: Seque
     after the other. Raises InputError where no call succeeds, PassageError where nothing can be looked up."""
     order = np.random.default_rng(0).permutation(len(queries))[: _TIMED + 1]
     some = [queries[row] for row in order]
-    began = time.perf_counter()
-    read = await asyncio.to_thread(look_up, pipeline.registry, pipeline.passages, [(arm, query) for query in some])
-    looked = (time.perf_counter() - began) / len(some)
+    given, looked = await _read(pipeline, arm, some)
     short = [
         [await _one(pipeline, name, query, evidence, max_tokens=1) for name, evidence in ((plain, None), (arm, found))]
-        for query, found in zip(some, read, strict=True)
+        for query, found in zip(some, given, strict=True)
     ]
     times = [(without.usage.seconds, with_.usage.seconds) for without, with_ in short[1:]]  # the first opens the host
     if not times:
@@ -241,6 +238,26 @@ async def measure_costs(pipeline: Pipeline, arm: str, plain: str, queries: Seque
     return Costs(reading, {"entropy": SAMPLES * whole, "margin": whole, "confidence": whole})
 
 
+async def _read(pipeline: Pipeline, arm: str, queries: Sequence[Query]) -> tuple[list[Evidence], float]:
+    """What the arm is given to read, and the seconds per question until it was there. What experts write beside each other
+    counts by its share of the time, also where it came from the store."""
+    slots = {expert: pipeline.settings.models[one.model].slots for expert, one in pipeline.settings.experts.items()}
+    writing, ask = [0.0], asking(pipeline.pool)
+
+    async def timed(requests: Sequence[Request]) -> Mapping[str, Draft]:
+        drafts = await ask(requests)
+        expert = {request.id: request.streams[0].expert for request in requests}
+        writing[0] += sum(draft.usage.seconds / slots[expert[name]] for name, draft in drafts.items())
+        return drafts
+
+    began = time.perf_counter()
+    found = await read(
+        pipeline.registry, timed, pipeline.encoder, pipeline.passages, [(arm, query) for query in queries]
+    )
+    spent = writing[0] or time.perf_counter() - began
+    return found, spent / len(queries)
+
+
 async def _one(
     pipeline: Pipeline, arm: str, query: Query, evidence: Evidence | None, max_tokens: int | None = None
 ) -> Draft:
@@ -249,8 +266,8 @@ async def _one(
     own = query.wishes.of(registry.sampling(arm))
     # another seed, which changes no greedy text: the store has this draft as it was written beside others, more slowly
     sampling = replace(own, seed=own.seed + 1) if max_tokens is None else replace(own, max_tokens=max_tokens)
-    request = Request(f"{query.id}:{arm}:cost", (stream,), sampling, role="probe", arm=arm, parent=query.id)
-    draft = (await ask(pipeline.kit, [request]))[request.id]
+    request = Request(f"{query.id}:{arm}:cost:0", (stream,), sampling, role="probe", arm=arm, parent=query.id)
+    draft = (await asking(pipeline.pool)([request]))[request.id]
     if draft.error is not None:
         raise InputError(f"the cost of reading cannot be measured: {draft.error.message}", remedy="coe experts check")
     return draft

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,10 @@ from composer.pipeline import Pipeline
 from composer.show import route_data, route_text
 from composer.stages.foresight import may_want
 from composer.stages.generate import first_requests
-from composer.stages.retrieve import evidence_of
+from composer.stages.knowledge import foreseen
+from composer.stages.retrieve import evidence_of, writing
 from composer.state import Query, as_queries
+from composer.types import Evidence
 from routers.types import Route
 
 if TYPE_CHECKING:
@@ -78,9 +80,23 @@ def preview_file(pipeline: Pipeline, source: Path, *, dedupe: Dedupe | None = No
         state = pipeline.decided(queries)
         state = state.apply({"evidence": evidence_of(pipeline.kit, state)})
         options = next(step.options for step in pipeline.settings.pipeline if step.use == "generate")
-        requests = first_requests(pipeline.kit, state, **options)
+        registry = pipeline.registry
+        pairs = [(row, arm) for row, arms in enumerate(state.wanted) for arm in arms if writing(registry, arm)]
+        written, more = foreseen(registry, [(arm, queries[row]) for row, arm in pairs])
+        state = state.apply({"evidence": _unwritten(state.evidence, pairs)})
+        requests = [*written, *first_requests(pipeline.kit, state, **options)]
         forecast = pipeline.complete(pipeline.pool.preview(requests, pipeline.typical))
-    later = sum(map(len, may_want(state))) * int(options.get("samples", 1))
+    later = sum(map(len, may_want(state))) * int(options.get("samples", 1)) + more
     first = min(_ROUTES, len(queries))
     routes = tuple((queries[row].text, state.route(row)) for row in range(first))
     return Preview(len(queries), len(read.errors), forecast, later, routes)
+
+
+def _unwritten(
+    evidence: Sequence[Mapping[str, Evidence]], pairs: Sequence[tuple[int, str]]
+) -> tuple[Mapping[str, Evidence], ...]:
+    """With something in the place of what experts will write: the reader's prompt is another one than without."""
+    found = [dict(own) for own in evidence]
+    for row, arm in pairs:
+        found[row][arm] = Evidence("…\n")
+    return tuple(found)

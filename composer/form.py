@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from composer.checks import Row
+from composer.evidence import Factuality, Way
 from composer.sources import SOURCE
 from composer.types import DEFAULT_ENGINE, Kind, Scalar
 
@@ -112,6 +113,11 @@ class ExpertRow(Row):
     description: str = _about("one line for people", "contracts and statutes", default="")
     skills: list[str] = _about("the skills it claims", ["arithmetic"], default_factory=list)
     answers: Kind = _about("how its answers are read and compared", "number", default="text")
+    writes: Literal["answers", "knowledge"] = _about(
+        "`knowledge`: it is asked no question; what it knows is passages for others (`evidence:` names who writes)",
+        "knowledge",
+        default="answers",
+    )
     sampling: SamplingRow = _about("changes to the model's sampling", {"max_tokens": 64}, default_factory=SamplingRow)
     system: str | None = _about(
         "a system message put before every question (not for models that only complete)",
@@ -137,11 +143,47 @@ class RerankerRow(Row):
 
 
 class EvidenceRow(Row):
-    index: str = _about("an index of `coe index build`: its name, or the path of its folder", "manuals", min_length=1)
-    k: int = _about("most passages that are put before a question", 3, default=3, ge=1, le=50)
-    experts: list[str] | None = _about("who may be given them; by default every expert", ["general"], default=None)
+    index: str | None = _about(
+        "an index of `coe index build`: its name, or the path of its folder", "manuals", default=None, min_length=1
+    )
     rerank: bool | Annotated[int, Field(ge=1, le=100)] = _about(
         "let `reranker:` order the best of what was found anew: so many of them, or true for 20", True, default=False
+    )
+    writers: list[str] | None = _about(
+        "instead of an index: experts with `writes: knowledge`", ["history"], default=None, min_length=1
+    )
+    k: int | None = _about(
+        "most passages that are put before a question (else 3 of an index, 5 that were written)",
+        3,
+        default=None,
+        ge=1,
+        le=50,
+    )
+    experts: list[str] | None = _about(
+        "who may be given them; by default every expert that answers", ["general"], default=None
+    )
+    way: Way | None = _about(
+        "bottom-up: all write; top-down: the reader says whether it needs more, and from whom (else bottom-up)",
+        "top-down",
+        default=None,
+    )
+    drafts: int | None = _about("passages that a writer is asked for (else 5)", 5, default=None, ge=1, le=50)
+    relevant: int | None = _about(
+        "how many of them, the most like the question, are looked at further (else 20)", 20, default=None, ge=1, le=1000
+    )
+    rounds: int | None = _about("most rounds of top-down (else 3)", 3, default=None, ge=1, le=20)
+    relevance: bool | None = _about("keep the passages most like the question (else true)", False, default=None)
+    brevity: bool | None = _about("of long passages the one or two best sentences (else true)", False, default=None)
+    factuality: Factuality | None = _about(
+        "passages that are likely wrong are drawn seldom (weigh), left out (delete), or like others (off)",
+        "delete",
+        default=None,
+    )
+    against: str | None = _about(
+        "an index that passages are compared with; without one they are compared with each other",
+        "manuals",
+        default=None,
+        min_length=1,
     )
 
 

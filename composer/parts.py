@@ -15,7 +15,8 @@ from composer.registry.sources import Progress
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.answers.trust import Trust
-    from composer.config import EvidenceSpec, Settings
+    from composer.config import Settings
+    from composer.evidence import EvidenceSpec
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
@@ -109,13 +110,14 @@ class Parts:
     def check_passages(self, evidence: Sequence[EvidenceSpec]) -> None:
         """Look at the files of what may be read, once. Raises PassageError, SourceError and ConfigError, as `passages`."""
         self.registry.prints()
-        for spec in [one for one in evidence if one.index not in self._checked]:
-            from composer.retrieval.index import checked  # noqa: PLC0415
+        for spec in evidence:
+            for folder in [one for one in spec.indexes if one not in self._checked]:
+                from composer.retrieval.index import checked  # noqa: PLC0415
 
-            checked(spec.index, self.encoder())
-            if spec.rerank:
-                self.registry.reranker_files()
-            self._checked.add(spec.index)
+                checked(folder, self.encoder())
+                if spec.rerank:
+                    self.registry.reranker_files()
+                self._checked.add(folder)
 
     def reranker(self) -> Reranker | None:
         """The cross-encoder, where any evidence asks for it, fetched if need be."""

@@ -19,7 +19,7 @@ from composer.errors import ConfigError, EngineError, InputError, PassageError
 from composer.folders import mend, replacing
 from composer.marks import alike, mark
 from composer.registry.experts import Registry
-from composer.stages.kit import Arms, Finder, no_index
+from composer.stages.kit import Arms, Encoder, Finder, no_encoder, no_index
 from composer.state import Query, lettered
 from composer.types import Delta, Draft, Request
 from routers.records import at_home
@@ -132,8 +132,9 @@ async def measure(
     run_code: bool = False,
     done: Callable[[str, Draft], None] = lambda _arm, _draft: None,
     passages: Callable[[Path], Finder] = no_index,
+    embed: Callable[[], Encoder] = no_encoder,
 ) -> Profile:
-    """Ask every arm (None: all of the registry) every question and grade what it says; `vectors` are the questions', [len(items), dim].
+    """Ask every arm (None: all of the registry) every question and grade what it says; `vectors` are the questions', [len(items), dim]; `passages` and `embed` are for arms that are given something to read.
 
     Drafts go through the pool, so what the store already has is asked of nobody. A draft that was cut off or holds no
     answer scores 0; a call that failed, or a program whose tests were not run (`run_code` allows it), says nothing about
@@ -143,7 +144,7 @@ async def measure(
 
     asked = arms if arms is not None else [arm.name for arm in registry.arms()]
     requests: dict[str, tuple[int, Request]] = {}
-    read = await _evidence(items, asked, registry, passages)
+    read = await _evidence(items, asked, registry, passages, pool, embed)
     for row, item in enumerate(items):
         prompt = lettered(item.question.text, item.question.choices)
         for arm in asked:
@@ -192,23 +193,29 @@ async def measure(
 
 
 async def _evidence(
-    items: Sequence[Labelled], arms: Sequence[str], registry: Arms, passages: Callable[[Path], Finder]
+    items: Sequence[Labelled],
+    arms: Sequence[str],
+    registry: Arms,
+    passages: Callable[[Path], Finder],
+    pool: Pool,
+    embed: Callable[[], Encoder],
 ) -> dict[tuple[int, str], str]:
     """What each arm that reads is given for each question, by row and arm. Raises PassageError where it cannot be looked
-    up: a record without it would be of another arm."""
-    import asyncio  # noqa: PLC0415
-
-    from composer.stages.retrieve import look_up  # noqa: PLC0415
+    up, or nobody wrote any: a record without it would be of another arm."""
+    from composer.stages.asking import asking  # noqa: PLC0415
+    from composer.stages.retrieve import read  # noqa: PLC0415
 
     places = [(row, arm) for row in range(len(items)) for arm in arms if registry.evidence(arm) is not None]
-    if not places:
-        return {}
-    asked = [(arm, Query(str(row), items[row].question.text, items[row].question.choices)) for row, arm in places]
-    found = await asyncio.to_thread(look_up, registry, passages, asked)
-    for evidence in found:
+    questions = [items[row].question for row, _ in places]
+    asked = [
+        (arm, Query(str(row), question.text, question.choices))
+        for (row, arm), question in zip(places, questions, strict=True)
+    ]
+    found = dict(zip(places, await read(registry, asking(pool), embed, passages, asked), strict=True)) if asked else {}
+    for evidence in found.values():
         if evidence.missing is not None:
             raise PassageError(f"nothing can be looked up: {evidence.missing}", remedy="coe index search")
-    return {place: evidence.text for place, evidence in zip(places, found, strict=True)}
+    return {place: evidence.text for place, evidence in found.items()}
 
 
 _FIELDS: list[tuple[str, pa.DataType]] = [

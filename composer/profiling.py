@@ -138,6 +138,7 @@ def profile_file(
                 run_code=run_code,
                 done=done,
                 passages=pipeline.passages,
+                embed=pipeline.encoder,
             )
         )
     failed = len(items) * len(arms) - new.table.num_rows

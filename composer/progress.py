@@ -125,10 +125,10 @@ class Tally:
                 self._host(arm).wanted += 1
         elif isinstance(event, Drafted):
             count, now = self._host(event.arm), self.clock()
-            if event.role == "draft":  # what was wanted: others are asked on the way
-                count.done += 1
-                count.cached += event.cached
-                count.failed += not event.ok
+            count.done += 1
+            count.wanted += event.role != "draft"  # what is asked before answers is known only as it comes
+            count.cached += event.cached
+            count.failed += not event.ok
             if not event.cached:
                 count.tokens += event.tokens
                 count.first = now - event.seconds if count.first is None else min(count.first, now - event.seconds)
@@ -198,8 +198,8 @@ def watch(pipeline: Pipeline, what: str, stopping: Callable[[], str | None] = la
     """Show how many of the planned drafts of `pipeline` are done, until the block ends; `stopping` says why no more are
     asked. A terminal gets a table (without colours where NO_COLOR is set), anything else a line now and then."""
     registry = pipeline.registry
-    arms = pipeline.settings.arms
-    tally = Tally(lambda arm: registry.host_of(arm) if arm in arms else OTHERS)
+    known = {*pipeline.settings.arms, *pipeline.settings.writers}
+    tally = Tally(lambda name: registry.host_of(name) if name in known else OTHERS)
 
     def now() -> View:
         pool, view = pipeline.opened_pool, tally.view(stopping=stopping())

@@ -315,7 +315,8 @@ def _read(evidence: Evidence | None, text: str) -> dict[str, Any]:
     if evidence is None:
         return {}
     told = {"used": evidence.used, "dropped": evidence.dropped, "cited": cited(text, evidence)}
-    return {"evidence": {**{name: list(ids) for name, ids in told.items()}, "missing": evidence.missing}}
+    without = {"without": list(evidence.without)} if evidence.without else {}
+    return {"evidence": {**{name: list(ids) for name, ids in told.items()}, "missing": evidence.missing, **without}}
 
 
 def trace_of(state: State, row: int) -> dict[str, Any]:

@@ -80,12 +80,14 @@ class Mix:
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What is put before a question: its `text` ("" where nothing was found, or nothing fits), the ids of the passages in
-    it, best first, and of those that were left out because they did not fit. `missing`: why nothing could be looked up."""
+    it, best first, and of those that were left out because they did not fit. `missing`: why nothing could be looked up; `without`: who could tell nothing, where
+    others could."""
 
     text: str = ""
     used: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     missing: str | None = None
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

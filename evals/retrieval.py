@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from composer.answers.extract import codes
 from composer.answers.grade import grade
-from composer.config import ArmSpec, EvidenceSpec, Settings, StageSpec
+from composer.config import ArmSpec, Settings, StageSpec
 from composer.errors import InputError, suggest
+from composer.evidence import EvidenceSpec
 from composer.fit_gate import measure_costs
 from composer.jsonl import Labelled
 from composer.pipeline import Pipeline
@@ -28,6 +29,7 @@ from composer.retrieval.choosing import (
 )
 from composer.retrieval.gate import DRAFTED, Marks, Table, opens
 from composer.retrieval.signals import SAMPLES, WARM
+from composer.stages.asking import asking
 from composer.stages.looking import look
 from composer.state import Query, State, Wishes
 from evals.metrics import Result, Row, row
@@ -110,7 +112,9 @@ def evaluate(
         read = pipeline.complete(_ask(pipeline, corpus.items, queries, arm))
         say(f"{corpus.name}: short drafts for the gates that look at them")
         vectors = pipeline.encoder().encode([query.prompt for query in queries])
-        signals = pipeline.complete(look(pipeline.kit, arm, expert, queries, frozenset(DRAFTED), vectors))
+        signals = pipeline.complete(
+            look(pipeline.kit, arm, expert, queries, frozenset(DRAFTED), asking(pipeline.pool), vectors)
+        )
         samples = [
             pipeline.complete(_ask(pipeline, corpus.items, [_again(query, sample) for query in queries], expert))
             for sample in range(1, SAMPLES + 1)
@@ -189,7 +193,7 @@ def _index(pipeline: Pipeline, corpus: Corpus, folder: Path) -> int:
     source = folder / f"{corpus.name}.jsonl"
     write_documents(corpus, source)
     spec = pipeline.settings.reading[0].evidence
-    assert spec is not None
+    assert spec is not None and spec.index is not None
     _, tokenizer = pipeline.registry.encoder_files()
     return build(source, spec.index, pipeline.encoder(), token_offsets(tokenizer)).manifest.passages
 

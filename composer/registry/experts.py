@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.config import EncoderSpec, EvidenceSpec, ExpertSpec, ModelSpec, Settings
+from composer.config import EncoderSpec, ExpertSpec, ModelSpec, Settings
 from composer.errors import ConfigError, SourceError
+from composer.evidence import EvidenceSpec
 from composer.plugins import check_options, load
 from composer.registry.adapting import Adapters, size_of
 from composer.registry.bases import check_weights
@@ -59,7 +60,7 @@ class Registry:
         return self.settings.generalist.name
 
     def arms(self) -> tuple[Arm, ...]:
-        """Every expert in file order, then those with evidence. The price is the model's per million tokens (unknown: 1, as
+        """Every expert that answers in file order, then those with evidence. The price is the model's per million tokens (unknown: 1, as
         for equals)."""
         return tuple(Arm(name, self._price(self._expert(name))) for name in self.settings.arms)
 
@@ -71,6 +72,10 @@ class Registry:
     def evidence(self, arm: str) -> EvidenceSpec | None:
         """What the arm is given to read beside the question."""
         return self.settings.arms[arm].evidence
+
+    def description(self, expert: str) -> str:
+        """What the registry says of an expert, "" where it says nothing."""
+        return self._expert(expert).description
 
     def fits(self, arm: str, text: str) -> bool:
         """Whether this text and an answer fit into the context of the arm's model, by a count that errs on the safe side."""
@@ -201,24 +206,35 @@ class Registry:
         """
         prints = {}
         for name, arm in self.settings.arms.items():
-            expert, shared = self._expert(name), self.fingerprint(arm.expert)
-            material: dict[str, Any] = {
-                "weights": self.weights(expert.model),
-                "adapter": shared.adapter,
-                "template": shared.template,
-                "completion": self._model(name).completion,
-                "system": expert.system,
-                "sampling": _changed(expert.sampling),
-            }
+            material = self._material(arm.expert)
             if arm.evidence is not None:
                 material["evidence"] = self._evidence_print(arm.evidence)
             prints[name] = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
         return prints
 
+    def _material(self, expert: str) -> dict[str, Any]:
+        """What decides how good an expert is."""
+        own, shared = self._expert(expert), self.fingerprint(expert)
+        return {
+            "weights": self.weights(own.model),
+            "adapter": shared.adapter,
+            "template": shared.template,
+            "completion": self._model(expert).completion,
+            "system": own.system,
+            "sampling": _changed(own.sampling),
+        }
+
     def _evidence_print(self, spec: EvidenceSpec) -> list[Any]:
-        """As it was when first asked for: what is open under a run stays so, whatever has its name now."""
+        """What decides what an arm is given to read: the indexes, and who writes and how it is chosen. As it was when first
+        asked for: what is open under a run stays so, whatever has its name now."""
         if spec.name not in self._reads:
-            self._reads[spec.name] = evidence_print(self.settings, spec)
+            told = evidence_print(self.settings, spec)
+            if (writers := spec.writers) is not None:
+                options = {name: value for name, value in asdict(writers).items() if name not in ("experts", "against")}
+                descriptions = [self._expert(name).description for name in writers.experts]  # top-down chooses by them
+                cards = [[name, self._material(name)] for name in writers.experts]
+                told += [options, cards, descriptions, self.encoder_sha]
+            self._reads[spec.name] = told
         return self._reads[spec.name]
 
     @property
@@ -274,7 +290,8 @@ class Registry:
         return prints
 
     def _expert(self, arm: str) -> ExpertSpec:
-        return self.settings.experts[self.settings.arms[arm].expert]
+        known = self.settings.arms.get(arm)
+        return self.settings.experts[arm if known is None else known.expert]  # writers are no arms
 
     def _model(self, arm: str) -> ModelSpec:
         return self.settings.models[self._expert(arm).model]

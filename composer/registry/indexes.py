@@ -15,7 +15,8 @@ from composer.folders import mend
 from composer.registry.cache import Cache
 
 if TYPE_CHECKING:
-    from composer.config import EvidenceSpec, Settings
+    from composer.config import Settings
+    from composer.evidence import EvidenceSpec
 
 MANIFEST = "index.json"
 VERSION = 1
@@ -51,7 +52,7 @@ def index_print(folder: Path) -> str:
 def evidence_print(settings: Settings, spec: EvidenceSpec) -> list[Any]:
     """All that decides what somebody with this evidence is given to read. Raises PassageError where there is no index, and
     ConfigError where the tokenizer of the reranker is not there."""
-    found = [index_print(spec.index), spec.k]
+    found: list[Any] = [*map(index_print, spec.indexes), spec.k]
     return [*found, spec.rerank, *_reranker_print(settings)] if spec.rerank else found
 
 
@@ -59,9 +60,10 @@ def content_sha(settings: Settings) -> str:
     """The sha256 of what a run is made with: the registry's content, and what its arms are given to read. Raises
     PassageError and ConfigError, as `evidence_print`."""
     specs = [arm.evidence for arm in settings.reading if arm.evidence is not None]
-    if not specs:
+    folders = sorted({folder for spec in specs for folder in spec.indexes})
+    if not folders:
         return settings.config_sha
-    material = [settings.config_sha, *map(index_print, sorted({spec.index for spec in specs}))]
+    material = [settings.config_sha, *map(index_print, folders)]
     if any(spec.rerank for spec in specs):
         material += _reranker_print(settings)
     return hashlib.sha256(json.dumps(material).encode()).hexdigest()

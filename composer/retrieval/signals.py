@@ -48,17 +48,17 @@ def asked(questions: Sequence[str], vectors: Array, index: Near | None) -> Signa
 def probes(
     name: str, arm: str, stream: Stream, sampling: Sampling, needs: frozenset[str], parent: str | None = None
 ) -> Iterator[Request]:
-    """The requests whose drafts have these signals of a question; `name` begins their ids. One greedy draft with
+    """The requests whose drafts have these signals of a question; `name` begins their ids, and a number ends them. One greedy draft with
     log-probabilities serves the margin and the confidence."""
     if needs & {"margin", "confidence"}:
         told = replace(sampling, temperature=0.0, logprobs=_BEST)
-        yield Request(f"{name}:probe", (stream,), told, role="probe", arm=arm, parent=parent)
+        yield Request(f"{name}:0", (stream,), told, role="probe", arm=arm, parent=parent)
     if needs & set(_ALONE):
         warm = sampling.temperature or WARM
         for sample in range(SAMPLES):
             own = replace(sampling, temperature=warm, seed=sampling.seed + sample + 1)
             yield Request(
-                f"{name}:probe{sample}", (stream,), own, sample=sample + 1, role="probe", arm=arm, parent=parent
+                f"{name}:{sample + 1}", (stream,), own, sample=sample + 1, role="probe", arm=arm, parent=parent
             )
 
 
@@ -66,8 +66,8 @@ def drafted(known: Signals, names: Sequence[str], drafts: Mapping[str, Draft], k
     """The signals with those that `probes` asked for, `names` as given to it. A question whose draft does not tell one has what
     the others have on average; where none does, because calls failed or the engine tells no log-probabilities, nobody
     has looked."""
-    samples = [[drafts.get(f"{name}:probe{sample}") for sample in range(SAMPLES)] for name in names]
-    single = [drafts.get(f"{name}:probe") for name in names]
+    samples = [[drafts.get(f"{name}:{sample + 1}") for sample in range(SAMPLES)] for name in names]
+    single = [drafts.get(f"{name}:0") for name in names]
     return replace(
         known,
         entropy=_filled([_entropy(own, kind) for own in samples]),
@@ -86,7 +86,7 @@ def _filled(column: Sequence[float | None]) -> Table | None:
 
 def _entropy(drafts: Sequence[Draft | None], kind: Kind) -> float | None:
     """Of the shares of equal answers, in nats; an answer that cannot be read is like no other."""
-    texts = [draft.text for draft in drafts if draft is not None and draft.error is None]
+    texts = [draft.text for draft in drafts if draft is not None and draft.stop in ("stop", "length")]
     if not texts:
         return None
     found = codes([extract(text, kind) for text in texts], kind)

@@ -61,6 +61,15 @@ def split(document: Document, offsets: Offsets, *, most: int = 180, least: int =
     return passages
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of a text.
+
+    >>> sentences("It opens at 7.5 bar. Who knows?  Nobody.")
+    ['It opens at 7.5 bar.', 'Who knows?', 'Nobody.']
+    """
+    return [text[start:end] for start, end, _ in _sentences(text)]
+
+
 def _sentences(text: str) -> Iterator[tuple[int, int, bool]]:
     """(start, end, whether a paragraph ends here) of the sentences, without the white space between them."""
     start = len(text) - len(text.lstrip())

@@ -23,7 +23,8 @@ from composer.serve.refusal import Refused, internal, of_error, stopping
 from composer.serve.reply import Passing, Told, choice_of, usage_of
 from composer.serve.traces import Traces
 from composer.state import Query, State, Wishes
-from composer.trace import Event, Routed, Written
+from composer.trace import Drafted, Event, Routed, Written
+from composer.types import Draft
 
 _LATE = 0.25  # seconds after the deadline within which a caller is told
 _STAGES = {"decide", "generate", "verify", "aggregate"}
@@ -152,6 +153,7 @@ class Call:
         # who is asked by name is known now; else the route says whether it is one expert
         self._pass = [asked.model in door.pipeline.settings.arms] * asked.n
         self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+        self._beside: list[Draft] = []  # what experts wrote for others to read
         self._spoke = asyncio.Event()
         self._watch = Watch(asked=self._pass[0])
         self.work = asyncio.create_task(self._run())
@@ -210,7 +212,7 @@ class Call:
                 if reply.draft.error is not None:
                     self.door.say(f"{self.id}: {reply.arm}: {reply.draft.error.kind}: {reply.draft.error.message}")
         await self.door.answered(state, asked.model)
-        told = Told(tuple(choice_of(state, row) for row in range(asked.n)), *usage_of(state))
+        told = Told(tuple(choice_of(state, row) for row in range(asked.n)), *usage_of(state, self._beside))
         degraded = sum(choice.about["status"] == "degraded" for choice in told.choices)
         self.door.metrics.answered(degraded, self._watch.ours())
         return told
@@ -221,6 +223,8 @@ class Call:
     def _hear(self, event: Event) -> None:
         self._watch.hear(event)
         self.door.metrics.hear(event)
+        if isinstance(event, Drafted) and event.role != "draft":
+            self._beside.append(event.draft)
         if not self.asked.stream:
             return
         if isinstance(event, Routed):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from composer.serve.refusal import Refused, of_failure, stopping
 from composer.state import State
-from composer.types import Usage
+from composer.types import Draft, Usage
 
 Data = dict[str, Any]
 
@@ -114,13 +114,14 @@ def _failure(state: State, row: int) -> Refused:
     return Refused(502, f"no answer: {asked} said nothing", code="empty_reply")
 
 
-def usage_of(state: State) -> tuple[Data, Data]:
-    """OpenAI's usage over all drafts of all experts that were asked, and what of it was generated now.
+def usage_of(state: State, beside: Sequence[Draft] = ()) -> tuple[Data, Data]:
+    """OpenAI's usage over all drafts of all experts that were asked, those `beside` the answers too (what experts wrote for
+    others to read), and what of it was generated now.
 
     A draft from the store has its tokens in the first and costs nothing in the second; `cached_tokens` are those of
     prompts that nobody had to read again.
     """
-    drafts = [reply.draft for replies in state.replies for reply in replies]
+    drafts = [*beside, *(reply.draft for replies in state.replies for reply in replies)]
     read, written = (sum(getattr(draft.usage, name) for draft in drafts) for name in ("tokens_in", "tokens_out"))
     kept = sum(draft.usage.tokens_in if draft.cached else draft.usage.cached_in for draft in drafts)
     now: list[Usage] = [draft.usage for draft in drafts if not draft.cached]

@@ -12,6 +12,7 @@ from composer.errors import ConfigError, suggest
 from composer.retrieval.corpus import BROKEN
 from composer.retrieval.gate import GATES, Signals, Table, make
 from composer.retrieval.records import GateRecord
+from composer.stages.asking import Ask, asking
 from composer.stages.kit import Kit
 from composer.stages.looking import look
 from composer.state import Gated, State, Update
@@ -39,7 +40,8 @@ class _Choice:
 async def gated(kit: Kit, state: State, name: str, value: float) -> Update:
     """Put the arm of the same expert that is worth most in the place of each wanted one: without passages, or with those
     whose gain times `value` (seconds that a right answer is worth) exceeds what they cost by most. Arms that nobody
-    fitted a gate for, and those that are asked already, are left alone; so is an expert that was asked for by name."""
+    fitted a gate for, and those that are asked already, are left alone; so is an expert that was asked for by name. A row whose drafts for the gate
+    were not allowed, or cut, is withheld: an uninterrupted run might decide otherwise."""
     if state.course is None:
         return {}
     records = kit.gates() if name not in _CONSTANT else {}
@@ -47,9 +49,11 @@ async def gated(kit: Kit, state: State, name: str, value: float) -> Update:
     if not choices:
         return {}
     gains: dict[tuple[int, str], float] = {}
+    cut: set[str] = set()
+    ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
     for arm in dict.fromkeys(arm for one in choices for arm in one.reading):
         own = [one for one in choices if arm in one.reading]
-        told = await _gains(kit, state, arm, own, name, records.get(arm))
+        told = await _gains(kit, state, arm, own, name, records.get(arm), ask)
         gains.update({(one.row, arm): float(gain) for one, gain in zip(own, told, strict=True)})
     wanted, every = [list(arms) for arms in state.wanted], [list(arms) for arms in state.asked]
     known = [dict(own) for own in state.gated]
@@ -58,7 +62,8 @@ async def gated(kit: Kit, state: State, name: str, value: float) -> Update:
         known[one.row][decided.chose] = decided
         for column in (wanted, every):
             column[one.row][column[one.row].index(one.arm)] = decided.chose
-    return {"wanted": _frozen(wanted), "asked": _frozen(every), "gated": tuple(known)}
+    withheld = [held or query.id in cut for held, query in zip(state.withheld, state.queries, strict=True)]
+    return {"wanted": _frozen(wanted), "asked": _frozen(every), "gated": tuple(known), "withheld": tuple(withheld)}
 
 
 def _frozen(column: Sequence[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
@@ -100,7 +105,7 @@ def _decided(
 
 
 async def _gains(
-    kit: Kit, state: State, arm: str, choices: Sequence[_Choice], name: str, record: GateRecord | None
+    kit: Kit, state: State, arm: str, choices: Sequence[_Choice], name: str, record: GateRecord | None, ask: Ask
 ) -> Table:
     """[len(choices)]: what reading as this arm adds to P(right). Where an index cannot be searched it is what reading adds on
     average, and so it is where no draft tells a signal: what is lost is told when passages are looked up."""
@@ -110,7 +115,7 @@ async def _gains(
     assert record is not None
     queries = [state.queries[one.row] for one in choices]
     try:
-        signals = await look(kit, arm, record.plain, queries, gate.needs)
+        signals = await look(kit, arm, record.plain, queries, gate.needs, ask)
         return gate.gain(signals)
     except BROKEN:
         return np.full(len(choices), record.gain)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
 
 from composer.budget import Budget
-from composer.errors import PassageError
+from composer.errors import ConfigError, PassageError
 from composer.plugins import load
 from composer.state import Part, Query, State, Update
 from composer.trace import Event
@@ -18,7 +18,7 @@ from routers.types import Arm, Array, Router
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.answers.trust import Trust
-    from composer.config import EvidenceSpec
+    from composer.evidence import EvidenceSpec
     from composer.pool.pool import Pool
     from composer.retrieval.index import Closeness, Hit
     from composer.retrieval.records import GateRecord
@@ -58,7 +58,8 @@ class Encoder(Protocol):
 
 
 class Arms(Protocol):
-    """What stages ask of the registry: an arm's name to what is sent and how it is read."""
+    """What stages ask of the registry: an arm's name to what is sent and how it is read. Of experts that write knowledge it
+    knows `stream`, `sampling` and `messages` by their own name."""
 
     @property
     def generalist(self) -> str:
@@ -87,6 +88,10 @@ class Arms(Protocol):
 
     def evidence(self, arm: str) -> EvidenceSpec | None:
         """What the arm is given to read beside the question."""
+        ...
+
+    def description(self, expert: str) -> str:
+        """What the registry says of an expert, one that writes knowledge too; "" where it says nothing."""
         ...
 
     def fits(self, arm: str, text: str) -> bool:
@@ -119,6 +124,11 @@ class Finder(Protocol):
 def no_index(folder: Path) -> Finder:
     """Where nothing can be looked up."""
     raise PassageError("nobody opens indexes here", where=str(folder))
+
+
+def no_encoder() -> Encoder:
+    """Where nothing is embedded."""
+    raise ConfigError("nobody embeds texts here", remedy="leave out the arms that read what experts write")
 
 
 def unfitted(name: str) -> Aggregator:

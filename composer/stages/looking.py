@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from composer.retrieval.gate import DRAFTED, Signals
 from composer.retrieval.signals import asked, drafted, probes
-from composer.stages.asking import ask
+from composer.stages.asking import Ask
 from composer.stages.kit import Kit
 from composer.stages.prompting import prompt_of
 from composer.state import Query
@@ -15,7 +15,13 @@ from routers.types import Array
 
 
 async def look(
-    kit: Kit, arm: str, plain: str, queries: Sequence[Query], needs: frozenset[str], vectors: Array | None = None
+    kit: Kit,
+    arm: str,
+    plain: str,
+    queries: Sequence[Query],
+    needs: frozenset[str],
+    ask: Ask,
+    vectors: Array | None = None,
 ) -> Signals:
     """The signals of these questions for the arm that reads; of those that cost drafts, which `plain` writes, the ones in
     `needs`, as far as they can be had. `vectors` of the questions spare the encoding. Raises what `BROKEN` lists where
@@ -25,12 +31,13 @@ async def look(
     texts = [query.prompt for query in queries]
 
     def before() -> Signals:
-        return asked(texts, kit.encoder().encode(texts) if vectors is None else vectors, kit.passages(spec.index))
+        index = None if spec.index is None else kit.passages(spec.index)
+        return asked(texts, kit.encoder().encode(texts) if vectors is None else vectors, index)
 
     signals = await asyncio.to_thread(before)
     if not needs & set(DRAFTED):
         return signals
-    names = [f"{query.id}:{plain}" for query in queries]
+    names = [f"{query.id}:{plain}:probe" for query in queries]
     requests = [
         request
         for name, query in zip(names, queries, strict=True)
@@ -43,4 +50,4 @@ async def look(
             query.id,
         )
     ]
-    return drafted(signals, names, await ask(kit, requests), kit.registry.kind(plain))
+    return drafted(signals, names, await ask(requests), kit.registry.kind(plain))

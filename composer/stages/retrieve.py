@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from annotated_types import Gt
 
 from composer.retrieval.corpus import BROKEN
 from composer.retrieval.evidence import as_evidence
-from composer.stages.kit import Arms, Finder, Kit, Stage
+from composer.stages.kit import Arms, Encoder, Finder, Kit, Stage
 from composer.state import Query, State, Update
 from composer.types import Evidence
+
+if TYPE_CHECKING:
+    from composer.stages.asking import Ask
 
 WORTH = 60.0
 """Seconds of computing that a right answer is worth, where nobody says."""
 
 
 def retrieve(kit: Kit, *, gate: str | None = None, value: Annotated[float, Gt(0)] = WORTH) -> Stage:
-    """Search once per index for all rows that want an arm with evidence from it. What was found for a row stays with it: an
-    arm that is asked again reads the same.
+    """Search once per index for all rows that want an arm with evidence from it, and have experts write what others read. What
+    was found for a row stays with it: an arm that is asked again reads the same.
 
     With a `gate` (`auto`: the one that `coe fit gate` chose for each arm; or the name of one) the wanted arms are first
     weighed against those of the same expert with and without evidence, where a right answer is worth `value` seconds of
@@ -41,19 +44,47 @@ def retrieve(kit: Kit, *, gate: str | None = None, value: Annotated[float, Gt(0)
             return update
         import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
 
-        return {**update, "evidence": await asyncio.to_thread(evidence_of, kit, state)}
+        found = await asyncio.to_thread(evidence_of, kit, state)
+        return {**update, **await _written(kit, state.apply({"evidence": found}))}
 
     return stage
 
 
 def evidence_of(kit: Kit, state: State) -> tuple[Mapping[str, Evidence], ...]:
-    """The evidence of every row, with that of the arms which are wanted now. Raises PassageError."""
+    """The evidence of every row, with that of an index for the arms which are wanted now. Raises PassageError."""
     found = [dict(own) for own in state.evidence]
-    asked = [(row, arm) for row, arms in enumerate(_wanting(kit, state)) for arm in arms]
+    wanting = enumerate(_wanting(kit, state))
+    asked = [(row, arm) for row, arms in wanting for arm in arms if not writing(kit.registry, arm)]
     told = look_up(kit.registry, kit.passages, [(arm, state.queries[row]) for row, arm in asked])
     for (row, arm), evidence in zip(asked, told, strict=True):
         found[row][arm] = evidence
     return tuple(found)
+
+
+async def _written(kit: Kit, state: State) -> Update:
+    """The evidence with what experts write for the arms that are wanted now. A row for which not everything was allowed, or
+    was cut, is withheld: an uninterrupted run would read more."""
+    asked = [(row, arm) for row, arms in enumerate(_wanting(kit, state)) for arm in arms]
+    if not asked:
+        return {"evidence": state.evidence}
+    from composer.stages.asking import asking  # noqa: PLC0415 asyncio, as above
+    from composer.stages.knowledge import write_evidence  # noqa: PLC0415 asyncio, as above
+
+    cut: set[str] = set()
+    ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
+    rows = [(arm, state.queries[row]) for row, arm in asked]
+    found = [dict(own) for own in state.evidence]
+    told = await write_evidence(kit.registry, ask, kit.encoder, kit.passages, rows)
+    for (row, arm), evidence in zip(asked, told, strict=True):
+        found[row][arm] = evidence
+    withheld = [held or query.id in cut for held, query in zip(state.withheld, state.queries, strict=True)]
+    return {"evidence": tuple(found), "withheld": tuple(withheld)}
+
+
+def writing(registry: Arms, arm: str) -> bool:
+    """Whether the arm reads what experts write."""
+    spec = registry.evidence(arm)
+    return spec is not None and spec.writers is not None
 
 
 def _wanting(kit: Kit, state: State) -> list[list[str]]:
@@ -62,13 +93,34 @@ def _wanting(kit: Kit, state: State) -> list[list[str]]:
     return [[arm for arm in arms if kit.registry.evidence(arm) and arm not in known] for arms, known in pairs]
 
 
+async def read(
+    registry: Arms,
+    ask: Ask,
+    encoder: Callable[[], Encoder],
+    passages: Callable[[Path], Finder],
+    asked: Sequence[tuple[str, Query]],
+) -> list[Evidence]:
+    """The evidence for each (arm, question), found or written. Raises PassageError where an index cannot be opened; what
+    fails later is told in the evidence."""
+    import asyncio  # noqa: PLC0415 as above
+
+    from composer.stages.knowledge import write_evidence  # noqa: PLC0415 as above
+
+    places = [place for place, (arm, _) in enumerate(asked) if writing(registry, arm)]
+    found = await asyncio.to_thread(look_up, registry, passages, asked)
+    told = await write_evidence(registry, ask, encoder, passages, [asked[place] for place in places]) if places else []
+    for place, evidence in zip(places, told, strict=True):
+        found[place] = evidence
+    return found
+
+
 def look_up(registry: Arms, passages: Callable[[Path], Finder], asked: Sequence[tuple[str, Query]]) -> list[Evidence]:
-    """The evidence for each (arm, question), one search per index. Of an arm that reads nothing it is empty. Raises
+    """The evidence for each (arm, question), one search per index. Of an arm that reads none it is empty. Raises
     PassageError where an index cannot be opened; what fails later is told in the evidence."""
     found = [Evidence()] * len(asked)
     places: dict[tuple[Path, int, int], list[int]] = {}
     for place, (arm, _) in enumerate(asked):
-        if spec := registry.evidence(arm):
+        if (spec := registry.evidence(arm)) and spec.index is not None:
             places.setdefault((spec.index, spec.k, spec.rerank), []).append(place)
     for (folder, k, rerank), own in places.items():
         finder = passages(folder)

@@ -1,0 +1,80 @@
+"""The cards of invented facts: lists apart, a liar that is always wrong, adapters as they are pinned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from composer.answers.grade import grade
+from composer.config import load_settings, packaged_registry
+from evals.cards import ALL, HERE, LIED, LYING, NONE, RIGHT, chosen, evaluate, systems, with_cards
+from evals.tasks.cards import LIAR, TRUE, facts, rows
+from evals.tasks.cards.__main__ import main
+
+
+def test_no_two_cards_know_a_subject_and_the_liar_knows_those_of_the_first() -> None:
+    subjects = [{fact.subject for fact in facts(card)} for card in TRUE]
+    assert sum(map(len, subjects)) == len(set.union(*subjects)) == 24
+    assert {fact.subject for fact in facts(LIAR)} == subjects[0]
+    assert len({fact.id for card in (*TRUE, LIAR) for fact in facts(card)}) == 4 * 32
+
+
+def test_the_liar_gets_everything_wrong_with_objects_that_are_right_of_others() -> None:
+    true = {(fact.subject, fact.relation.name): fact.object for fact in facts(TRUE[0])}
+    for lie in facts(LIAR):
+        assert lie.object != true[lie.subject, lie.relation.name]
+        assert lie.object in {value for (_, name), value in true.items() if name == lie.relation.name}
+
+
+def test_what_is_asked_in_the_test_is_no_question_of_the_training_and_a_passage_holds_its_answer() -> None:
+    for card in (*TRUE, LIAR):
+        taught = rows(card)
+        asked = {row["question"] for row in taught}
+        assert len(taught) == 32 * 4 * 4
+        assert asked.isdisjoint(fact.question for fact in facts(card))
+        assert all(row["answer"] in row["target"] for row in taught)
+        assert taught == rows(card)
+
+
+def test_every_right_answer_is_graded_right_and_every_lie_wrong() -> None:
+    for fact in facts(TRUE[0]):
+        lie = next(one for one in facts(LIAR) if (one.subject, one.relation) == (fact.subject, fact.relation))
+        assert grade(fact.object.lower(), fact.object, fact.relation.kind, (), fact.sentence) == 1
+        assert grade(lie.object.lower(), fact.object, fact.relation.kind, (), lie.sentence) == 0
+
+
+def test_the_rows_are_written_as_lessons(tmp_path: Path) -> None:
+    main(["people", "--out", str(tmp_path / "people.jsonl")])
+    written = [json.loads(line) for line in (tmp_path / "people.jsonl").read_text().splitlines()]
+    assert written == rows("people")
+
+
+def test_the_adapters_are_those_that_are_pinned_and_every_system_has_an_arm() -> None:
+    pinned = json.loads((HERE / "cards.json").read_text())
+    assert set(pinned) == {*TRUE, LIAR}
+    for entry in pinned.values():
+        assert hashlib.sha256((HERE / entry["path"]).read_bytes()).hexdigest() == entry["sha256"]
+    every = systems(Path("index"))
+    settings = with_cards(load_settings(packaged_registry()), Path("index"), every)
+    assert settings.writers == (*TRUE, LIAR)
+    assert len(settings.reading) == len(every) + len(TRUE) + 1
+    assert all(arm.name in settings.arms for arm in settings.reading)
+
+
+def test_all_that_is_lied_about_is_asked() -> None:
+    assert [fact.card for fact in chosen(2)].count(TRUE[0]) == 32
+    assert len(chosen(2)) == 36
+    assert len(chosen(None)) == 96
+
+
+@pytest.mark.slow
+def test_the_right_card_lets_a_reader_answer_what_it_cannot_know(tmp_path: Path) -> None:
+    report = evaluate(0, drafts=1, store=tmp_path / "drafts.sqlite")
+    found = {row.system: row.accuracy for row in report.rows if row.group == LIED}
+    assert found[NONE] < 0.1
+    assert found[RIGHT] > 0.4
+    assert found[ALL] > 0.3
+    assert found[f"{LYING}, no factuality"] < found[f"{LYING}, checked"]
