@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -88,7 +90,7 @@ def deb_files(path: Path, under: str) -> Iterator[tuple[str, bytes]]:
                 if file is None:
                     raise InputError(f"it holds more than {MOST:,} bytes", where=str(path))
                 yield str(name.relative_to(root)), file.read()
-    except (ValueError, EOFError, tarfile.TarError) as why:
+    except (ValueError, EOFError, OSError, lzma.LZMAError, zlib.error, tarfile.TarError) as why:
         raise InputError(f"this is no package of Debian ({why})", where=str(path), remedy="name a .deb file") from why
 
 
@@ -102,6 +104,8 @@ def _data(raw: bytes) -> bytes:
         name, size = head[:16].decode("ascii", "replace").strip().rstrip("/"), int(head[48:58])
         if head[58:] != b"`\n" or size < 0:
             raise ValueError("a damaged header")
+        if at + _HEAD + size > len(raw):
+            raise ValueError("it ends early")
         if name.startswith("data.tar"):
             if name.endswith(".zst"):
                 raise ValueError("its content is compressed with zstd, which Python's library does not read")
