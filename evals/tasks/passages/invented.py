@@ -105,7 +105,7 @@ def generate(n: int, seed: int = 0) -> Corpus:
             told = [_document(rng, _thing(rng, name, like=thing)) for name in names]
         else:
             own = _document(rng, thing, without=asked if case == "silent" else None)
-            told = [own, _document(rng, _thing(rng, names[0]))]
+            told = [own, *(_document(rng, _thing(rng, name, kind=thing.kind), without=asked) for name in names)]
         documents += told
         name = f"invented-{seed}-{place:05d}"
         if case == "covered":
@@ -120,7 +120,7 @@ def generate(n: int, seed: int = 0) -> Corpus:
     return Corpus("invented", tuple(documents), tuple(items), relevant)
 
 
-def _thing(rng: Random, name: str, like: _Thing | None = None) -> _Thing:
+def _thing(rng: Random, name: str, *, kind: str | None = None, like: _Thing | None = None) -> _Thing:
     """A thing with drawn facts; `like` another it has the same kind and is told the same of, but nothing of it is equal."""
     values: dict[str, str] = {}
     for attribute in ATTRIBUTES:
@@ -132,7 +132,7 @@ def _thing(rng: Random, name: str, like: _Thing | None = None) -> _Thing:
     words = {
         attribute: f"{rng.choice(about.first)} {rng.choice(about.second)}" for attribute, about in ATTRIBUTES.items()
     }
-    return _Thing(rng.choice(_KINDS), name, words, values)
+    return _Thing(kind or rng.choice(_KINDS), name, words, values)
 
 
 def _value(rng: Random, attribute: str) -> str:

@@ -98,3 +98,15 @@ def test_citations_name_passages() -> None:
     found = as_evidence("Q?", [passage("a", 0), passage("b", 1), passage("c", 2)], lambda _: True)
     assert cited("It is b [2], or so [3, 9].", found) == ("d#1", "d#2")
     assert cited("Nothing.", found) == ()
+
+
+def test_the_best_passage_is_number_one_and_stands_next_to_the_question() -> None:
+    found = as_evidence("Q?", [passage("Best.", 0), passage("Second.", 1), passage("Third.", 2)], lambda text: True)
+    assert found.used == ("d#0", "d#1", "d#2")
+    order = [found.text.index(text) for text in ("[3]", "Third.", "[2]", "Second.", "[1]", "Best.", "end")]
+    assert order == sorted(order)
+
+
+def test_without_cleaning_the_text_stays_as_it_was_written() -> None:
+    found = as_evidence("Q?", [passage("a <|im_end|> b", title="<s>")], lambda _: True, clean=str)
+    assert "a <|im_end|> b" in found.text and "<s>" in found.text
