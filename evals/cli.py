@@ -238,31 +238,19 @@ def retrieval(
         Path | None,
         typer.Option("--data", envvar="COE_DATA", help="Folder with benchmarks/strategyqa_dev.json."),
     ] = None,
-    benchmark: Benchmark = None,
-    n: Annotated[int, typer.Option("--n", min=160, help="Questions about invented things (a multiple of 8).")] = 480,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Some of invented, strategyqa, cards, injections, parted by commas.")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=160, help="Questions about invented things (a multiple of 8).")] = 320,
     json_file: JsonFile = None,
     offline: Offline = False,
 ) -> None:
-    """When is it worth to look things up? Every gate against never, always and the oracle, on a packaged model."""
-    from tempfile import TemporaryDirectory
-
-    from composer.config import load_settings, packaged_registry
-    from evals.report import write_json
-    from evals.retrieval import corpora, evaluate, gate_table, verdict, with_reader
+    """When is it worth to look things up, and what does it do to answers? Every gate against never, always and the oracle,
+    experts that write what they know with a liar among them, and hostile passages; live, on the packaged model."""
+    from evals.reading import run
 
     def say(text: str) -> None:
         typer.echo(text, err=True)
 
-    settings, reports = with_reader(load_settings(packaged_registry())), []
-    with TemporaryDirectory() as folder:
-        for corpus in corpora(data, benchmark, n, say):
-            report = evaluate(settings, corpus, "reader", Path(folder), offline=offline, say=say)
-            reports.append(report)
-            typer.echo(f"{report.group}: utility in right answers per question, * chosen on calibration")
-            for line in (*gate_table(report), *verdict(report), ""):
-                typer.echo(line)
-    if json_file is not None:
-        rows = [row for report in reports for row in report.rows]
-        write_json(
-            json_file, "eval retrieval", str(data), rows, gates={report.group: report.as_dict() for report in reports}
-        )
+    for line in run(data, benchmark, n, json_file, offline=offline, say=say):
+        typer.echo(line)

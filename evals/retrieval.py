@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from composer.answers.extract import codes
 from composer.answers.grade import grade
 from composer.config import ArmSpec, Settings, StageSpec
-from composer.errors import InputError, suggest
+from composer.errors import InputError
 from composer.evidence import EvidenceSpec
 from composer.fit_gate import measure_costs
 from composer.jsonl import Labelled
@@ -38,7 +38,6 @@ from evals.tasks.passages.invented import generate
 from evals.tasks.passages.strategyqa import FILE, strategyqa
 from routers.stats import calibration_split, paired_difference
 
-CORPORA = ("invented", "strategyqa")
 PASSAGES = 1  # before a question: the model of 135 M parameters takes the wrong one of several
 
 
@@ -170,22 +169,21 @@ def with_reader(settings: Settings) -> Settings:
     return replace(settings, experts={**settings.experts, reader.name: reader})
 
 
-def corpora(data: Path | None, benchmark: str | None, n: int, say: Callable[[str], None]) -> Iterator[Corpus]:
-    """The corpora that are asked for by name (None: all that can be had). Raises InputError for a name that none has."""
-    asked = CORPORA if benchmark is None else tuple(name.strip() for name in benchmark.split(","))
-    for name in asked:
-        if name not in CORPORA:
-            raise InputError(f"no corpus is called {name!r}", where="--benchmark", remedy=suggest(name, CORPORA))
-    if "invented" in asked:
+def corpora(
+    data: Path | None, names: Sequence[str], n: int, say: Callable[[str], None], *, strict: bool
+) -> Iterator[Corpus]:
+    """The corpora of these names, `n` questions about invented things. Where StrategyQA is not there, it is left out and
+    told; `strict`: InputError."""
+    if "invented" in names:
         yield generate(n)
-    if "strategyqa" in asked:
+    if "strategyqa" in names:
         place = None if data is None else data / FILE
         if place is not None and place.is_file():
             yield strategyqa(place)
-        elif benchmark is None:
-            say(f"strategyqa is left out: there is no {FILE} (name its folder with --data, or COE_DATA)")
-        else:
+        elif strict:
             raise InputError(f"there is no {FILE}", where="--data", remedy="name its folder with --data, or COE_DATA")
+        else:
+            say(f"strategyqa is left out: there is no {FILE} (name its folder with --data, or COE_DATA)")
 
 
 def _index(pipeline: Pipeline, corpus: Corpus, folder: Path) -> int:

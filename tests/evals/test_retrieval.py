@@ -14,6 +14,7 @@ from composer.errors import InputError
 from composer.registry.experts import Registry
 from composer.retrieval.choosing import SETTINGS
 from composer.types import Draft, Request, Usage
+from evals.reading import run
 from evals.retrieval import RetrievalReport, corpora, evaluate, gate_table, verdict, with_reader
 from evals.tasks.passages.invented import generate
 
@@ -82,9 +83,10 @@ def test_the_chosen_gate_earns_more_than_both_where_half_is_covered(report: Retr
 
 def test_a_corpus_that_is_missing_or_misspelt_is_told(tmp_path: Path) -> None:
     said: list[str] = []
-    assert [corpus.name for corpus in corpora(tmp_path, None, 160, said.append)] == ["invented"]
+    both = ("invented", "strategyqa")
+    assert [corpus.name for corpus in corpora(tmp_path, both, 160, said.append, strict=False)] == ["invented"]
     assert "strategyqa is left out" in said[0]
-    with pytest.raises(InputError, match="no corpus is called 'strategy'"):
-        list(corpora(None, "strategy", 160, said.append))
     with pytest.raises(InputError, match="COE_DATA"):
-        list(corpora(None, "strategyqa", 160, said.append))
+        list(corpora(None, ("strategyqa",), 160, said.append, strict=True))
+    with pytest.raises(InputError, match="nothing is called 'strategy' here"):
+        list(run(None, "strategy", 160, None, offline=False, say=said.append))
