@@ -164,7 +164,7 @@ def with_reader(settings: Settings) -> Settings:
         description="answers shortly, by what it is given",
         generalist=False,
         system="Answer the question with a few words.",
-        sampling=replace(general.sampling, max_tokens=24),
+        sampling=replace(general.sampling, max_tokens=48),
     )
     return replace(settings, experts={**settings.experts, reader.name: reader})
 
