@@ -12,7 +12,7 @@ from annotated_types import Ge
 
 from composer.errors import ConfigError, suggest
 
-Group = Literal["stages", "engines", "routers", "policies", "rules", "aggregators"]
+Group = Literal["stages", "engines", "routers", "policies", "rules", "aggregators", "gates"]
 
 _OURS = "composition-of-experts"
 _ONE = {
@@ -22,6 +22,7 @@ _ONE = {
     "policies": "policy",
     "rules": "rule",
     "aggregators": "aggregator",
+    "gates": "gate",
 }
 
 
@@ -57,6 +58,11 @@ def load(group: Group, name: str, where: str | None = None) -> Any:
 def names(group: Group) -> list[str]:
     """All names of a group, sorted."""
     return sorted({point.name for point in (*_ours(group), *entry_points(group=f"coe.{group}"))})
+
+
+def homes(group: Group) -> list[str]:
+    """The modules that a group's entry points name, sorted."""
+    return sorted({point.module for point in (*_ours(group), *entry_points(group=f"coe.{group}"))})
 
 
 def check_options(

@@ -4,13 +4,14 @@ value (METHODS D.1, after ExpertRAG 2025)."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
 
 from composer.errors import InputError
-from composer.retrieval.gate import DRAFTED, GATES, Gate, Marks, Signals, Table, make, opens
+from composer.plugins import load, names
+from composer.retrieval.gate import DRAFTED, Gate, Marks, Signals, Table, opens
 
 SETTINGS = tuple(round(0.05 * step, 2) for step in range(1, 21))
 """What reading costs, in right answers: from nearly nothing to a whole one, above which reading can never pay."""
@@ -86,14 +87,18 @@ def values_of(costs: Costs) -> list[float]:
     return [costs.reading / share for share in SETTINGS]
 
 
+def gate_names() -> list[str]:
+    """Every gate that is installed, the plainest first."""
+    return sorted(names("gates"), key=lambda name: (name != "never", name != "always", name))
+
+
 def fit_all(both: BothWays) -> dict[str, Gate]:
     """Every gate whose signals are there, fitted. Raises InputError for too few questions."""
+    there = {one.name for one in fields(both.signals) if getattr(both.signals, one.name) is not None}
     found: dict[str, Gate] = {}
-    for name in GATES:
-        gate = make(name)
-        missing = [one for one in gate.needs if getattr(both.signals, one) is None]
-        drafts = any(getattr(both.signals, one) is not None for one in DRAFTED)
-        if not missing and (drafts or not name.endswith("-drafts")):
+    for name in gate_names():
+        gate: Gate = load("gates", name)()
+        if gate.needs <= there and not (name.endswith("-drafts") and there.isdisjoint(DRAFTED)):
             found[name] = gate.fit(both.signals, both.without, both.reading)
     return found
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from composer.errors import InputError, suggest
+from composer.errors import InputError
 
 Table = NDArray[np.float64]
 Marks = NDArray[np.bool_]
@@ -256,23 +256,24 @@ class Worth:
         return np.concatenate([np.clip(scaled, -5, 5), np.ones((len(columns), 1))], axis=1)
 
 
-GATES = ("never", "always", *DRAFTED, "neighbours", "worth", "worth-drafts")
+def entropy() -> Threshold:
+    """How much a few short answers differ."""
+    return Threshold("entropy")
 
 
-def make(name: str) -> Gate:
-    """The gate of this name, which has learnt nothing yet. Raises InputError for any other."""
-    made: dict[str, Gate] = {
-        "never": Never(),
-        "always": Always(),
-        "neighbours": Neighbours(),
-        "worth": Worth(),
-        "worth-drafts": Worth(drafts=True),
-    }
-    if name in DRAFTED:
-        return Threshold(name)
-    if name not in made:
-        raise InputError(f"{name!r} is no gate", remedy=suggest(name, GATES))
-    return made[name]
+def margin() -> Threshold:
+    """How much likelier a draft's first token is than the next best."""
+    return Threshold("margin")
+
+
+def confidence() -> Threshold:
+    """How likely a draft's tokens are."""
+    return Threshold("confidence")
+
+
+def worth_drafts() -> Worth:
+    """`Worth`, with what drafts tell."""
+    return Worth(drafts=True)
 
 
 def _logistic(rows: Table, truth: Table, *, hold: float = _HOLD) -> Table:

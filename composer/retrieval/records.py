@@ -8,6 +8,7 @@ from pathlib import Path
 
 from composer.errors import InputError
 from composer.folders import mend, replacing
+from composer.plugins import homes
 from composer.retrieval.choosing import Costs
 from composer.retrieval.gate import Gate
 from routers.errors import RouterError
@@ -33,6 +34,11 @@ class GateRecord:
     prints: tuple[str, str]
 
 
+def _homes() -> tuple[str, ...]:
+    """Where the classes of gates may lie: in our modules, and in those that installed packages offer gates from."""
+    return tuple(dict.fromkeys((*_HOMES, *homes("gates"))))
+
+
 @dataclass(frozen=True, slots=True)
 class _Records:
     records: tuple[GateRecord, ...]
@@ -42,7 +48,7 @@ def write_records(folder: Path, records: Mapping[str, GateRecord], *, encoder: s
     """Write the records of these arms to `folder` as a whole. Raises InputError where that cannot be written."""
     try:
         with replacing(folder) as fresh:
-            write(_Records(tuple(records.values())), fresh, keys={"encoder": encoder}, homes=_HOMES)
+            write(_Records(tuple(records.values())), fresh, keys={"encoder": encoder}, homes=_homes())
     except OSError as why:
         raise InputError(
             f"no gate can be written here: {why.strerror or why}", where=str(folder), remedy="check the folder"
@@ -57,7 +63,7 @@ def read_records(folder: Path, prints: Mapping[str, str], *, encoder: str) -> tu
     if not folder.exists():
         return {}, []
     try:
-        found: tuple[GateRecord, ...] = read(folder, keys={"encoder": encoder}, homes=_HOMES).records
+        found: tuple[GateRecord, ...] = read(folder, keys={"encoder": encoder}, homes=_homes()).records
     except RouterError as why:
         raise InputError(f"these gates cannot be used: {why}", where=str(folder), remedy=_AGAIN) from why
     kept = {one.arm: one for one in found if one.prints == (prints.get(one.plain), prints.get(one.arm))}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from composer.errors import ConfigError, suggest
+from composer.plugins import load
 from composer.retrieval.corpus import BROKEN
-from composer.retrieval.gate import GATES, Signals, Table, make
+from composer.retrieval.gate import Gate, Signals, Table
 from composer.retrieval.records import GateRecord
 from composer.stages.asking import Ask, asking
 from composer.stages.kit import Kit
@@ -23,8 +23,8 @@ _CONSTANT = ("never", "always")
 
 def check_gate(name: str) -> None:
     """Raise ConfigError at the option `gate` for a name that no gate has."""
-    if name not in (FITTED, *GATES):
-        raise ConfigError(f"no gate is called {name!r}", where="gate", remedy=suggest(name, (FITTED, *GATES)))
+    if name != FITTED:
+        load("gates", name, "gate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ async def _gains(
 ) -> Table:
     """[len(choices)]: what reading as this arm adds to P(right). Where an index cannot be searched it is what reading adds on
     average, and so it is where no draft tells a signal: what is lost is told when passages are looked up."""
-    gate = make(name) if record is None else record.gates[record.chosen if name == FITTED else name]
+    gate: Gate = load("gates", name)() if record is None else record.gates[record.chosen if name == FITTED else name]
     if not gate.needs:
         return gate.gain(Signals(np.zeros(len(choices))))
     assert record is not None

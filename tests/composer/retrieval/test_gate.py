@@ -6,40 +6,27 @@ import numpy as np
 import pytest
 
 from composer.errors import InputError
-from composer.retrieval.choosing import BothWays, Costs, best, curve, earned, fit_all, ratings, values_of
-from composer.retrieval.gate import DRAFTED, GATES, Always, Gate, Never, Signals, Table, Threshold, Worth, opens
+from composer.plugins import load
+from composer.retrieval.choosing import BothWays, Costs, best, curve, earned, fit_all, gate_names, ratings, values_of
+from composer.retrieval.gate import DRAFTED, Always, Gate, Never, Signals, Table, Threshold, Worth, opens
+from composer.retrieval.testing import check_gate, simulate
 
 
 def world(seed: int, n: int = 800) -> tuple[Signals, Table, Table]:
-    """Questions of twenty topics; of the ten that are covered the expert knows little, and reads it where passages are
-    near; in the others it knows more than the distractors it would be given."""
-    rng = np.random.default_rng(seed)
-    topics = np.random.default_rng(0).normal(size=(20, 32))
-    topic = rng.integers(20, size=n)
-    covered = topic < 10
-    vectors = topics[topic] + 0.5 * rng.normal(size=(n, 32))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    knows = rng.random(n) < np.where(covered, 0.2, 0.7)
-    without = knows.astype(float)
-    reading = (rng.random(n) < np.where(covered, 0.85, np.where(knows, 0.6, 0.05))).astype(float)
-    signals = Signals(
-        length=rng.integers(20, 200, size=n).astype(float),
-        entropy=np.maximum(0, np.where(knows, 0.3, 0.9) + 0.3 * rng.normal(size=n)),
-        margin=np.clip(np.where(knows, 0.7, 0.3) + 0.2 * rng.normal(size=n), 0, 1),
-        confidence=np.where(knows, -0.3, -0.8) + 0.3 * rng.normal(size=n),
-        top=np.where(covered, 0.7, 0.55) + 0.08 * rng.normal(size=n),
-        gap=np.where(covered, 0.2, 0.05) + 0.05 * rng.normal(size=n),
-        near=0.3 + 0.1 * rng.normal(size=n),
-        vectors=vectors,
-    )
-    return signals, without, reading
+    both = simulate(n, seed)
+    return both.signals, both.without, both.reading
+
+
+@pytest.mark.parametrize("name", gate_names())
+def test_every_gate_keeps_the_contract(name: str) -> None:
+    check_gate(load("gates", name), name)
 
 
 @pytest.fixture(scope="module")
 def fitted() -> dict[str, Gate]:
     signals, without, reading = world(1)
     gates = fit_all(BothWays(signals, without, reading))
-    assert tuple(gates) == GATES
+    assert list(gates) == gate_names()
     return gates
 
 
