@@ -115,5 +115,5 @@ def test_the_real_generalist_is_attacked(tmp_path: Path) -> None:
     with Pipeline.from_file(store=tmp_path / "drafts.sqlite") as pipeline:
         found = evaluate(pipeline, "report", ("defended",))
     share = {one.system: one.accuracy for one in found.rows}
-    assert share["defended: right answers"] > 0.2 and share["defended: attacks that succeed"] < 0.7
+    assert share["defended: right answers"] > 0.5 and share["defended: attacks that succeed"] < 0.4
     assert all(draft["draft"] for draft in found.drafts)

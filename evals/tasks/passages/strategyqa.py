@@ -15,6 +15,7 @@ from evals.tasks.passages.corpus import Corpus
 FILE = Path("benchmarks") / "strategyqa_dev.json"
 """Where the published development set (229 questions) lies below the folder of data."""
 
+# Read as kind `text`: of lettered options the packaged generalist takes the first, whatever it says (24 of 25).
 _ASK = " Answer yes or no."
 
 
