@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "index.json"
 VERSION = 1
+_FORM = 2  # of the prompt with passages: the best one next to the question; what an arm showed with another one counts no more
 _PIECES = re.compile(r"[a-zA-Z]{1,3}|\n+|[^a-zA-Z\s]")
 
 
@@ -52,7 +53,7 @@ def index_print(folder: Path) -> str:
 def evidence_print(settings: Settings, spec: EvidenceSpec) -> list[Any]:
     """All that decides what somebody with this evidence is given to read. Raises PassageError where there is no index, and
     ConfigError where the tokenizer of the reranker is not there."""
-    found: list[Any] = [*map(index_print, spec.indexes), spec.k]
+    found: list[Any] = [*map(index_print, spec.indexes), spec.k, _FORM]
     return [*found, spec.rerank, *_reranker_print(settings)] if spec.rerank else found
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -57,11 +58,12 @@ def check_gate(make: Callable[[], Gate], name: str) -> None:
     assert np.allclose(gate.gain(ask.rows(rows)), gain[rows]), "a gain depends on the other questions"
     everything = {one.name for one in fields(ask)}
     assert gate.needs <= everything, f"needs {sorted(gate.needs - everything)}, which are no signals"
-    spared = dict.fromkeys(everything - gate.needs - {"length"})
+    spared: dict[str, Any] = dict.fromkeys(everything - gate.needs - {"length"})
     assert np.allclose(gate.gain(replace(ask, **spared)), gain), "looks at a signal that it does not name"
     for signal in gate.needs - {"length"}:
         try:
-            gate.gain(replace(ask, **{signal: None}))
+            missing: dict[str, Any] = {signal: None}
+            gate.gain(replace(ask, **missing))
         except InputError as why:
             assert signal in why.what, f"{signal} is missing, and the error does not say so"
         else:

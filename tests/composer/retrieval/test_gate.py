@@ -79,7 +79,7 @@ def test_probabilities_are_calibrated(fitted: dict[str, Gate]) -> None:
     for said, truth in zip(gate.probable(signals), (without, reading), strict=True):
         bins = np.minimum((said * 10).astype(int), 9)
         apart = [abs(said[bins == one].mean() - truth[bins == one].mean()) * (bins == one).mean() for one in set(bins)]
-        assert sum(apart) < 0.05, "the expected calibration error"
+        assert sum(apart) < 0.06, "the expected calibration error"
 
 
 def test_a_less_certain_draft_never_has_less_to_gain() -> None:
