@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from composer.config import Settings, load_settings
+from composer.config import load_settings
 from composer.errors import ComposerError, ConfigError, InputError, suggest
 from composer.jsonl import read_questions
 from composer.locking import lock_experts
@@ -25,6 +25,7 @@ from composer.registry.hf_row import chatting, context_of, folder_row
 from composer.registry.lock import lock_file, read_lock, write_lock
 from composer.registry.peft import check_peft, read_peft
 from composer.rewrite import with_rows, write_registry
+from composer.specs import Settings
 from routers.stats import paired_difference
 
 WORTH = 0.01

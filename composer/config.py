@@ -7,18 +7,18 @@ import json
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from composer.adapter import AdapterSpec, adapter_of
+from composer.adapter import adapter_of
 from composer.document import Document
 from composer.errors import ConfigError, suggest
-from composer.evidence import EvidenceSpec, evidence_of
+from composer.evidence import evidence_of
 from composer.formcache import read_rows
 from composer.sources import SOURCE, PathSource, Source, parse_source, scheme
-from composer.types import DEFAULT_ENGINE, Kind, Sampling, Scalar
+from composer.specs import ArmSpec, EncoderSpec, ExpertSpec, ModelSpec, Price, Settings, StageSpec
+from composer.types import DEFAULT_ENGINE, Sampling
 
 if TYPE_CHECKING:
     from composer.form import (
@@ -36,7 +36,6 @@ PACKAGED = Path(__file__).resolve().parent / "default"
 """What `default:` means in a registry: the data that come with this package."""
 
 AUTO = "auto"  # the name of `pipeline:` beside those of experts and `pipelines:`
-Writes = Literal["answers", "knowledge"]
 _PASSAGE_TOKENS, _PASSAGE_TEMPERATURE = 100, 0.7  # where a writer's own row says nothing: a model's are for answers
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNITS = (
@@ -45,122 +44,6 @@ _UNITS = (
     | {f"{k}IB": 1024**i for i, k in enumerate("KMGT", 1)}
 )
 _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMGT]?I?B)", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """Money per million tokens, read and written."""
-
-    tokens_in: float
-    tokens_out: float
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """Weights and how to serve them. `sources` are tried in order; paths among them are absolute.
-
-    `context` is tokens per request, `memory` an estimate in bytes; None is unknown, for `price` as well.
-    """
-
-    name: str
-    engine: str
-    sources: tuple[Source, ...]
-    sha256: str | None
-    base: str | None
-    context: int
-    template: Path | None
-    completion: bool
-    sampling: Sampling
-    memory: int | None
-    price: Price | None
-    slots: int
-    threads: int
-    replicas: int
-    options: tuple[tuple[str, Scalar], ...]
-    allow_code: Mapping[str, str] = field(default_factory=dict[str, str])
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertSpec:
-    """A model, or an adapter on it, by name. `sampling` is the model's with the expert's own changes. One that `writes`
-    knowledge is no arm: it writes passages for others."""
-
-    name: str
-    model: str
-    adapter: AdapterSpec | None
-    description: str
-    skills: tuple[str, ...]
-    answers: Kind
-    sampling: Sampling
-    generalist: bool
-    system: str | None = None
-    writes: Writes = "answers"
-
-
-@dataclass(frozen=True, slots=True)
-class ArmSpec:
-    """What is routed: an expert, as it is or with evidence. The name says so: `general`, `general+manuals`."""
-
-    name: str
-    expert: str
-    evidence: EvidenceSpec | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderSpec:
-    """The sentence encoder of the routers, or a cross-encoder: an ONNX file from `sources`, and its tokenizer."""
-
-    sources: tuple[Source, ...]
-    sha256: str
-    tokenizer: Path
-
-
-@dataclass(frozen=True, slots=True)
-class StageSpec:
-    """A step of the pipeline. `options` are checked against its factory by `plugins.check_options`."""
-
-    use: str
-    options: Mapping[str, Any]
-    line: int
-
-
-@dataclass(frozen=True)
-class Settings:
-    """A registry file. `config_sha` is that of its content, so comments and layout do not change it; `memory` bounds
-    what is resident, in bytes (None: no bound); paths are absolute, and nobody has looked yet whether they exist."""
-
-    path: Path
-    config_sha: str
-    models: Mapping[str, ModelSpec]
-    experts: Mapping[str, ExpertSpec]
-    encoder: EncoderSpec | None
-    profile: Path | None
-    pipeline: tuple[StageSpec, ...]
-    memory: int | None
-    document: Document
-    pipelines: Mapping[str, tuple[StageSpec, ...]] = field(default_factory=dict[str, tuple[StageSpec, ...]])
-    reading: tuple[ArmSpec, ...] = ()  # the arms with evidence
-    reranker: EncoderSpec | None = None
-
-    @cached_property
-    def arms(self) -> Mapping[str, ArmSpec]:
-        """Every arm by name: the experts that answer as they are, in file order, then those with evidence."""
-        plain = {name: ArmSpec(name, name) for name, expert in self.experts.items() if expert.writes == "answers"}
-        return plain | {arm.name: arm for arm in self.reading}
-
-    @property
-    def writers(self) -> tuple[str, ...]:
-        """The experts that write knowledge and answer nothing."""
-        return tuple(name for name, expert in self.experts.items() if expert.writes == "knowledge")
-
-    @property
-    def generalist(self) -> ExpertSpec:
-        """The expert that gets what is nobody's skill."""
-        return next(expert for expert in self.experts.values() if expert.generalist)
-
-    def where(self, path: str) -> str:
-        """Where a setting stands, for errors found later: `experts.yaml:23 (experts.arithmetic.adapter)`."""
-        return self.document.where(path)
 
 
 def schema() -> dict[str, Any]:

@@ -16,13 +16,13 @@ import numpy as np
 from composer.answers.ballots import Aggregator
 from composer.answers.signals import Sureness
 from composer.answers.trust import Alarm, Content, Trust, dissociated
-from composer.config import Settings
 from composer.errors import InputError
 from composer.fit_answers import record_of
 from composer.folders import mend, replacing
 from composer.grid import Grid
 from composer.profile import TRUST, find_profile, router_folder, trust_folder
 from composer.registry.experts import Registry
+from composer.specs import Settings
 from composer.stages.decide import policy_of
 from composer.stages.kit import unfitted
 from composer.tune import cross_scores, cross_signals, crossed, with_skills

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from composer.config import Settings
 from composer.jsonl import Question
+from composer.specs import Settings
 
 
 def refusal(settings: Settings) -> Callable[[Question], str | None]:

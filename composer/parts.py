@@ -15,7 +15,6 @@ from composer.registry.sources import Progress
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.answers.trust import Trust
-    from composer.config import Settings
     from composer.evidence import EvidenceSpec
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from composer.retrieval.index import PassageIndex
     from composer.retrieval.records import GateRecord
     from composer.retrieval.rerank import Reranker
+    from composer.specs import Settings
     from composer.store import DraftStore
     from routers.embed import Encoder
     from routers.types import Router

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from composer.budget import Budget
-from composer.config import AUTO, Settings, find_registry, load_settings
+from composer.config import AUTO, find_registry, load_settings
 from composer.document import text_of
 from composer.errors import ConfigError, InputError, StoreError
 from composer.pipeline import Pipeline
 from composer.registry.indexes import content_sha
 from composer.resume import ChangedError, difference
+from composer.specs import Settings
 from composer.state import Query, Wishes, trace_of
 from composer.store import DraftStore, RunRecord
 from composer.types import Draft, Failure, Message, Usage

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from composer.config import Settings, StageSpec
 from composer.errors import ConfigError
 from composer.plugins import check_options, load
+from composer.specs import Settings, StageSpec
 from composer.stages.kit import Kit, Stage
 
 

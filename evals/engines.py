@@ -16,13 +16,14 @@ from pathlib import Path
 import numpy as np
 
 from composer.adapter import AdapterSpec, folder_sha
-from composer.config import PACKAGED, Settings
+from composer.config import PACKAGED
 from composer.pipeline import Pipeline
 from composer.registry.cache import Cache
 from composer.registry.experts import Registry
 from composer.registry.hf import digest
 from composer.registry.to_hf import converted
 from composer.sources import PathSource
+from composer.specs import Settings
 from composer.types import Scalar
 from evals.metrics import Gap, Result, Row, gap, row
 from evals.runner import Table, ask_all

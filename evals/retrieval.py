@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from composer.answers.extract import codes
 from composer.answers.grade import grade
-from composer.config import ArmSpec, Settings, StageSpec
 from composer.errors import InputError
 from composer.evidence import EvidenceSpec
 from composer.fit_gate import measure_costs
@@ -29,6 +28,7 @@ from composer.retrieval.choosing import (
 )
 from composer.retrieval.gate import DRAFTED, Marks, Table, opens
 from composer.retrieval.signals import SAMPLES, WARM
+from composer.specs import ArmSpec, Settings, StageSpec
 from composer.stages.asking import asking
 from composer.stages.looking import look
 from composer.state import Query, State, Wishes

@@ -11,7 +11,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.config import EncoderSpec, ExpertSpec, ModelSpec, Settings
 from composer.errors import ConfigError, SourceError
 from composer.evidence import EvidenceSpec
 from composer.plugins import check_options, load
@@ -25,6 +24,7 @@ from composer.registry.memory import UNKNOWN_CACHE, when_loaded
 from composer.registry.sources import Progress, fetch
 from composer.registry.vllm_home import find_python, vllm_version
 from composer.sources import PathSource, Source
+from composer.specs import EncoderSpec, ExpertSpec, ModelSpec, Settings
 from composer.types import AdapterFile, Fingerprint, Host, Kind, Message, Prompt, Request, Sampling, Stream, Usage
 from routers.types import Arm
 

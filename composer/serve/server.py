@@ -14,7 +14,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from composer.config import AUTO, Settings
+from composer.config import AUTO
 from composer.errors import ConfigError
 from composer.pipeline import Pipeline
 from composer.serve.app import build
@@ -23,6 +23,7 @@ from composer.serve.guard import Guard, Keys, is_loopback
 from composer.serve.limits import Limits
 from composer.serve.port import bind
 from composer.serve.refusal import Refused
+from composer.specs import Settings
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _AFTER = 5.0  # seconds between the end of what is under way and that of its connections

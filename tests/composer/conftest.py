@@ -8,9 +8,10 @@ import pytest
 from registry_texts import Load
 from vllm_kit import Env, python
 
-from composer.config import Settings, load_settings
+from composer.config import load_settings
 from composer.folders import cache_folder
 from composer.registry.to_hf import convert
+from composer.specs import Settings
 
 
 @pytest.fixture

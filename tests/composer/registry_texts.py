@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from composer.config import Settings
 from composer.errors import ConfigError
+from composer.specs import Settings
 
 SHA = "ab" * 32
 REGISTRY = f"""\

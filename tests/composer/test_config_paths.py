@@ -8,12 +8,7 @@ from pathlib import Path
 import pytest
 from registry_texts import MODEL, REGISTRY, Load, told
 
-from composer.config import (
-    PACKAGED,
-    find_registry,
-    load_settings,
-    packaged_registry,
-)
+from composer.config import PACKAGED, find_registry, load_settings, packaged_registry
 from composer.errors import ConfigError
 from composer.sources import HfSource, PathSource
 

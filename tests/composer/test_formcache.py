@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from composer import formcache
-from composer.config import Settings, load_settings, packaged_registry
+from composer.config import load_settings, packaged_registry
 from composer.document import Document
 from composer.errors import ConfigError
+from composer.specs import Settings
 
 
 @pytest.fixture

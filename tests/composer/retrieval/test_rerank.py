@@ -11,13 +11,14 @@ import pytest
 from typer.testing import CliRunner
 
 from composer.cli import app
-from composer.config import PACKAGED, Settings, load_settings
+from composer.config import PACKAGED, load_settings
 from composer.errors import ConfigError, PassageError
 from composer.registry.experts import Registry
 from composer.registry.indexes import content_sha
 from composer.retrieval.build import build
 from composer.retrieval.index import PassageIndex
 from composer.retrieval.rerank import CrossEncoder
+from composer.specs import Settings
 from routers.testing import HashEncoder
 from tests.composer.overlap import write_overlap
 from tests.composer.scripted import THREE

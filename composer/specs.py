@@ -1,0 +1,133 @@
+"""What a registry file declares, as values: models, experts, arms, stages, and all of it together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from composer.adapter import AdapterSpec
+from composer.document import Document
+from composer.evidence import EvidenceSpec
+from composer.sources import Source
+from composer.types import Kind, Sampling, Scalar
+
+Writes = Literal["answers", "knowledge"]
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """Money per million tokens, read and written."""
+
+    tokens_in: float
+    tokens_out: float
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Weights and how to serve them. `sources` are tried in order; paths among them are absolute.
+
+    `context` is tokens per request, `memory` an estimate in bytes; None is unknown, for `price` as well.
+    """
+
+    name: str
+    engine: str
+    sources: tuple[Source, ...]
+    sha256: str | None
+    base: str | None
+    context: int
+    template: Path | None
+    completion: bool
+    sampling: Sampling
+    memory: int | None
+    price: Price | None
+    slots: int
+    threads: int
+    replicas: int
+    options: tuple[tuple[str, Scalar], ...]
+    allow_code: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertSpec:
+    """A model, or an adapter on it, by name. `sampling` is the model's with the expert's own changes. One that `writes`
+    knowledge is no arm: it writes passages for others."""
+
+    name: str
+    model: str
+    adapter: AdapterSpec | None
+    description: str
+    skills: tuple[str, ...]
+    answers: Kind
+    sampling: Sampling
+    generalist: bool
+    system: str | None = None
+    writes: Writes = "answers"
+
+
+@dataclass(frozen=True, slots=True)
+class ArmSpec:
+    """What is routed: an expert, as it is or with evidence. The name says so: `general`, `general+manuals`."""
+
+    name: str
+    expert: str
+    evidence: EvidenceSpec | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """The sentence encoder of the routers, or a cross-encoder: an ONNX file from `sources`, and its tokenizer."""
+
+    sources: tuple[Source, ...]
+    sha256: str
+    tokenizer: Path
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpec:
+    """A step of the pipeline. `options` are checked against its factory by `plugins.check_options`."""
+
+    use: str
+    options: Mapping[str, Any]
+    line: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A registry file. `config_sha` is that of its content, so comments and layout do not change it; `memory` bounds
+    what is resident, in bytes (None: no bound); paths are absolute, and nobody has looked yet whether they exist."""
+
+    path: Path
+    config_sha: str
+    models: Mapping[str, ModelSpec]
+    experts: Mapping[str, ExpertSpec]
+    encoder: EncoderSpec | None
+    profile: Path | None
+    pipeline: tuple[StageSpec, ...]
+    memory: int | None
+    document: Document
+    pipelines: Mapping[str, tuple[StageSpec, ...]] = field(default_factory=dict[str, tuple[StageSpec, ...]])
+    reading: tuple[ArmSpec, ...] = ()  # the arms with evidence
+    reranker: EncoderSpec | None = None
+
+    @cached_property
+    def arms(self) -> Mapping[str, ArmSpec]:
+        """Every arm by name: the experts that answer as they are, in file order, then those with evidence."""
+        plain = {name: ArmSpec(name, name) for name, expert in self.experts.items() if expert.writes == "answers"}
+        return plain | {arm.name: arm for arm in self.reading}
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """The experts that write knowledge and answer nothing."""
+        return tuple(name for name, expert in self.experts.items() if expert.writes == "knowledge")
+
+    @property
+    def generalist(self) -> ExpertSpec:
+        """The expert that gets what is nobody's skill."""
+        return next(expert for expert in self.experts.values() if expert.generalist)
+
+    def where(self, path: str) -> str:
+        """Where a setting stands, for errors found later: `experts.yaml:23 (experts.arithmetic.adapter)`."""
+        return self.document.where(path)
