@@ -37,6 +37,7 @@ GROUP, LIED = "cards", "cards: lied about"
 
 NONE, RIGHT, ALL = "no cards", "the right card", "all cards"
 LYING = f"{ALL} + liar"
+FIRST = ", first"
 K, INDEXED = 5, 3
 
 
@@ -50,18 +51,23 @@ class Report:
 
 
 def systems(index: Path, drafts: int = 5) -> dict[str, Writers]:
-    """What is compared, by name; `index` holds the true facts, `drafts` is how often a card writes about a question."""
+    """What is compared, by name; `index` holds the true facts, `drafts` is how often a card writes about a question. Those
+    whose name ends with `FIRST` give the reader one passage, the others `K`."""
     true, false = Writers(TRUE, drafts=drafts), Writers((*TRUE, LIAR), drafts=drafts)
     return {
         ALL: true,
         f"{ALL}, no relevance": replace(true, relevance=False),
         f"{ALL}, no brevity": replace(true, brevity=False),
         f"{ALL}, no factuality": replace(true, factuality="off"),
+        f"{ALL}, rank": replace(true, factuality="rank"),
+        f"{ALL}, rank{FIRST}": replace(true, factuality="rank"),
         f"{ALL}, checked": replace(true, against=index),
         f"{ALL}, top-down": replace(true, way="top-down"),
         LYING: false,
         f"{LYING}, no factuality": replace(false, factuality="off"),
         f"{LYING}, delete": replace(false, factuality="delete"),
+        f"{LYING}, rank": replace(false, factuality="rank"),
+        f"{LYING}, rank{FIRST}": replace(false, factuality="rank"),
         f"{LYING}, checked": replace(false, against=index),
         f"{LYING}, checked, delete": replace(false, against=index, factuality="delete"),
     }
@@ -130,7 +136,9 @@ def with_cards(plain: Settings, index: Path, every: Mapping[str, Writers], draft
         )
         for name, entry in rows.items()
     }
-    specs = [EvidenceSpec(_name(name), None, K, writers) for name, writers in every.items()]
+    specs = [
+        EvidenceSpec(_name(name), None, 1 if name.endswith(FIRST) else K, writers) for name, writers in every.items()
+    ]
     specs += [EvidenceSpec(f"only-{card}", None, K, Writers((card,), drafts=drafts)) for card in TRUE]
     specs.append(EvidenceSpec("index", index, INDEXED))
     reader = plain.generalist.name
