@@ -62,28 +62,28 @@ def systems(index: Path, drafts: int = 5) -> dict[str, Writers]:
         f"{ALL}, rank": replace(true, factuality="rank"),
         f"{ALL}, rank{FIRST}": replace(true, factuality="rank"),
         f"{ALL}, checked": replace(true, against=index),
-        f"{ALL}, top-down": replace(true, way="top-down"),
         LYING: false,
         f"{LYING}, no factuality": replace(false, factuality="off"),
         f"{LYING}, delete": replace(false, factuality="delete"),
-        f"{LYING}, rank": replace(false, factuality="rank"),
         f"{LYING}, rank{FIRST}": replace(false, factuality="rank"),
         f"{LYING}, checked": replace(false, against=index),
         f"{LYING}, checked, delete": replace(false, against=index, factuality="delete"),
+        f"{ALL}, top-down": replace(true, way="top-down"),
     }
 
 
 def evaluate(
     n: int | None = None,
+    lied: int | None = None,
     *,
     drafts: int = 5,
     store: Path | None = None,
     offline: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Ask every system about all facts of the card whose subjects the liar has, and `n` of each other one (None: all), and
+    """Ask every system about `lied` facts of the card whose subjects the liar has, and `n` of each other one (None: all), and
     grade what the reader says; a card writes `drafts` passages about a question. Raises ComposerError."""
-    asked = chosen(n)
+    asked = chosen(n, lied)
     with tempfile.TemporaryDirectory() as work:
         index = Path(work) / "index"
         plain = load_settings(packaged_registry())
@@ -108,13 +108,13 @@ def evaluate(
     )
 
 
-def chosen(n: int | None) -> tuple[Fact, ...]:
-    """All facts of the first card, and `n` of each other honest one in an order drawn once; None: all."""
+def chosen(n: int | None, lied: int | None = None) -> tuple[Fact, ...]:
+    """`lied` facts of the first card, and `n` of each other honest one, in an order drawn once; None: all."""
     found: list[Fact] = []
     for card in TRUE:
         own = list(facts(card))
         Random(f"asked/{card}").shuffle(own)
-        found += own if card == TRUE[0] else own[:n]
+        found += own[: lied if card == TRUE[0] else n]
     return tuple(found)
 
 
@@ -215,6 +215,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the tables, write the rows."""
     parser = argparse.ArgumentParser(prog="python -m evals.cards", description=__doc__)
     parser.add_argument("--n", type=int, help="facts of each card that nobody lies about (else all)")
+    parser.add_argument("--lied", type=int, help="facts that the liar lies about that are asked about (else all)")
     parser.add_argument("--drafts", type=int, default=5, help="passages of each card")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--store", type=Path, help="keep drafts here (else in the user's store)")
