@@ -221,7 +221,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--store", type=Path, help="keep drafts here (else in the user's store)")
     parser.add_argument("--offline", action="store_true")
     given = parser.parse_args(arguments)
-    report = evaluate(given.n, store=given.store, offline=given.offline, say=lambda text: typer.echo(text, err=True))
+    report = evaluate(
+        given.n,
+        given.lied,
+        drafts=given.drafts,
+        store=given.store,
+        offline=given.offline,
+        say=lambda text: typer.echo(text, err=True),
+    )
     for text in lines(report):
         typer.echo(text)
     if given.json is not None:
