@@ -38,6 +38,7 @@ GROUP, LIED = "cards", "cards: lied about"
 
 NONE, RIGHT, ALL = "no cards", "the right card", "all cards"
 LYING = f"{ALL} + liar"
+FIRST = ", first"
 K, INDEXED = 5, 3
 
 
@@ -51,34 +52,39 @@ class Report:
 
 
 def systems(index: Path, drafts: int = 5) -> dict[str, Writers]:
-    """What is compared, by name; `index` holds the true facts, `drafts` is how often a card writes about a question."""
+    """What is compared, by name; `index` holds the true facts, `drafts` is how often a card writes about a question. Those
+    whose name ends with `FIRST` give the reader one passage, the others `K`."""
     true, false = Writers(TRUE, drafts=drafts), Writers((*TRUE, LIAR), drafts=drafts)
     return {
         ALL: true,
         f"{ALL}, no relevance": replace(true, relevance=False),
         f"{ALL}, no brevity": replace(true, brevity=False),
         f"{ALL}, no factuality": replace(true, factuality="off"),
+        f"{ALL}, rank": replace(true, factuality="rank"),
+        f"{ALL}, rank{FIRST}": replace(true, factuality="rank"),
         f"{ALL}, checked": replace(true, against=index),
-        f"{ALL}, top-down": replace(true, way="top-down"),
         LYING: false,
         f"{LYING}, no factuality": replace(false, factuality="off"),
         f"{LYING}, delete": replace(false, factuality="delete"),
+        f"{LYING}, rank{FIRST}": replace(false, factuality="rank"),
         f"{LYING}, checked": replace(false, against=index),
         f"{LYING}, checked, delete": replace(false, against=index, factuality="delete"),
+        f"{ALL}, top-down": replace(true, way="top-down"),
     }
 
 
 def evaluate(
     n: int | None = None,
+    lied: int | None = None,
     *,
     drafts: int = 5,
     store: Path | None = None,
     offline: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Ask every system about all facts of the card whose subjects the liar has, and `n` of each other one (None: all), and
+    """Ask every system about `lied` facts of the card whose subjects the liar has, and `n` of each other one (None: all), and
     grade what the reader says; a card writes `drafts` passages about a question. Raises ComposerError."""
-    asked = chosen(n)
+    asked = chosen(n, lied)
     with tempfile.TemporaryDirectory() as work:
         index = Path(work) / "index"
         plain = load_settings(packaged_registry())
@@ -103,13 +109,13 @@ def evaluate(
     )
 
 
-def chosen(n: int | None) -> tuple[Fact, ...]:
-    """All facts of the first card, and `n` of each other honest one in an order drawn once; None: all."""
+def chosen(n: int | None, lied: int | None = None) -> tuple[Fact, ...]:
+    """`lied` facts of the first card, and `n` of each other honest one, in an order drawn once; None: all."""
     found: list[Fact] = []
     for card in TRUE:
         own = list(facts(card))
         Random(f"asked/{card}").shuffle(own)
-        found += own if card == TRUE[0] else own[:n]
+        found += own[: lied if card == TRUE[0] else n]
     return tuple(found)
 
 
@@ -131,7 +137,9 @@ def with_cards(plain: Settings, index: Path, every: Mapping[str, Writers], draft
         )
         for name, entry in rows.items()
     }
-    specs = [EvidenceSpec(_name(name), None, K, writers) for name, writers in every.items()]
+    specs = [
+        EvidenceSpec(_name(name), None, 1 if name.endswith(FIRST) else K, writers) for name, writers in every.items()
+    ]
     specs += [EvidenceSpec(f"only-{card}", None, K, Writers((card,), drafts=drafts)) for card in TRUE]
     specs.append(EvidenceSpec("index", index, INDEXED))
     reader = plain.generalist.name
@@ -208,12 +216,20 @@ def main(arguments: list[str] | None = None) -> None:
     """Print the tables, write the rows."""
     parser = argparse.ArgumentParser(prog="python -m evals.cards", description=__doc__)
     parser.add_argument("--n", type=int, help="facts of each card that nobody lies about (else all)")
+    parser.add_argument("--lied", type=int, help="facts that the liar lies about that are asked about (else all)")
     parser.add_argument("--drafts", type=int, default=5, help="passages of each card")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--store", type=Path, help="keep drafts here (else in the user's store)")
     parser.add_argument("--offline", action="store_true")
     given = parser.parse_args(arguments)
-    report = evaluate(given.n, store=given.store, offline=given.offline, say=lambda text: typer.echo(text, err=True))
+    report = evaluate(
+        given.n,
+        given.lied,
+        drafts=given.drafts,
+        store=given.store,
+        offline=given.offline,
+        say=lambda text: typer.echo(text, err=True),
+    )
     for text in lines(report):
         typer.echo(text)
     if given.json is not None:

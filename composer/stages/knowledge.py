@@ -193,7 +193,7 @@ class _Work:
     def _keep_one(self, rows: Sequence[_Row], written: Sequence[Sequence[Written]]) -> None:
         judged = self._judged(rows, written, [row.known for row in rows])
         for row, own in zip(rows, judged, strict=True):
-            fresh = distinct(own, [one.text for one in row.kept])
+            fresh = distinct(_ranked(row, own, {}), [one.text for one in row.kept])
             row.kept = [*self._taken(row, fresh, 1), *row.kept][: row.spec.k]
 
     # The parts of both ways
@@ -227,7 +227,7 @@ class _Work:
         return [replace(one, truth=truth[one.text]) for one in own]
 
     def _taken(self, row: _Row, written: Sequence[Written], k: int) -> list[Written]:
-        if row.writers.factuality == "off":
+        if row.writers.factuality in ("off", "rank"):
             return list(written[:k])
         if row.writers.factuality == "delete":
             return filters.likely(written)[:k]

@@ -67,12 +67,13 @@ def test_the_adapters_are_those_that_are_pinned_and_every_system_has_an_arm() ->
 def test_all_that_is_lied_about_is_asked() -> None:
     assert [fact.card for fact in chosen(2)].count(TRUE[0]) == 32
     assert len(chosen(2)) == 36
+    assert len(chosen(2, 5)) == 9
     assert len(chosen(None)) == 96
 
 
 @pytest.mark.slow
 def test_the_right_card_lets_a_reader_answer_what_it_cannot_know(tmp_path: Path) -> None:
-    report = evaluate(0, drafts=1, store=tmp_path / "drafts.sqlite")
+    report = evaluate(0, 8, drafts=1, store=tmp_path / "drafts.sqlite")
     found = {row.system: row.accuracy for row in report.rows if row.group == LIED}
     assert found[NONE] < 0.1
     assert found[RIGHT] > 0.4

@@ -236,6 +236,13 @@ def test_two_cards_that_agree_are_read_rather_than_a_third(scripted: Scripted) -
     assert used(one(scripted.pipeline(registry(f"{text}, factuality: delete", experts), book))) == ("towns#0",)
 
 
+def test_ranked_the_likeliest_is_read_and_none_by_chance(scripted: Scripted, truth: Path) -> None:
+    book = Book(towns="Norwick lies on the river Yare{n}.", tools="Norwick lies on the river Tas.")
+    assert used(one(scripted.pipeline(registry(f"{LIES}, factuality: rank, against: ./truth"), book))) == ("tools#0",)
+    several = LIES.replace("k: 1", "k: 3")
+    assert used(one(scripted.pipeline(registry(f"{several}, factuality: rank"), book)))[0] == "tools#0"
+
+
 def test_an_index_that_is_not_there_is_told_before_anybody_is_asked(scripted: Scripted) -> None:
     book = Book()
     with pytest.raises(PassageError, match="there is no index"):
@@ -279,6 +286,16 @@ def test_the_reader_names_a_writer_and_where_it_names_none_the_description_decid
     assert {request.arm for request in silent.of("knowledge")} == {"tools"}
     prompt = next(shown(request) for request in silent.of("probe") if "Who of these" in shown(request))
     assert "towns: rivers and mayors of towns\ntools: pumps and valves" in prompt
+
+
+def test_top_down_keeps_the_likeliest_of_what_one_writes(scripted: Scripted, truth: Path) -> None:
+    def answer(request: Request) -> str:
+        if request.role == "probe":
+            return "towns" if "Who of these" in shown(request) else "Yes"
+        return "Norwick lies on the river Tas." if request.sample == 1 else "Norwick lies on the river Yare."
+
+    text = DOWN.replace("factuality: off", "factuality: rank, rounds: 1, against: ./truth")
+    assert used(one(scripted.pipeline(text, answer))) == ("towns#1",)
 
 
 def test_rows_that_have_enough_are_asked_no_further(scripted: Scripted) -> None:
