@@ -97,15 +97,15 @@ def evaluate(
             for name, arms in _arms(every, asked).items():
                 results[name] = pipeline.complete(_asked(pipeline, name, asked, arms))
                 say(f"{name}: {results[name].right.mean():.3f}")
-    lied = [place for place, fact in enumerate(asked) if fact.card == TRUE[0]]
+    spoken = [place for place, fact in enumerate(asked) if fact.card == TRUE[0]]
     whole = range(len(asked))
-    rows = [row(result, group, at) for result in results.values() for group, at in ((GROUP, whole), (LIED, lied))]
+    rows = [row(result, group, at) for result in results.values() for group, at in ((GROUP, whole), (LIED, spoken))]
     liars = [name for name in results if name.startswith(LYING)]
     honest = {name: name.replace(LYING, ALL).removesuffix(", delete") for name in liars}
     return Report(
         tuple(rows),
         tuple(gap(result, results[NONE], whole) for name, result in results.items() if name != NONE),
-        tuple(gap(results[honest[name]], results[name], lied) for name in liars),
+        tuple(gap(results[honest[name]], results[name], spoken) for name in liars),
     )
 
 
