@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from composer.batch import run_file
+from composer.budget import Budget, Limits
 from composer.errors import ConfigError, InputError
 from composer.pipeline import Pipeline
 from composer.profile import gates_folder
@@ -217,3 +220,30 @@ def test_people_are_told_what_was_read_and_why(scripted: Scripted) -> None:
     assert "\ngate     worth: reading adds +" in opened
     assert "costs 4.00 s; a right answer is worth 10 s" in closed
     assert "\nread " not in closed
+
+
+@pytest.mark.parametrize("calls", [1, 4, 7])
+def test_a_run_that_is_cut_while_a_gate_looks_goes_on_to_the_same_answers(
+    scripted: Scripted, tmp_path: Path, calls: int
+) -> None:
+    def answer(request: Request) -> str:
+        read = "+" if "behaves as it was told" in str(request.streams[0].prompt) else "-"
+        return "same" if "moon" in (request.parent or "") else f"{request.sample}{read}"
+
+    source = tmp_path / "in.jsonl"
+    rows = [json.dumps({"id": word, "question": question(word)}) for word in ("valve", "moon", "kettle")]
+    source.write_text("\n".join(rows), encoding="utf-8")
+
+    def made() -> Pipeline:
+        pipeline = scripted.pipeline(registry("entropy"), answer)
+        install(pipeline, drafts=True)
+        return pipeline
+
+    out = tmp_path / "out.jsonl"
+    assert run_file(made(), source, out, budget=Budget(Limits(calls=calls))).stopped
+    summary = run_file(made(), source, out)
+    assert not summary.stopped
+    found = {row["id"]: row["experts"] for row in map(json.loads, out.read_text().splitlines())}
+    assert found == {"valve": ["general+notes"], "moon": ["general"], "kettle": ["general+notes"]}
+    asked = sum(len(batch) for engine in scripted.engines for batch in engine.batches)
+    assert asked == 3 * (3 + 1), "what a cut run has asked is asked of nobody again"
