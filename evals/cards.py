@@ -96,20 +96,20 @@ def evaluate(
             for name, arms in _arms(every, asked).items():
                 results[name] = pipeline.complete(_asked(pipeline, name, asked, arms))
                 say(f"{name}: {results[name].right.mean():.3f}")
-    false = [place for place, fact in enumerate(asked) if fact.card == TRUE[0]]
+    doubted = [place for place, fact in enumerate(asked) if fact.card == TRUE[0]]
     whole = range(len(asked))
-    rows = [row(result, group, at) for result in results.values() for group, at in ((GROUP, whole), (LIED, false))]
+    rows = [row(result, group, at) for result in results.values() for group, at in ((GROUP, whole), (LIED, doubted))]
     liars = [name for name in results if name.startswith(LYING)]
     honest = {name: name.replace(LYING, ALL).removesuffix(", delete") for name in liars}
     return Report(
         tuple(rows),
         tuple(gap(result, results[NONE], whole) for name, result in results.items() if name != NONE),
-        tuple(gap(results[honest[name]], results[name], false) for name in liars),
+        tuple(gap(results[honest[name]], results[name], doubted) for name in liars),
     )
 
 
-def chosen(n: int | None, false: int | None = None) -> tuple[Fact, ...]:
-    """`false` facts of the first card, and `n` of each other honest one, in an order drawn once; None: all."""
+def chosen(n: int | None, lied: int | None = None) -> tuple[Fact, ...]:
+    """`lied` facts of the first card, and `n` of each other honest one, in an order drawn once; None: all."""
     found: list[Fact] = []
     for card in TRUE:
         own = list(facts(card))
