@@ -19,13 +19,12 @@ import numpy as np
 import typer
 
 from composer.adapter import AdapterSpec
-from composer.config import load_settings, packaged_registry
+from composer.config import ArmSpec, ExpertSpec, Settings, StageSpec, load_settings, packaged_registry
 from composer.evidence import EvidenceSpec, Writers
 from composer.jsonl import Labelled, Question
 from composer.marks import mark
 from composer.pipeline import Pipeline
 from composer.retrieval.build import build, token_offsets
-from composer.specs import ArmSpec, ExpertSpec, Settings, StageSpec
 from composer.state import Query
 from composer.trace import Drafted, Event
 from evals.metrics import Gap, Result, Row, gap, row
@@ -97,15 +96,15 @@ def evaluate(
             for name, arms in _arms(every, asked).items():
                 results[name] = pipeline.complete(_asked(pipeline, name, asked, arms))
                 say(f"{name}: {results[name].right.mean():.3f}")
-    spoken = [place for place, fact in enumerate(asked) if fact.card == TRUE[0]]
+    doubted = [place for place, fact in enumerate(asked) if fact.card == TRUE[0]]
     whole = range(len(asked))
-    rows = [row(result, group, at) for result in results.values() for group, at in ((GROUP, whole), (LIED, spoken))]
+    rows = [row(result, group, at) for result in results.values() for group, at in ((GROUP, whole), (LIED, doubted))]
     liars = [name for name in results if name.startswith(LYING)]
     honest = {name: name.replace(LYING, ALL).removesuffix(", delete") for name in liars}
     return Report(
         tuple(rows),
         tuple(gap(result, results[NONE], whole) for name, result in results.items() if name != NONE),
-        tuple(gap(results[honest[name]], results[name], spoken) for name in liars),
+        tuple(gap(results[honest[name]], results[name], doubted) for name in liars),
     )
 
 

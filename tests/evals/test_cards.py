@@ -6,11 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
-import pytest
-
 from composer.answers.grade import grade
 from composer.config import load_settings, packaged_registry
-from evals.cards import ALL, HERE, LIED, LYING, NONE, RIGHT, chosen, evaluate, systems, with_cards
+from evals.cards import HERE, chosen, systems, with_cards
 from evals.tasks.cards import LIAR, TRUE, facts, rows
 from evals.tasks.cards.__main__ import main
 
@@ -69,13 +67,3 @@ def test_all_that_is_lied_about_is_asked() -> None:
     assert len(chosen(2)) == 36
     assert len(chosen(2, 5)) == 9
     assert len(chosen(None)) == 96
-
-
-@pytest.mark.slow
-def test_the_right_card_lets_a_reader_answer_what_it_cannot_know(tmp_path: Path) -> None:
-    report = evaluate(0, 8, drafts=1, store=tmp_path / "drafts.sqlite")
-    found = {row.system: row.accuracy for row in report.rows if row.group == LIED}
-    assert found[NONE] < 0.1
-    assert found[RIGHT] > 0.4
-    assert found[ALL] > 0.3
-    assert found[f"{LYING}, no factuality"] < found[f"{LYING}, checked"]
