@@ -318,6 +318,7 @@ def verdict(report: RetrievalReport) -> list[str]:
     return [
         f"{report.chosen}: below the better of never and always at {len(below)} of {len(own)} settings "
         f"({len(surely)} by more than its interval), above both at {len(above)} of the {len(middle)} middle ones",
+        *(f"below where reading costs {one.share:.2f} right answers: {one.to_constant[0]:+.4f}" for one in below),
         f"reading costs {report.costs.reading:.3f} s a question",
         *report.notes,
     ]

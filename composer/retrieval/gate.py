@@ -19,6 +19,7 @@ Table = NDArray[np.float64]
 Marks = NDArray[np.bool_]
 
 _LEAST = 20  # questions asked both ways, under which nothing can be learnt
+_GROUP = 16  # questions whose mean gain says something
 _HOLD = 1.0  # of the penalty on weights; features have a spread of 1
 
 
@@ -188,8 +189,9 @@ class Neighbours:
 class Worth:
     """P(right | reading) less P(right | not reading): two logistic regressions (L2) on all signals that are there, and on the
     neighbours' gain where there are vectors. Each is calibrated by cross-fitting: Platt's line on what it says of questions
-    that it did not learn from. Reading also hurts, so it is the difference that counts, not whether the expert is wrong.
-    With `drafts` it also looks at what costs drafts."""
+    that it did not learn from. Reading also hurts, so it is the difference that counts, not whether the expert is wrong; and
+    of the differences the largest are too large, so these are calibrated once more, by what reading did add there
+    (isotonic regression over groups of such questions). With `drafts` it also looks at what costs drafts."""
 
     drafts: bool = False
     folds: int = 5
@@ -199,6 +201,8 @@ class Worth:
     weights_: Table = field(default_factory=lambda: np.zeros((2, 0)), init=False)
     lines_: Table = field(default_factory=lambda: np.zeros((2, 2)), init=False)
     near_: Neighbours | None = field(default=None, init=False)
+    said_: Table = field(default_factory=lambda: np.zeros(0), init=False)
+    gain_: Table = field(default_factory=lambda: np.zeros(0), init=False)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -222,7 +226,7 @@ class Worth:
             self.near_ = Neighbours().fit(signals, without, reading)
         columns = self._columns(signals, held)
         self.middle_, self.spread_ = columns.mean(axis=0), np.maximum(columns.std(axis=0), 1e-9)
-        scaled = self._scaled(columns)
+        scaled, probable = self._scaled(columns), []
         for side, truth in enumerate((without, reading)):
             apart = np.zeros(len(truth))
             for number in range(self.folds):
@@ -231,13 +235,15 @@ class Worth:
             weights = _logistic(scaled, truth)
             self.weights_ = np.zeros((2, scaled.shape[1])) if side == 0 else self.weights_
             self.weights_[side] = weights
-            self.lines_[side] = _logistic(np.stack([apart, np.ones(len(apart))], axis=1), truth, hold=0.1)
+            line = self.lines_[side] = _logistic(np.stack([apart, np.ones(len(apart))], axis=1), truth, hold=0.1)
+            probable.append(_sigmoid(line[0] * apart + line[1]))
+        self.said_, self.gain_ = _grouped(probable[1] - probable[0], reading - without)
         return self
 
     def gain(self, signals: Signals) -> Table:
-        """The difference of both."""
+        """The difference of both, calibrated."""
         without, reading = self.probable(signals)
-        return reading - without
+        return np.interp(reading - without, self.said_, self.gain_)
 
     def probable(self, signals: Signals) -> tuple[Table, Table]:
         """[n] each: P(right) without and with reading."""
@@ -291,6 +297,16 @@ def _logistic(rows: Table, truth: Table, *, hold: float = _HOLD) -> Table:
         return float(total), rows.T @ miss + penalty * weights
 
     return np.asarray(minimize(loss, np.zeros(rows.shape[1]), jac=True, method="L-BFGS-B").x, dtype=np.float64)
+
+
+def _grouped(said: Table, true: Table) -> tuple[Table, Table]:
+    """The steps, never down, of what is true in the mean of each group of questions of which about the same was said."""
+    from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - half a second
+
+    groups = np.array_split(np.argsort(said, kind="stable"), max(1, len(said) // _GROUP))
+    means = np.array([said[group].mean() for group in groups])
+    found = IsotonicRegression().fit_transform(means, np.array([true[group].mean() for group in groups]))
+    return means, np.asarray(found, dtype=np.float64)
 
 
 def _sigmoid(value: Table) -> Table:

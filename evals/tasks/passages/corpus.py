@@ -31,7 +31,8 @@ def write_documents(corpus: Corpus, path: Path) -> None:
     file cannot be written."""
     with write_atomic(path) as file:
         for one in corpus.documents:
-            file.write(json.dumps({"id": one.name, "title": one.title, "text": one.text}, ensure_ascii=False) + "\n")
+            titled = {"title": one.title} if one.title else {}
+            file.write(json.dumps({"id": one.name, **titled, "text": one.text}, ensure_ascii=False) + "\n")
 
 
 def write_items(corpus: Corpus, path: Path, split: str | None = None) -> None:
