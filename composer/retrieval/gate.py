@@ -20,6 +20,7 @@ Marks = NDArray[np.bool_]
 
 _LEAST = 20  # questions asked both ways, under which nothing can be learnt
 _GROUP = 16  # questions whose mean gain says something
+_PRIOR = 3.0  # questions with the mean gain of all, beside those that are near or alike
 _HOLD = 1.0  # of the penalty on weights; features have a spread of 1
 
 
@@ -161,7 +162,7 @@ class Neighbours:
     them had it (the labels are those of SKR, Wang et al. 2023: only reading right +1, only without -1)."""
 
     k: int = 15
-    prior: float = 3.0
+    prior: float = _PRIOR
     vectors_: Table = field(default_factory=lambda: np.zeros((0, 0)), init=False)
     gains_: Table = field(default_factory=lambda: np.zeros(0), init=False)
 
@@ -300,12 +301,14 @@ def _logistic(rows: Table, truth: Table, *, hold: float = _HOLD) -> Table:
 
 
 def _grouped(said: Table, true: Table) -> tuple[Table, Table]:
-    """The steps, never down, of what is true in the mean of each group of questions of which about the same was said."""
+    """The steps, never down, of what is true in the mean of each group of questions of which about the same was said, held near the
+    mean of all as if `_PRIOR` more of them had it: a group that was right throughout is not right for ever."""
     from sklearn.isotonic import IsotonicRegression  # noqa: PLC0415 - half a second
 
     groups = np.array_split(np.argsort(said, kind="stable"), max(1, len(said) // _GROUP))
     means = np.array([said[group].mean() for group in groups])
-    found = IsotonicRegression().fit_transform(means, np.array([true[group].mean() for group in groups]))
+    held = [(true[group].sum() + _PRIOR * true.mean()) / (len(group) + _PRIOR) for group in groups]
+    found = IsotonicRegression().fit_transform(means, np.array(held))
     return means, np.asarray(found, dtype=np.float64)
 
 
