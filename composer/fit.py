@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from composer.errors import InputError
 from composer.folders import replacing
-from composer.profile import Profile, has_router, router_folder
+from composer.places import has_router, router_folder
+from composer.profile import Profile
 from composer.registry.experts import Registry
 from routers.coverage import CoveredRouter
 from routers.family import PLAIN, USUAL, family, prefer

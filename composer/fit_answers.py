@@ -14,7 +14,8 @@ from composer.answers.vote import BestScored
 from composer.errors import InputError
 from composer.folders import mend, replacing
 from composer.grid import Grid
-from composer.profile import Profile, answers_folder, router_folder
+from composer.places import answers_folder, router_folder
+from composer.profile import Profile
 from composer.recorded import Recorded
 from composer.registry.experts import Registry
 from composer.tune import (

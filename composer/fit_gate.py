@@ -10,7 +10,8 @@ import numpy as np
 
 from composer.errors import InputError
 from composer.pipeline import Pipeline
-from composer.profile import Profile, gates_folder
+from composer.places import gates_folder
+from composer.profile import Profile
 from composer.retrieval.choosing import BothWays, Costs, Point, best, curve, earned, fit_all, ratings, values_of
 from composer.retrieval.gate import DRAFTED, Gate, Signals, Worth, opens
 from composer.retrieval.records import GateRecord, write_records

@@ -20,7 +20,8 @@ from composer.errors import InputError
 from composer.fit_answers import record_of
 from composer.folders import mend, replacing
 from composer.grid import Grid
-from composer.profile import TRUST, find_profile, router_folder, trust_folder
+from composer.places import router_folder, trust_folder
+from composer.profile import TRUST, find_profile
 from composer.registry.experts import Registry
 from composer.specs import Settings
 from composer.stages.decide import policy_of

@@ -24,7 +24,7 @@ AUTO_ROUTER = "auto"  # the router that `coe fit router` has installed, else the
 def combiner(registry: Registry, name: str) -> Aggregator:
     """The aggregator `name`: as `coe fit answers` installed it, else as it is before it has learnt anything. Raises
     InputError for `learnt` where none is installed, or one that cannot be read."""
-    from composer.profile import answers_folder  # noqa: PLC0415 pyarrow: only where there is something to combine
+    from composer.places import answers_folder  # noqa: PLC0415 pyarrow: only where there is something to combine
 
     plain = load("aggregators", name, "by")
     if name == LEARNT or answers_folder(registry).exists():
@@ -71,7 +71,7 @@ def decider(registry: Registry, name: str, say: Callable[[str], None]) -> Router
 def gates_of(registry: Registry, say: Callable[[str], None]) -> dict[str, GateRecord]:
     """What `coe fit gate` installed, by the arm that reads; of arms that have changed since then nothing, and the user is
     told. Raises InputError where it cannot be read."""
-    from composer.profile import gates_folder  # noqa: PLC0415 pyarrow: only where there is something to weigh
+    from composer.places import gates_folder  # noqa: PLC0415 pyarrow: only where there is something to weigh
     from composer.retrieval.records import read_records  # noqa: PLC0415
 
     found, stale = read_records(gates_folder(registry), registry.prints(), encoder=registry.encoder_sha)
@@ -100,7 +100,7 @@ def _installed(
     registry: Registry, questions: Questions, outcomes: Outcomes, say: Callable[[str], None]
 ) -> Router | None:
     """What `coe fit router` has installed; where that is of another profile, the user is told."""
-    from composer.profile import has_router  # noqa: PLC0415 imported before this is asked
+    from composer.places import has_router  # noqa: PLC0415 imported before this is asked
 
     if not has_router(registry):
         return None

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from platformdirs import user_data_path
 
-from composer.config import PACKAGED, packaged_registry
+from composer.config import PACKAGED
 from composer.errors import ConfigError, EngineError, InputError, PassageError
 from composer.folders import mend, replacing
 from composer.marks import alike, mark
+from composer.places import user_folder
 from composer.registry.experts import Registry
 from composer.stages.kit import Arms, Encoder, Finder, no_encoder, no_index
 from composer.state import Query, lettered
@@ -306,45 +306,6 @@ def _fault(table: pa.Table, vectors: Array) -> str | None:
     if not np.isfinite(vectors).all():
         return f"{VECTORS} holds what is no number"
     return None
-
-
-def user_folder(registry: Registry) -> Path:
-    """Where `coe profile` keeps what it measured for this registry file: in the user's data folder."""
-    path = registry.settings.path.resolve()
-    packaged = path == packaged_registry().resolve()
-    name = "default" if packaged else hashlib.sha256(str(path).encode()).hexdigest()[:12]
-    return user_data_path("coe") / "profiles" / name
-
-
-def router_folder(registry: Registry) -> Path:
-    """Where `coe fit router` keeps what it installed for this registry file."""
-    profiles = user_folder(registry)
-    return profiles.parent.with_name("routers") / profiles.name
-
-
-def has_router(registry: Registry) -> bool:
-    """Whether `coe fit router` has installed one for this registry file."""
-    folder = router_folder(registry)
-    mend(folder)
-    return folder.exists()
-
-
-def answers_folder(registry: Registry) -> Path:
-    """Where `coe fit answers` keeps the aggregator it fitted for this registry file."""
-    profiles = user_folder(registry)
-    return profiles.parent.with_name("answers") / profiles.name
-
-
-def gates_folder(registry: Registry) -> Path:
-    """Where `coe fit gate` keeps the gates it fitted for this registry file."""
-    profiles = user_folder(registry)
-    return profiles.parent.with_name("gates") / profiles.name
-
-
-def trust_folder(registry: Registry) -> Path:
-    """Where it is kept how far answers of this registry file are to be believed."""
-    profiles = user_folder(registry)
-    return profiles.parent.with_name("trust") / profiles.name
 
 
 def find_profile(registry: Registry) -> tuple[Profile, list[str]]:

@@ -16,6 +16,7 @@ from composer.folders import lock
 from composer.jsonl import Labelled, RowError, read_questions
 from composer.marks import check_programs
 from composer.pipeline import Pipeline
+from composer.places import user_folder
 from composer.profile import (
     MANIFEST,
     OUTCOMES,
@@ -26,7 +27,6 @@ from composer.profile import (
     measure,
     read_profile,
     unwritable,
-    user_folder,
     write_profile,
 )
 from composer.state import lettered

@@ -15,7 +15,8 @@ from composer.cli import app
 from composer.errors import InputError
 from composer.fit import Fitted, fit_router, install, installed_router, outcomes_of
 from composer.pipeline import Pipeline
-from composer.profile import find_profile, router_folder
+from composer.places import router_folder
+from composer.profile import find_profile
 from composer.registry.experts import Registry
 from routers.baselines import BestSingle
 from routers.coverage import CoveredRouter

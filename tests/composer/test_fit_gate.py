@@ -11,7 +11,8 @@ from composer.answers.extract import words
 from composer.errors import InputError
 from composer.fit_gate import Weighed, default_value, fit_gates, pairs_of
 from composer.pipeline import Pipeline
-from composer.profile import find_profile, gates_folder
+from composer.places import gates_folder
+from composer.profile import find_profile
 from composer.profiling import profile_file
 from composer.retrieval.build import build
 from composer.state import Query

@@ -12,7 +12,7 @@ from composer.answers.vote import BestScored, Majority
 from composer.config import load_settings, packaged_registry
 from composer.fit_trust import install_trust, installed_trust, rehearsed_trust, told
 from composer.pipeline import Pipeline
-from composer.profile import router_folder, trust_folder
+from composer.places import router_folder, trust_folder
 from composer.rewrite import with_plan
 from routers.calibrate import calibration_error
 from routers.coverage import CoveredRouter

@@ -20,6 +20,7 @@ from composer.engines.base import Engine
 from composer.engines.scripted import ScriptedEngine
 from composer.errors import ConfigError, EngineError, InputError
 from composer.jsonl import Labelled, Question, RowError
+from composer.places import user_folder
 from composer.pool.pool import Pool
 from composer.profile import (
     EMPTY,
@@ -30,7 +31,6 @@ from composer.profile import (
     find_profile,
     measure,
     read_profile,
-    user_folder,
     write_profile,
 )
 from composer.profiling import Report

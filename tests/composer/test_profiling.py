@@ -11,7 +11,8 @@ import pytest
 from scripted import THREE, Scripted
 
 from composer.errors import ConfigError, InputError
-from composer.profile import MANIFEST, OUTCOMES, VECTORS, find_profile, read_profile, user_folder
+from composer.places import user_folder
+from composer.profile import MANIFEST, OUTCOMES, VECTORS, find_profile, read_profile
 from composer.profiling import profile_file
 from composer.types import Draft, Failure, Request
 

@@ -14,7 +14,7 @@ from composer.batch import run_file
 from composer.budget import Budget, Limits
 from composer.errors import ConfigError, InputError
 from composer.pipeline import Pipeline
-from composer.profile import gates_folder
+from composer.places import gates_folder
 from composer.retrieval.build import build
 from composer.retrieval.choosing import BothWays, Costs, fit_all
 from composer.retrieval.gate import Signals
