@@ -40,7 +40,8 @@ class _Choice:
 async def gated(kit: Kit, state: State, name: str, value: float) -> Update:
     """Put the arm of the same expert that is worth most in the place of each wanted one: without passages, or with those
     whose gain times `value` (seconds that a right answer is worth) exceeds what they cost by most. Arms that nobody
-    fitted a gate for, and those that are asked already, are left alone; so is an expert that was asked for by name. A row whose drafts for the gate
+    fitted a gate for, and those that are asked already, are left alone; so is an expert that was asked for by name. A row
+    whose drafts for the gate
     were not allowed, or cut, is withheld: an uninterrupted run might decide otherwise."""
     if state.course is None:
         return {}

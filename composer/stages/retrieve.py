@@ -42,10 +42,7 @@ def retrieve(kit: Kit, *, gate: str | None = None, value: Annotated[float, Gt(0)
             state = state.apply(update)
         if not any(_wanting(kit, state)):
             return update
-        import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
-
-        found = await asyncio.to_thread(evidence_of, kit, state)
-        return {**update, **await _written(kit, state.apply({"evidence": found}))}
+        return {**update, **await _found(kit, state)}
 
     return stage
 
@@ -61,21 +58,19 @@ def evidence_of(kit: Kit, state: State) -> tuple[Mapping[str, Evidence], ...]:
     return tuple(found)
 
 
-async def _written(kit: Kit, state: State) -> Update:
-    """The evidence with what experts write for the arms that are wanted now. A row for which not everything was allowed, or
-    was cut, is withheld: an uninterrupted run would read more."""
-    asked = [(row, arm) for row, arms in enumerate(_wanting(kit, state)) for arm in arms]
-    if not asked:
-        return {"evidence": state.evidence}
-    from composer.stages.asking import asking  # noqa: PLC0415 asyncio, as above
-    from composer.stages.knowledge import write_evidence  # noqa: PLC0415 asyncio, as above
+async def _found(kit: Kit, state: State) -> Update:
+    """The evidence with that of the arms which are wanted now. A row for which experts were not allowed to write everything,
+    or were cut, is withheld: an uninterrupted run would read more."""
+    from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes this stage and never runs it
 
+    asked = [(row, arm) for row, arms in enumerate(_wanting(kit, state)) for arm in arms]
     cut: set[str] = set()
     ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
-    rows = [(arm, state.queries[row]) for row, arm in asked]
+    pairs = [(arm, state.queries[row]) for row, arm in asked]
     found = [dict(own) for own in state.evidence]
-    told = await write_evidence(kit.registry, ask, kit.encoder, kit.passages, rows)
-    for (row, arm), evidence in zip(asked, told, strict=True):
+    for (row, arm), evidence in zip(
+        asked, await read(kit.registry, ask, kit.encoder, kit.passages, pairs), strict=True
+    ):
         found[row][arm] = evidence
     withheld = [held or query.id in cut for held, query in zip(state.withheld, state.queries, strict=True)]
     return {"evidence": tuple(found), "withheld": tuple(withheld)}

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -21,6 +20,7 @@ from composer.retrieval.documents import Document, read_documents
 from evals.tasks.passages import deb, manpages, write_documents, write_items
 from evals.tasks.passages.invented import MOST, generate
 from evals.tasks.passages.strategyqa import FILE, strategyqa
+from tests.evals.test_recorded_data import DATA, needs_data
 
 # --- invented
 
@@ -135,9 +135,10 @@ def test_a_missing_file_says_so(tmp_path: Path) -> None:
         strategyqa(tmp_path / "dev.json")
 
 
-@pytest.mark.skipif("COE_DATA" not in os.environ, reason="COE_DATA names no folder of benchmarks")
+@needs_data
 def test_the_published_strategyqa() -> None:
-    made = strategyqa(Path(os.environ["COE_DATA"]) / FILE)
+    assert DATA is not None
+    made = strategyqa(DATA / FILE)
     assert len(made.documents) == len(made.items) == 229
     assert abs(len(made.of("profile")) - len(made.of("test"))) == 1
     assert 90 < sum(item.answer == "yes" for item in made.items) < 140
