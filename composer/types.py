@@ -69,12 +69,24 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """How several streams become one distribution: scores are summed in `space` over the tokens that stream
-    `mask_from` finds plausible (at least `alpha` times as probable as its best one)."""
+    """How several streams become one distribution (METHODS C.2): their scores, each times the weight of its stream, are
+    summed in `space` over the tokens that stream `mask_from` finds plausible: at least `alpha` times as probable as its
+    best one, and among the fewest that hold `top_p` of its probability.
+
+    Spaces: `logprob`, the log-softmax of each stream (a normalised geometric mean where weights sum to 1); `logit`, scores
+    as they are; `prob`, probabilities (a mixture). Raises RequestError for numbers that mean nothing.
+    """
 
     space: Literal["logprob", "logit", "prob"] = "logprob"
     alpha: float = 0.1
     mask_from: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise RequestError(f"alpha lies in [0, 1], not {self.alpha}", where="a mix of streams")
+        if not 0 < self.top_p <= 1:
+            raise RequestError(f"top_p lies in (0, 1], not {self.top_p}", where="a mix of streams")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +133,11 @@ class Request:
         if (len(self.streams) > 1) != (self.mix is not None):
             raise RequestError(
                 f"{len(self.streams)} stream(s) with mix={self.mix!r}: several streams need a mix, one takes none",
+                where=f"request {self.id!r}",
+            )
+        if self.mix is not None and not 0 <= self.mix.mask_from < len(self.streams):
+            raise RequestError(
+                f"mask_from is the place of one of {len(self.streams)} streams, not {self.mix.mask_from}",
                 where=f"request {self.id!r}",
             )
         if self.sample > 0 and self.sampling.temperature == 0:

@@ -39,7 +39,7 @@ def test_keys_are_those_of_every_release() -> None:
     ] == [
         "ced1550acb411f1ed5f3870f77294f1c21a0789089cdf2aa36bd712cce9c53d5",
         "58eccdb6a123926c0582da616360fa68ddd216c3b407efe18650607beae458ec",
-        "e9de8b4a9c88a7b402e15d798b869e8c366f06e2a47f22c05de6c3a5c4f19a67",
+        "b1cf8b2ae259014ddc377338c742cf903cb664318d8fff0a8cfd617aecc0c02c",
     ]
 
 
