@@ -238,11 +238,13 @@ class Caps:
     `mixed_adapters`: different adapters share one batch. `adapters`: named when the host opens (`fixed`) or attached to
     a running one (`live`), `adapter_slots` of them at a time (None: no bound). `slots`: how many requests run at once.
     `max_logprobs`: the most alternatives per token. `scores`: it tells how probable a given text is (`Request.target`).
-    `memory`: bytes it may use, None where unknown.
+    `memory`: bytes it may use, None where unknown. `contrast`: it decodes several streams of its base and adapters
+    together; `beside`: also of several bases.
     """
 
     level: Level = "text"
     contrast: bool = False
+    beside: bool = False
     mixed_adapters: bool = False
     adapters: Literal["fixed", "live"] = "fixed"
     adapter_slots: int | None = None
@@ -267,6 +269,8 @@ class Host:
 
     `context` is tokens per request, `template` the text of a chat template (None: the one inside the weights),
     `chat` False for models that only continue text. `memory` is the estimate in bytes that the residency counts with.
+    `beside` are other bases that the same engine opens with it, because requests combine streams of both: adapters, slots
+    and threads are theirs each, and `memory` counts them all.
     """
 
     name: str
@@ -279,6 +283,7 @@ class Host:
     template: str | None = None
     chat: bool = True
     memory: int = 0
+    beside: tuple[Host, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

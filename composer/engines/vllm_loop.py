@@ -3,7 +3,8 @@
 Run as a script by the interpreter that has vLLM, and it imports nothing of `composer`. What a request means is read by
 vLLM's own classes for its server, so both forms say the same. One JSON object a line, `vllm_pipe.py` at the other end:
 
-    in   {"ask": [{"id": …, "chat": …, "body": …}, …]}    all of them are in the engine before its next step
+    in   {"ask": [{"id": …, "chat": …, "body": …}, …]}    all of them are in the engine before its next step; one of
+             several streams also has "streams": [{"model": …, "weight": …, "prompt" or "messages": …}, …], "mix": {…}
          {"drop": [id, …]}; {"id": …, "load": {"name": …, "path": …}}; {"id": …, "unload": name}; {"id": …, "state": true}
     out  per id chunks in OpenAI's form, the last with `usage`; or {"status": …, "error": …}; or {"done": …}
 """

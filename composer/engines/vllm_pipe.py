@@ -7,12 +7,12 @@ import itertools
 import json
 import socket
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from composer.engines.common import failed
-from composer.engines.http import body_of, encoded
+from composer.engines.http import body_of, encoded, turns_of
 from composer.engines.limits import LONGEST_CALL
 from composer.engines.reply import Reply, refusal
 from composer.engines.retry import Unusable
@@ -84,15 +84,21 @@ class Pipe(asyncio.Protocol):
         request: Request,
         extra: Mapping[str, object] | None = None,
         tell: Callable[[Delta], None] = lambda _: None,
+        models: Sequence[str] = (),
     ) -> Draft:
         """As `ChatClient.complete`, with the same kinds of failures. A request without a deadline may wait for its turn as
-        long as vLLM says anything at all: its whole batch is there already."""
+        long as vLLM says anything at all: its whole batch is there already. Of several streams `models` are the names that
+        the other end knows each by."""
         started = time.monotonic()
         try:
-            body = {**body_of(request), **(extra or {})}
+            asked: dict[str, Any] = {"chat": not isinstance(request.streams[0].prompt, str)}
+            asked["body"] = body = {**body_of(request), **(extra or {})}
             if not request.deltas:  # its text comes in one piece
                 del body["stream"], body["stream_options"]
-            reply: Reply = await self._ask(body, not isinstance(request.streams[0].prompt, str), request.deadline, tell)
+            if request.mix is not None:
+                asked["streams"] = [_stream(one, name) for one, name in zip(request.streams, models, strict=True)]
+                asked["mix"] = asdict(request.mix)
+            reply: Reply = await self._ask(asked, request.deadline, tell)
             draft = reply.draft(request)
         except TimeoutError:
             draft = failed("timeout", f"no whole reply within {time.monotonic() - started:.1f} s")
@@ -173,10 +179,10 @@ class Pipe(asyncio.Protocol):
 
     # Sending
 
-    async def _ask(self, body: dict[str, object], chat: bool, ends: float | None, tell: Callable[[Delta], None]) -> Any:
+    async def _ask(self, asked: Mapping[str, Any], ends: float | None, tell: Callable[[Delta], None]) -> Any:
         """Send a request, and wait for its reply; whoever stops waiting stops it. Raises Unusable, TimeoutError."""
         name = str(next(self._numbers))
-        part = encoded({"id": name, "chat": chat, "body": body})
+        part = encoded({"id": name, **asked})
         return await self._wait(name, part, ends, tell)
 
     async def _told(self, words: dict[str, Any], longest: float = _LONGEST) -> Any:
@@ -239,3 +245,10 @@ class Pipe(asyncio.Protocol):
             self._transport.write(b'{"ask": [' + b", ".join(waiting) + b"]}\n")
         if dropped:
             self._transport.write(encoded({"drop": dropped}) + b"\n")
+
+
+def _stream(stream: Stream, model: str) -> dict[str, object]:
+    """One of several sources of scores: of whom, with what weight, after which prompt."""
+    prompt = stream.prompt
+    asked: dict[str, object] = {"prompt": prompt} if isinstance(prompt, str) else {"messages": turns_of(prompt)}
+    return {"model": model, "weight": stream.weight, **asked}
