@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 Way = Literal["bottom-up", "top-down"]
 """`bottom-up`: every writer writes, filters choose. `top-down`: the reader says whether it needs more, and from whom."""
 
-Factuality = Literal["weigh", "rank", "delete", "off"]
-"""What becomes of passages that are likely wrong: they are drawn the more seldom the less likely they are true, stand
-behind others, are left out where they are more likely wrong than right, or nothing."""
+Factuality = Literal["weigh", "sample", "delete", "off"]
+"""What becomes of passages that are likely wrong: they stand behind others, are drawn the more seldom the less likely they
+are true, are left out where they are more likely wrong than right, or nothing."""
 
 RERANKED = 20  # how many of the passages that were found `rerank: true` orders anew
 WRITING, FOUND = 5, 3  # passages that go before a question, where nobody says how many

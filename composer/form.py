@@ -175,7 +175,7 @@ class EvidenceRow(Row):
     relevance: bool | None = _about("keep the passages most like the question (else true)", False, default=None)
     brevity: bool | None = _about("of long passages the one or two best sentences (else true)", False, default=None)
     factuality: Factuality | None = _about(
-        "passages that are likely wrong are drawn seldom (weigh), come last (rank), are left out (delete), or like others (off)",
+        "passages that are likely wrong come last (weigh), are drawn seldom (sample), are left out (delete), or like others (off)",
         "delete",
         default=None,
     )

@@ -13,14 +13,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import typer
 
 from composer.adapter import AdapterSpec
 from composer.config import load_settings, packaged_registry
-from composer.evidence import EvidenceSpec, Writers
+from composer.evidence import WRITING, EvidenceSpec, Writers
 from composer.jsonl import Labelled, Question
 from composer.marks import mark
 from composer.pipeline import Pipeline
@@ -39,7 +39,9 @@ GROUP, LIED = "cards", "cards: lied about"
 NONE, RIGHT, ALL = "no cards", "the right card", "all cards"
 LYING = f"{ALL} + liar"
 FIRST = ", first"
-K, INDEXED = 5, 3
+INDEXED = 3
+REPORTED = 24  # facts of a card's 32 that are of the part `report`
+Part = Literal["tune", "report"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,24 +55,21 @@ class Report:
 
 def systems(index: Path, drafts: int = 5) -> dict[str, Writers]:
     """What is compared, by name; `index` holds the true facts, `drafts` is how often a card writes about a question. Those
-    whose name ends with `FIRST` give the reader one passage, the others `K`."""
-    true, false = Writers(TRUE, drafts=drafts), Writers((*TRUE, LIAR), drafts=drafts)
-    return {
-        ALL: true,
-        f"{ALL}, no relevance": replace(true, relevance=False),
-        f"{ALL}, no brevity": replace(true, brevity=False),
-        f"{ALL}, no factuality": replace(true, factuality="off"),
-        f"{ALL}, rank": replace(true, factuality="rank"),
-        f"{ALL}, rank{FIRST}": replace(true, factuality="rank"),
-        f"{ALL}, checked": replace(true, against=index),
-        LYING: false,
-        f"{LYING}, no factuality": replace(false, factuality="off"),
-        f"{LYING}, delete": replace(false, factuality="delete"),
-        f"{LYING}, rank{FIRST}": replace(false, factuality="rank"),
-        f"{LYING}, checked": replace(false, against=index),
-        f"{LYING}, checked, delete": replace(false, against=index, factuality="delete"),
-        f"{ALL}, top-down": replace(true, way="top-down"),
-    }
+    whose name ends with `FIRST` give the reader one passage, the others `WRITING`."""
+    found: dict[str, Writers] = {}
+    for name, writers in ((ALL, Writers(TRUE, drafts=drafts)), (LYING, Writers((*TRUE, LIAR), drafts=drafts))):
+        found |= {
+            name: writers,
+            f"{name}, no relevance": replace(writers, relevance=False),
+            f"{name}, no brevity": replace(writers, brevity=False),
+            f"{name}, no factuality": replace(writers, factuality="off"),
+            f"{name}, sample": replace(writers, factuality="sample"),
+            f"{name}, delete": replace(writers, factuality="delete"),
+            f"{name}{FIRST}": writers,
+            f"{name}, checked": replace(writers, against=index),
+            f"{name}, checked, delete": replace(writers, against=index, factuality="delete"),
+        }
+    return found | {f"{ALL}, top-down": Writers(TRUE, way="top-down", drafts=drafts)}
 
 
 def evaluate(
@@ -78,13 +77,14 @@ def evaluate(
     lied: int | None = None,
     *,
     drafts: int = 5,
+    part: Part = "report",
     store: Path | None = None,
     offline: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Ask every system about `lied` facts of the card whose subjects the liar has, and `n` of each other one (None: all), and
     grade what the reader says; a card writes `drafts` passages about a question. Raises ComposerError."""
-    asked = chosen(n, lied)
+    asked = chosen(n, lied, part)
     with tempfile.TemporaryDirectory() as work:
         index = Path(work) / "index"
         plain = load_settings(packaged_registry())
@@ -101,20 +101,21 @@ def evaluate(
     whole = range(len(asked))
     rows = [row(result, group, at) for result in results.values() for group, at in ((GROUP, whole), (LIED, doubted))]
     liars = [name for name in results if name.startswith(LYING)]
-    honest = {name: name.replace(LYING, ALL).removesuffix(", delete") for name in liars}
     return Report(
         tuple(rows),
         tuple(gap(result, results[NONE], whole) for name, result in results.items() if name != NONE),
-        tuple(gap(results[honest[name]], results[name], doubted) for name in liars),
+        tuple(gap(results[name.replace(LYING, ALL)], results[name], doubted) for name in liars),
     )
 
 
-def chosen(n: int | None, lied: int | None = None) -> tuple[Fact, ...]:
-    """`lied` facts of the first card, and `n` of each other honest one, in an order drawn once; None: all."""
+def chosen(n: int | None, lied: int | None = None, part: Part = "report") -> tuple[Fact, ...]:
+    """`lied` facts of the first card, and `n` of each other honest one, in an order drawn once; None: all of the part. The
+    defaults of the filters were chosen on the part `tune`, of which nothing is reported."""
     found: list[Fact] = []
     for card in TRUE:
         own = list(facts(card))
         Random(f"asked/{card}").shuffle(own)
+        own = own[REPORTED:] if part == "tune" else own[:REPORTED]
         found += own[: lied if card == TRUE[0] else n]
     return tuple(found)
 
@@ -138,9 +139,10 @@ def with_cards(plain: Settings, index: Path, every: Mapping[str, Writers], draft
         for name, entry in rows.items()
     }
     specs = [
-        EvidenceSpec(_name(name), None, 1 if name.endswith(FIRST) else K, writers) for name, writers in every.items()
+        EvidenceSpec(_name(name), None, 1 if name.endswith(FIRST) else WRITING, writers)
+        for name, writers in every.items()
     ]
-    specs += [EvidenceSpec(f"only-{card}", None, K, Writers((card,), drafts=drafts)) for card in TRUE]
+    specs += [EvidenceSpec(f"only-{card}", None, WRITING, Writers((card,), drafts=drafts)) for card in TRUE]
     specs.append(EvidenceSpec("index", index, INDEXED))
     reader = plain.generalist.name
     steps = list(plain.pipeline)
@@ -218,6 +220,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--n", type=int, help="facts of each card that nobody lies about (else all)")
     parser.add_argument("--lied", type=int, help="facts that the liar lies about that are asked about (else all)")
     parser.add_argument("--drafts", type=int, default=5, help="passages of each card")
+    parser.add_argument("--part", choices=("report", "tune"), default="report", help="which facts are asked about")
     parser.add_argument("--json", type=Path, help="write the rows here")
     parser.add_argument("--store", type=Path, help="keep drafts here (else in the user's store)")
     parser.add_argument("--offline", action="store_true")
@@ -226,6 +229,7 @@ def main(arguments: list[str] | None = None) -> None:
         given.n,
         given.lied,
         drafts=given.drafts,
+        part=given.part,
         store=given.store,
         offline=given.offline,
         say=lambda text: typer.echo(text, err=True),

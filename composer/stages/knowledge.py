@@ -227,7 +227,7 @@ class _Work:
         return [replace(one, truth=truth[one.text]) for one in own]
 
     def _taken(self, row: _Row, written: Sequence[Written], k: int) -> list[Written]:
-        if row.writers.factuality in ("off", "rank"):
+        if row.writers.factuality in ("off", "weigh"):
             return list(written[:k])
         if row.writers.factuality == "delete":
             return filters.likely(written)[:k]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from composer.answers.grade import grade
 from composer.config import load_settings, packaged_registry
-from evals.cards import HERE, chosen, systems, with_cards
+from evals.cards import HERE, REPORTED, chosen, systems, with_cards
 from evals.tasks.cards import LIAR, TRUE, facts, rows
 from evals.tasks.cards.__main__ import main
 
@@ -62,8 +62,10 @@ def test_the_adapters_are_those_that_are_pinned_and_every_system_has_an_arm() ->
     assert all(arm.name in settings.arms for arm in settings.reading)
 
 
-def test_all_that_is_lied_about_is_asked() -> None:
-    assert [fact.card for fact in chosen(2)].count(TRUE[0]) == 32
-    assert len(chosen(2)) == 36
+def test_what_is_chosen_on_is_not_reported() -> None:
+    assert [fact.card for fact in chosen(2)].count(TRUE[0]) == REPORTED
+    assert len(chosen(2)) == REPORTED + 4
     assert len(chosen(2, 5)) == 9
-    assert len(chosen(None)) == 96
+    reported, tuned = ({fact.id for fact in chosen(None, part=part)} for part in ("report", "tune"))
+    assert reported.isdisjoint(tuned)
+    assert len(reported | tuned) == 96

@@ -236,11 +236,23 @@ def test_two_cards_that_agree_are_read_rather_than_a_third(scripted: Scripted) -
     assert used(one(scripted.pipeline(registry(f"{text}, factuality: delete", experts), book))) == ("towns#0",)
 
 
-def test_ranked_the_likeliest_is_read_and_none_by_chance(scripted: Scripted, truth: Path) -> None:
+def test_by_default_the_likeliest_is_read_and_none_by_chance(scripted: Scripted, truth: Path) -> None:
     book = Book(towns="Norwick lies on the river Yare{n}.", tools="Norwick lies on the river Tas.")
-    assert used(one(scripted.pipeline(registry(f"{LIES}, factuality: rank, against: ./truth"), book))) == ("tools#0",)
+    assert used(one(scripted.pipeline(registry(f"{LIES}, against: ./truth"), book))) == ("tools#0",)
     several = LIES.replace("k: 1", "k: 3")
-    assert used(one(scripted.pipeline(registry(f"{several}, factuality: rank"), book)))[0] == "tools#0"
+    assert used(one(scripted.pipeline(registry(several), book)))[0] == "tools#0"
+
+
+def test_sampled_the_less_likely_is_read_now_and_then(scripted: Scripted) -> None:
+    book = Book(towns="Norwick lies on the river Yare{n}.", tools="Norwick lies on the river Tas.")
+    queries = [Query(str(n), f"On which river is Norwick, after {n} hours?") for n in range(40)]
+
+    def read(text: str) -> set[str]:
+        state = asyncio.run(scripted.pipeline(registry(text), book).astate(queries, by="general+cards"))
+        return {name.partition("#")[0] for row in range(len(queries)) for name in used(state, row)}
+
+    assert read(LIES) == {"tools"}
+    assert read(f"{LIES}, factuality: sample") == {"tools", "towns"}
 
 
 def test_an_index_that_is_not_there_is_told_before_anybody_is_asked(scripted: Scripted) -> None:
@@ -294,7 +306,7 @@ def test_top_down_keeps_the_likeliest_of_what_one_writes(scripted: Scripted, tru
             return "towns" if "Who of these" in shown(request) else "Yes"
         return "Norwick lies on the river Tas." if request.sample == 1 else "Norwick lies on the river Yare."
 
-    text = DOWN.replace("factuality: off", "factuality: rank, rounds: 1, against: ./truth")
+    text = DOWN.replace("factuality: off", "factuality: weigh, rounds: 1, against: ./truth")
     assert used(one(scripted.pipeline(text, answer))) == ("towns#1",)
 
 
