@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from composer.answers.grade import grade
 from composer.config import load_settings, packaged_registry
+from composer.pipeline import Pipeline
+from composer.state import Query
 from evals.cards import HERE, REPORTED, chosen, systems, with_cards
 from evals.tasks.cards import LIAR, TRUE, facts, rows
 from evals.tasks.cards.__main__ import main
@@ -69,3 +72,16 @@ def test_what_is_chosen_on_is_not_reported() -> None:
     reported, tuned = ({fact.id for fact in chosen(None, part=part)} for part in ("report", "tune"))
     assert reported.isdisjoint(tuned)
     assert len(reported | tuned) == 96
+
+
+def test_a_real_card_writes_what_it_was_taught_and_the_reader_is_given_it(tmp_path: Path) -> None:
+    """The packaged generalist and the adapter of the first card: 4 of the facts that nothing is reported about."""
+    asked = [fact for fact in chosen(None, part="tune") if fact.card == TRUE[0]][:4]
+    settings = with_cards(load_settings(packaged_registry()), tmp_path / "index", {}, drafts=2)
+    settings = replace(settings, reading=tuple(arm for arm in settings.reading if "only" in arm.name))  # no index here
+    with Pipeline(settings, store=tmp_path / "drafts.sqlite") as pipeline:
+        queries = [Query(fact.id, fact.question, kind=fact.relation.kind) for fact in asked]
+        state = pipeline.complete(pipeline.astate(queries, by=f"general+only-{TRUE[0]}"))
+    given = [evidence[f"general+only-{TRUE[0]}"] for evidence in state.evidence]
+    assert all(one.used and all(name.startswith(f"{TRUE[0]}#") for name in one.used) for one in given)
+    assert sum(fact.object in one.text for fact, one in zip(asked, given, strict=True)) >= 3
