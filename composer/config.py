@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from composer.adapter import adapter_of
+from composer.contrast import contrast_of
 from composer.document import Document
 from composer.errors import ConfigError, suggest
 from composer.evidence import evidence_of
@@ -131,7 +132,7 @@ class _Reading:
         models = {name: self.model(name, row) for name, row in rows.models.items()}
         general = self.generalist(rows.experts)
         experts = {name: self.expert(name, rows.experts, models, name == general) for name in rows.experts}
-        return Settings(
+        settings = Settings(
             path=self.path,
             config_sha=hashlib.sha256(json.dumps(self.document.data).encode()).hexdigest(),
             models=models,
@@ -147,6 +148,12 @@ class _Reading:
                 rows.evidence, experts, encoder=rows.encoder is not None, reranker=rows.reranker is not None
             ),
         )
+        self.check_names("contrasts", rows.contrasts)
+        found: list[ArmSpec] = []
+        for name, contrast in rows.contrasts.items():
+            spec, arms = contrast_of(name, contrast, settings.arms, experts, self.error)
+            found += [replace(arm, name=f"{arm.name}~{name}", contrast=spec) for arm in arms]
+        return replace(settings, contrasting=tuple(found))
 
     def reading(
         self, rows: Mapping[str, EvidenceRow], experts: Mapping[str, ExpertSpec], *, encoder: bool, reranker: bool

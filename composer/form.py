@@ -187,6 +187,22 @@ class EvidenceRow(Row):
     )
 
 
+class ContrastRow(Row):
+    against: str = _about(
+        "what is taken off: `base` (without its adapter), `unchosen` (the expert that the router ranks last), `random`, "
+        "`unread` (without its passages), or an expert",
+        "base",
+        min_length=1,
+    )
+    beta: float = _about("how much of it: (1 + beta) strong - beta weak", 0.5, default=0.5, ge=0, le=10)
+    alpha: float = _about(
+        "tokens less probable than this share of the best one are never said", 0.1, default=0.1, ge=0, le=1
+    )
+    arms: list[str] | None = _about(
+        "which arms have it beside; by default all that can", ["arithmetic"], default=None, min_length=1
+    )
+
+
 class StageRow(Row):
     use: str = _about("the stage's name", "decide")
     options: dict[str, Any] = _about("the stage's own options", {"router": "skill"}, default_factory=dict)
@@ -208,6 +224,11 @@ class RegistryRow(Row):
     evidence: dict[str, EvidenceRow] = _about(
         "passages that experts may be given: `general+manuals` is then an arm with a record of its own",
         {"manuals": {"index": "manuals"}},
+        default_factory=dict,
+    )
+    contrasts: dict[str, ContrastRow] = _about(
+        "what is taken off of what an arm says, token by token: `arithmetic~base` is then an arm of its own",
+        {"base": {"against": "base"}},
         default_factory=dict,
     )
     profile: str | None = _about("folder of the experts' records", "default:profile", default=None)

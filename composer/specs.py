@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from composer.adapter import AdapterSpec
+from composer.contrast import ContrastSpec
 from composer.document import Document
 from composer.evidence import EvidenceSpec
 from composer.sources import Source
@@ -69,11 +70,13 @@ class ExpertSpec:
 
 @dataclass(frozen=True, slots=True)
 class ArmSpec:
-    """What is routed: an expert, as it is or with evidence. The name says so: `general`, `general+manuals`."""
+    """What is routed: an expert, as it is or with evidence, and what is taken off of what it says. The name says so:
+    `general`, `general+manuals`, `arithmetic~base`."""
 
     name: str
     expert: str
     evidence: EvidenceSpec | None = None
+    contrast: ContrastSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +114,14 @@ class Settings:
     pipelines: Mapping[str, tuple[StageSpec, ...]] = field(default_factory=dict[str, tuple[StageSpec, ...]])
     reading: tuple[ArmSpec, ...] = ()  # the arms with evidence
     reranker: EncoderSpec | None = None
+    contrasting: tuple[ArmSpec, ...] = ()  # the arms with a contrast
 
     @cached_property
     def arms(self) -> Mapping[str, ArmSpec]:
-        """Every arm by name: the experts that answer as they are, in file order, then those with evidence."""
+        """Every arm by name: the experts that answer as they are, in file order, then those with evidence, then those with
+        a contrast."""
         plain = {name: ArmSpec(name, name) for name, expert in self.experts.items() if expert.writes == "answers"}
-        return plain | {arm.name: arm for arm in self.reading}
+        return plain | {arm.name: arm for arm in (*self.reading, *self.contrasting)}
 
     @property
     def writers(self) -> tuple[str, ...]:

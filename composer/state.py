@@ -174,6 +174,17 @@ class Gated:
 
 
 @dataclass(frozen=True, slots=True)
+class Contrasted:
+    """What is taken off of what an arm says: the `partner` (`base`: its base without its adapter; `unread`: itself without
+    what it reads; else an expert), how it was `chosen`, how much of it (`beta`), and over which tokens (`alpha`)."""
+
+    partner: str
+    chosen: str
+    beta: float
+    alpha: float
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Columns over one batch, a row per query. Stages never change it: they return an `Update`.
 
@@ -181,7 +192,7 @@ class State:
     those of the current round; `course` is how they were chosen; `open` marks rows that still want something; `round`
     counts decisions; `withheld` marks rows whose drafts a budget did not allow: they are not finished, whatever was made of
     the drafts that are there. `evidence` maps the arms of a row that are given any to it, `gated` the arms of a row to the
-    gate's decision that chose them.
+    gate's decision that chose them, `contrasted` those with a contrast to what they are contrasted with.
     """
 
     queries: tuple[Query, ...]
@@ -194,6 +205,7 @@ class State:
     replies: tuple[tuple[Reply, ...], ...] = ()
     evidence: tuple[Mapping[str, Evidence], ...] = ()
     gated: tuple[Mapping[str, Gated], ...] = ()
+    contrasted: tuple[Mapping[str, Contrasted], ...] = ()
     abstained: tuple[str | None, ...] = ()
     answers: tuple[Answer, ...] = ()
     open: tuple[bool, ...] = ()
@@ -215,6 +227,7 @@ class State:
             replies=nothing,
             evidence=({},) * n,
             gated=({},) * n,
+            contrasted=({},) * n,
             abstained=(None,) * n,
             open=(True,) * n,
             withheld=(False,) * n,
@@ -286,6 +299,7 @@ _COLUMNS = (
     "replies",
     "evidence",
     "gated",
+    "contrasted",
     "abstained",
     "answers",
     "open",
@@ -355,6 +369,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
                 "cached": reply.draft.cached,
                 **_read(state.evidence[row].get(reply.arm), reply.draft.text),
                 **({"gate": asdict(gated)} if (gated := state.gated[row].get(reply.arm)) else {}),
+                **({"contrast": asdict(against)} if (against := state.contrasted[row].get(reply.arm)) else {}),
             }
             for reply in state.replies[row]
         ],

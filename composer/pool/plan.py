@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 
 from composer.pool.order import Waiting, order_of
-from composer.pool.queues import HostQueue, Job
+from composer.pool.queues import HostQueue, Job, host_for
 from composer.pool.residency import Held, to_evict
 from composer.pool.speeds import Speeds
 from composer.types import Prompt, Request
@@ -111,7 +111,7 @@ def make_plan(
     """
     queues: dict[str, HostQueue] = {}
     for request in requests:
-        host = host_of(request.streams[0].expert)
+        host = host_for(host_of, request)
         queue = queues.setdefault(host, HostQueue(host, patience=0.0, lead=0.0))
         queue.push(Job("", host, request), request)
     waiting = [

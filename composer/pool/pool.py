@@ -13,12 +13,13 @@ from composer.pool import clock
 from composer.pool.hosts import Hosts
 from composer.pool.ledger import Ledger
 from composer.pool.plan import Forecast, Machine, Plan, forecast, make_plan
-from composer.pool.queues import Job, adapters_of
-from composer.pool.resolver import Drafts, Resolver, cannot_score, model_of
+from composer.pool.queues import Job, adapters_of, host_for
+from composer.pool.resolver import Drafts, Resolver, cannot_serve, model_of
 from composer.pool.scheduler import Scheduler
 from composer.pool.speeds import Speeds
 from composer.pool.status import HostStatus, Status
 from composer.pool.submission import Item, Submission, Want
+from composer.pool.together import Together
 from composer.types import Delta, Draft, Failure, Request, draft_key
 
 PATIENCE = 30.0  # seconds: nothing is overtaken by what came so much later
@@ -47,7 +48,7 @@ class Pool:
         speeds: Speeds | None = None,
     ) -> None:
         self.ledger = Ledger()
-        self._resolver = resolver
+        self._resolver = resolver = Together(resolver)
         self._store = store
         self.speeds = speeds
         self._at_once = at_once
@@ -67,7 +68,7 @@ class Pool:
         """Whether all the hosts that `requests` need fit into memory at once, so that none is opened twice for them."""
         needs: dict[str, set[str]] = {}
         for request in requests:
-            needs.setdefault(self._resolver.host_of(request.streams[0].expert), set()).update(adapters_of(request))
+            needs.setdefault(host_for(self._resolver.host_of, request), set()).update(adapters_of(request))
         limit = self._hosts.limit()
         return limit is None or limit >= sum(
             self._hosts.estimate(host, sorted(adapters)) for host, adapters in needs.items()
@@ -184,7 +185,7 @@ class Pool:
         key = self._key(request)
         job = self._flights.get(key)
         if job is None:
-            job = self._flights[key] = Job(key, self._resolver.host_of(request.streams[0].expert), request)
+            job = self._flights[key] = Job(key, host_for(self._resolver.host_of, request), request)
             submission.fresh[job] = None
         elif job.queued:
             self._scheduler.hurry(job, request)
@@ -210,8 +211,8 @@ class Pool:
                     self._deliver(job, stored[job.key])
                     if place % _BREATH == 0:
                         await asyncio.sleep(0)
-            for job in [job for job in submission.fresh if job.request.target is not None]:
-                if (refused := cannot_score(self._resolver, job.host)) is not None and submission.claim(job):
+            for job in [job for job in submission.fresh if job.request.target or job.request.mix]:
+                if (refused := cannot_serve(self._resolver, job.host, job.request)) and submission.claim(job):
                     self._deliver(job, replace(refused, key=job.key))
             needs: dict[str, dict[frozenset[str], None]] = {}
             for job in jobs:

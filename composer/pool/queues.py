@@ -6,7 +6,7 @@ import heapq
 import itertools
 import math
 from collections import deque
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import asyncio
 
     from composer.pool.submission import Submission
+
+
+AND = "&"  # in the name of a host of several bases; no model's name holds one
 
 
 class Job:
@@ -252,6 +255,14 @@ class HostQueue:
             return lane is not None
         others = [other.waiting() for other in self._lanes.values() if other is not lane]
         return self._turns.keeps(lane.waiting(), others, now)
+
+
+def host_for(host_of: Callable[[str], str], request: Request) -> str:
+    """The host that serves all streams of a request: that of its expert, or `large&small` of both, the first stream's
+    first."""
+    if len(request.streams) == 1:
+        return host_of(request.streams[0].expert)
+    return AND.join(dict.fromkeys(host_of(stream.expert) for stream in request.streams))
 
 
 def adapters_of(request: Request) -> Iterator[str]:

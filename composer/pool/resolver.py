@@ -8,6 +8,8 @@ from typing import Protocol
 from composer.engines.base import Engine
 from composer.types import Draft, Failure, Fingerprint, Host, Request, Usage
 
+_CONTRASTING = "`llamacpp`, `transformers`, and `vllm` with `in_process: true`"
+
 
 class Resolver(Protocol):
     """What the pool asks of the registry. One that also has `replicas(name) -> int` lets a host be opened that often."""
@@ -63,16 +65,21 @@ def replicas_of(resolver: Resolver, name: str) -> int:
     return max(1, int(ask(name))) if ask is not None else 1
 
 
-def cannot_score(resolver: Resolver, name: str) -> Draft | None:
-    """The failed draft of a request with a target, where the host's engine scores no given text; None where it does."""
+def cannot_serve(resolver: Resolver, name: str, request: Request) -> Draft | None:
+    """The failed draft of a request that the host's engine is not made for, so that nothing is opened for it: it scores no
+    given text, or decodes no streams together, or none of several bases. None where it can."""
     engine = resolver.engine(name)
-    if engine.caps.scores:
+    caps, several = engine.caps, len({stream.base for stream in request.streams} | {None}) > 1
+    if request.target is not None and not caps.scores:
+        why = "scores no given text; `llamacpp` and a server of `vllm` do"
+    elif request.mix is not None and not caps.contrast:
+        why = f"decodes no streams together; {_CONTRASTING} do"
+    elif request.mix is not None and several and not caps.beside:
+        why = "decodes no streams of several bases together; `llamacpp` and `transformers` do"
+    else:
         return None
-    kind = type(engine).__name__
-    why = Failure(
-        "unsupported", f"the engine of {name!r} ({kind}) scores no given text; `llamacpp` and a server of `vllm` do"
-    )
-    return Draft("", "", "error", served_by=name, error=why)
+    failure = Failure("unsupported", f"the engine of {name!r} ({type(engine).__name__}) {why}")
+    return Draft("", "", "error", served_by=name, error=failure)
 
 
 def replica(name: str, place: int) -> str:

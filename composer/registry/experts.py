@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from composer.contrast import ContrastSpec, partners
 from composer.errors import ConfigError, SourceError
 from composer.evidence import EvidenceSpec
 from composer.plugins import check_options, load
@@ -60,18 +61,28 @@ class Registry:
         return self.settings.generalist.name
 
     def arms(self) -> tuple[Arm, ...]:
-        """Every expert that answers in file order, then those with evidence. The price is the model's per million tokens (unknown: 1, as
-        for equals)."""
-        return tuple(Arm(name, self._price(self._expert(name))) for name in self.settings.arms)
+        """Every expert that answers in file order, then those with evidence: what routers choose from. The price is the
+        model's per million tokens (unknown: 1, as for equals)."""
+        arms = self.settings.arms.values()
+        return tuple(Arm(arm.name, self._price(self._expert(arm.name))) for arm in arms if arm.contrast is None)
 
     def variants(self, arm: str) -> tuple[str, ...]:
         """All arms of the arm's expert: as it is, then with each evidence."""
-        expert = self.settings.arms[arm].expert
-        return tuple(name for name, one in self.settings.arms.items() if one.expert == expert)
+        expert, arms = self.settings.arms[arm].expert, self.settings.arms.items()
+        return tuple(name for name, one in arms if one.expert == expert and one.contrast is None)
 
     def evidence(self, arm: str) -> EvidenceSpec | None:
         """What the arm is given to read beside the question."""
         return self.settings.arms[arm].evidence
+
+    def contrast(self, arm: str) -> ContrastSpec | None:
+        """What is taken off of what the arm says."""
+        return self.settings.arms[arm].contrast
+
+    def partners(self, arm: str) -> Sequence[str]:
+        """Who may be the one that is taken off: several where they are chosen question by question."""
+        own = self.settings.arms[arm]
+        return partners(own.contrast, own.expert, self.settings.experts) if own.contrast else ()
 
     def description(self, expert: str) -> str:
         """What the registry says of an expert, "" where it says nothing."""
@@ -83,10 +94,10 @@ class Registry:
         needed = most_tokens(text) + most_tokens(expert.system or "") + expert.sampling.max_tokens
         return needed + _TURN <= model.context
 
-    def stream(self, arm: str, prompt: Prompt) -> Stream:
-        """The arm's expert, its adapter if it has one, and the prompt."""
+    def stream(self, arm: str, prompt: Prompt, *, bare: bool = False) -> Stream:
+        """The arm's expert, its adapter if it has one (unless `bare`), and the prompt."""
         expert = self._expert(arm)
-        return Stream(expert.name, prompt, adapter=expert.name if expert.adapter else None)
+        return Stream(expert.name, prompt, adapter=expert.name if expert.adapter and not bare else None)
 
     def sampling(self, arm: str) -> Sampling:
         """The expert's sampling."""
@@ -209,6 +220,9 @@ class Registry:
             material = self._material(arm.expert)
             if arm.evidence is not None:
                 material["evidence"] = self._evidence_print(arm.evidence)
+            if arm.contrast is not None:
+                who = partners(arm.contrast, arm.expert, self.settings.experts)
+                material["contrast"] = [asdict(arm.contrast), [[name, self._material(name)] for name in who]]
             prints[name] = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
         return prints
 

@@ -11,8 +11,8 @@ from annotated_types import Ge
 
 from composer.stages.foresight import may_want
 from composer.stages.kit import Kit, Stage
-from composer.stages.prompting import prompt_of
-from composer.state import Part, Query, State, Update, request_id
+from composer.stages.partnering import contrasted, contrasts_of, streams_of
+from composer.state import Part, State, Update, request_id
 from composer.trace import Planned
 from composer.types import Evidence, Request
 
@@ -40,11 +40,12 @@ class _Generate:
     async def __call__(self, state: State) -> Update:
         async with aclosing(self.landing(state)) as parts:
             found = [part async for part in parts]
-        return {name: state.column(name, found) for name in ("replies", "withheld", "open")}
+        return {name: state.column(name, found) for name in ("replies", "withheld", "open", "contrasted")}
 
     async def landing(self, state: State) -> AsyncGenerator[Part]:
         """The rows, with their replies in plan order, as their last drafts land."""
         kit = self.kit
+        state = state.apply({"contrasted": contrasts_of(kit.registry, state)})
         requests = _requests(kit, state, state.wanted, self.samples)
         ahead = _requests(kit, state, may_want(state), self.samples) if self.early else []
         if ahead and kit.pool().keeps([*requests, *ahead]):
@@ -72,26 +73,28 @@ async def _tell_plan(kit: Kit, requests: Sequence[Request]) -> None:
 
 def _requests(kit: Kit, state: State, arms: Sequence[Sequence[str]], samples: int) -> list[Request]:
     """One per row, arm of the row and sample, in that order."""
-    asked = zip(state.queries, arms, state.evidence, strict=True)
+    asked = enumerate(zip(arms, state.evidence, strict=True))
     return [
         request
-        for query, own, read in asked
+        for row, (own, read) in asked
         for arm in own
         if arm in read or kit.registry.evidence(arm) is None  # what is only foreseen has not been looked up
-        for request in _samples(kit, query, arm, samples, read.get(arm))
+        for request in _samples(kit, state, row, arm, samples, read.get(arm))
     ]
 
 
-def _samples(kit: Kit, query: Query, arm: str, samples: int, read: Evidence | None) -> Iterator[Request]:
-    """The draws of this question from this arm. A request's `sample` counts the draws by everybody who repeats the
+def _samples(kit: Kit, state: State, row: int, arm: str, samples: int, read: Evidence | None) -> Iterator[Request]:
+    """The draws of this row's question from this arm. A request's `sample` counts the draws by everybody who repeats the
     question; its id is unique in the batch, whatever part of it the row is asked in."""
-    stream = kit.registry.stream(arm, prompt_of(kit.registry, query, arm, read))
+    query = state.queries[row]
+    streams, mix = streams_of(kit.registry, query, arm, read, contrasted(kit.registry, state, row, arm))
     sampling = query.wishes.of(kit.registry.sampling(arm))
     for place in range(samples):
         sample = query.wishes.sample * samples + place
         yield Request(
             id=request_id(query.id, arm, place),
-            streams=(stream,),
+            streams=streams,
+            mix=mix,
             sampling=replace(sampling, seed=sampling.seed + sample) if sample else sampling,
             sample=sample,
             arm=arm,

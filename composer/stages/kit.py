@@ -18,6 +18,7 @@ from routers.types import Arm, Array, Router
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.answers.trust import Trust
+    from composer.contrast import ContrastSpec
     from composer.evidence import EvidenceSpec
     from composer.pool.pool import Pool
     from composer.retrieval.index import Closeness, Hit
@@ -70,8 +71,16 @@ class Arms(Protocol):
         """Every arm with its price, in registry order."""
         ...
 
-    def stream(self, arm: str, prompt: Prompt) -> Stream:
-        """The arm's expert and adapter with this prompt."""
+    def stream(self, arm: str, prompt: Prompt, *, bare: bool = False) -> Stream:
+        """The arm's expert and adapter (none where it is to be `bare`) with this prompt."""
+        ...
+
+    def contrast(self, arm: str) -> ContrastSpec | None:
+        """What is taken off of what the arm says."""
+        ...
+
+    def partners(self, arm: str) -> Sequence[str]:
+        """Who may be the one that is taken off: several where they are chosen question by question."""
         ...
 
     def sampling(self, arm: str) -> Sampling:

@@ -1,0 +1,86 @@
+"""Contrast as the registry file declares it: what a weaker source would say is taken off what the arm says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from composer.errors import ConfigError, suggest
+
+if TYPE_CHECKING:
+    from composer.form import ContrastRow
+    from composer.specs import ArmSpec, ExpertSpec
+
+BASE, UNCHOSEN, RANDOM, UNREAD = "base", "unchosen", "random", "unread"
+KINDS = {
+    BASE: "its base without its adapter",
+    UNCHOSEN: "the expert on the same base that the router ranks last",
+    RANDOM: "another expert on the same base, drawn by the question",
+    UNREAD: "itself without the passages it reads",
+}
+"""What an arm can be contrasted with beside an expert that is named."""
+
+Fault = Callable[[str, str, str], ConfigError]
+"""The error of a setting: what, and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastSpec:
+    """(1 + `beta`) times what the arm says less `beta` times what `against` says (one of `KINDS`, or an expert), over the
+    tokens that are at least `alpha` times as probable to the arm as its best (METHODS C.1, C.2)."""
+
+    name: str
+    against: str
+    beta: float = 0.5
+    alpha: float = 0.1
+
+
+def contrast_of(
+    name: str, row: ContrastRow, arms: Mapping[str, ArmSpec], experts: Mapping[str, ExpertSpec], error: Fault
+) -> tuple[ContrastSpec, list[ArmSpec]]:
+    """What this row of the file declares, and the arms that have it beside. Raises ConfigError."""
+    at = f"contrasts.{name}"
+    spec = ContrastSpec(name, row.against, row.beta, row.alpha)
+    if row.against in KINDS and row.against in experts:
+        raise error(f"{at}.against", f"`{row.against}` is an expert, and a word for {KINDS[row.against]}", "rename it")
+    if row.against not in KINDS and row.against not in experts:
+        known = [*KINDS, *experts]
+        raise error(f"{at}.against", f"no expert is called {row.against!r}", suggest(row.against, known))
+    for arm in row.arms or ():
+        if arm not in arms:
+            raise error(f"{at}.arms", f"no arm is called {arm!r}", suggest(arm, list(arms)))
+        if (why := _unfit(arms[arm], spec, experts)) is not None:
+            raise error(f"{at}.arms", f"{arm} {why}", "remove it")
+    found = [arms[arm] for arm in row.arms or arms if _unfit(arms[arm], spec, experts) is None]
+    if not found:
+        why = _unfit(next(iter(arms.values())), spec, experts)
+        raise error(at, f"it is for no arm: {next(iter(arms))}, for one, {why}", "remove it")
+    return spec, found
+
+
+def partners(spec: ContrastSpec, expert: str, experts: Mapping[str, ExpertSpec]) -> Sequence[str]:
+    """The experts that may be the partner of this one: the one that is named, or all whose adapters stand on the same base;
+    none where it is contrasted with itself, without its adapter or its passages."""
+    if spec.against in experts:
+        return [spec.against]
+    if spec.against in (BASE, UNREAD):
+        return []
+    own = experts[expert].model
+    return [
+        name
+        for name, one in experts.items()
+        if name != expert and one.model == own and one.adapter is not None and one.writes == "answers"
+    ]
+
+
+def _unfit(arm: ArmSpec, spec: ContrastSpec, experts: Mapping[str, ExpertSpec]) -> str | None:
+    """Why the arm cannot be contrasted so; None if it can."""
+    expert = experts[arm.expert]
+    if spec.against == BASE:
+        return None if expert.adapter is not None else "has no adapter, so it is its base"
+    if spec.against == UNREAD:
+        return None if arm.evidence is not None else "reads nothing"
+    if spec.against in (UNCHOSEN, RANDOM):
+        return None if partners(spec, arm.expert, experts) else f"has no other expert with an adapter on {expert.model}"
+    return None if spec.against != arm.expert else "would be contrasted with itself"
