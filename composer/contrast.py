@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from composer.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
+    from composer.engines.base import Engine
     from composer.form import ContrastRow
-    from composer.specs import ArmSpec, ExpertSpec
+    from composer.specs import ArmSpec, ExpertSpec, Settings
 
 BASE, UNCHOSEN, RANDOM, UNREAD = "base", "unchosen", "random", "unread"
 KINDS = {
@@ -20,6 +21,9 @@ KINDS = {
     UNREAD: "itself without the passages it reads",
 }
 """What an arm can be contrasted with beside an expert that is named."""
+
+CONTRASTING = "`llamacpp`, `transformers`, or `vllm` with `in_process: true`"
+"""The engines that decode several streams together."""
 
 Fault = Callable[[str, str, str], ConfigError]
 """The error of a setting: what, and the remedy."""
@@ -84,3 +88,29 @@ def _unfit(arm: ArmSpec, spec: ContrastSpec, experts: Mapping[str, ExpertSpec]) 
     if spec.against in (UNCHOSEN, RANDOM):
         return None if partners(spec, arm.expert, experts) else f"has no other expert with an adapter on {expert.model}"
     return None if spec.against != arm.expert else "would be contrasted with itself"
+
+
+def check_engines(settings: Settings, engine: Callable[[str], Engine]) -> None:
+    """Refuse contrasts that the engines of their models cannot decode, before anything is loaded. `engine` makes the one of
+    a model. Raises ConfigError."""
+    for arm in settings.contrasting:
+        assert arm.contrast is not None
+        at = f"contrasts.{arm.contrast.name}"
+        expert = settings.experts[arm.expert]
+        own = settings.models[expert.model]
+        others = {settings.experts[name].model for name in partners(arm.contrast, arm.expert, settings.experts)}
+        caps = engine(own.name).caps
+        what = remedy = ""
+        if not caps.contrast:
+            what = f"the engine of {own.name}, `{own.engine}`, decodes no streams together as it is set up"
+            remedy = f"serve it by {CONTRASTING}, or remove the contrast"
+        elif elsewhere := sorted(others - {own.name}):
+            kind = settings.models[elsewhere[0]].engine
+            if kind != own.engine:
+                what = f"{own.name} is served by `{own.engine}` and {elsewhere[0]} by `{kind}`: they share no step"
+                remedy = "serve both by one engine"
+            elif not caps.beside:
+                what = f"`{own.engine}` opens no second base beside {own.name}, and {arm.contrast.against} is on {elsewhere[0]}"
+                remedy = "serve both by `llamacpp` or `transformers`"
+        if what:
+            raise ConfigError(f"{arm.name}: {what}", where=settings.where(at), remedy=remedy)

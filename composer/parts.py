@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from composer.contrast import check_engines
 from composer.registry.experts import Registry
 from composer.registry.sources import Progress
 
@@ -46,6 +47,8 @@ class Parts:
         """See `Pipeline`."""
         self.settings = settings
         self.registry = Registry(settings, offline=offline, progress=progress)
+        if settings.contrasting:
+            check_engines(settings, self.registry.engine)
         self._say = say
         self._store_path = store
         self.memory = memory if memory is not None else settings.memory

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from composer.contrast import CONTRASTING
 from composer.engines.base import Engine
 from composer.types import Draft, Failure, Fingerprint, Host, Request, Usage
-
-_CONTRASTING = "`llamacpp`, `transformers`, and `vllm` with `in_process: true`"
 
 
 class Resolver(Protocol):
@@ -73,7 +72,7 @@ def cannot_serve(resolver: Resolver, name: str, request: Request) -> Draft | Non
     if request.target is not None and not caps.scores:
         why = "scores no given text; `llamacpp` and a server of `vllm` do"
     elif request.mix is not None and not caps.contrast:
-        why = f"decodes no streams together; {_CONTRASTING} do"
+        why = f"decodes no streams together: serve it by {CONTRASTING}"
     elif request.mix is not None and several and not caps.beside:
         why = "decodes no streams of several bases together; `llamacpp` and `transformers` do"
     else:

@@ -54,6 +54,7 @@ def nature(chance: random.Random) -> Nature:
     fault, live = chance.choice([0.0, 0.2, 0.2, 0.4, 0.8]), chance.random() < 0.2
     return Nature(
         caps=Caps(
+            contrast=True,
             slots=chance.randint(1, 4),
             mixed_adapters=chance.random() < 0.3,
             adapters="live" if live else "fixed",

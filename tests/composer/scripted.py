@@ -13,7 +13,7 @@ from composer.engines.base import Engine
 from composer.engines.scripted import ScriptedEngine
 from composer.pipeline import Pipeline
 from composer.registry.experts import Registry
-from composer.types import Draft, Failure, Request
+from composer.types import Caps, Draft, Failure, Request
 from routers.testing import HashEncoder
 from routers.types import Array
 
@@ -38,6 +38,7 @@ class Scripted:
         self.encoded: list[tuple[str, ...]] = []
         self.said: list[str] = []
         self.delay = 0.0
+        self.caps: Caps | None = None
         self._answer: Say = lambda request: f"{request.arm} on {request.parent}"
         bench = self
 
@@ -47,7 +48,7 @@ class Scripted:
                 return super().encode(texts)
 
         def engine(_: Registry, name: str) -> Engine:
-            self.engines.append(ScriptedEngine(lambda request: self._answer(request), delay=self.delay))
+            self.engines.append(ScriptedEngine(lambda request: self._answer(request), delay=self.delay, caps=self.caps))
             return self.engines[-1]
 
         def encoder(pipeline: Pipeline) -> Encoder:

@@ -55,7 +55,7 @@ class Fake:
     def arms(self) -> tuple[Arm, ...]:
         return (Arm("sums"), Arm("law"))
 
-    def stream(self, arm: str, prompt: Prompt) -> Stream:
+    def stream(self, arm: str, prompt: Prompt, *, bare: bool = False) -> Stream:
         return Stream(arm, prompt)
 
     def sampling(self, arm: str) -> Sampling:
@@ -69,6 +69,12 @@ class Fake:
 
     def evidence(self, arm: str) -> None:
         return None
+
+    def contrast(self, arm: str) -> None:
+        return None
+
+    def partners(self, arm: str) -> tuple[str, ...]:
+        return ()
 
     def fits(self, arm: str, text: str) -> bool:
         return True

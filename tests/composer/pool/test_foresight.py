@@ -43,6 +43,12 @@ class Arms:
     def evidence(self, arm: str) -> None:
         return None
 
+    def contrast(self, arm: str) -> None:
+        return None
+
+    def partners(self, arm: str) -> tuple[str, ...]:
+        return ()
+
     def fits(self, arm: str, text: str) -> bool:
         return True
 
@@ -52,7 +58,7 @@ class Arms:
     def kind(self, arm: str) -> Kind:
         return "number"
 
-    def stream(self, arm: str, prompt: Prompt) -> Stream:
+    def stream(self, arm: str, prompt: Prompt, *, bare: bool = False) -> Stream:
         assert isinstance(prompt[0], Message)
         return Stream(arm, prompt[0].content)
 

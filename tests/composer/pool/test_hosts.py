@@ -91,7 +91,9 @@ def test_nothing_waits_in_a_pool_that_is_closed() -> None:
 
 def test_what_needs_more_adapters_at_once_than_an_engine_holds_fails_and_the_rest_is_served() -> None:
     async def day() -> dict[str, Draft]:
-        machine = Machine(caps=Caps(slots=2, adapters="live", adapter_slots=1, mixed_adapters=True), opening=1)
+        machine = Machine(
+            caps=Caps(slots=2, adapters="live", adapter_slots=1, mixed_adapters=True, contrast=True), opening=1
+        )
         pool = Pool(machine, Memory(), memory=250)
         streams = (Stream("a.x", "both", "a.x"), Stream("a.y", "both", "a.y", -0.5))
 

@@ -41,7 +41,7 @@ class Arms:
     def arms(self) -> tuple[Arm, ...]:
         return ARMS
 
-    def stream(self, arm: str, prompt: Prompt) -> Stream:
+    def stream(self, arm: str, prompt: Prompt, *, bare: bool = False) -> Stream:
         return Stream(arm, prompt)
 
     def sampling(self, arm: str) -> Sampling:
@@ -52,6 +52,12 @@ class Arms:
 
     def evidence(self, arm: str) -> None:
         return None
+
+    def contrast(self, arm: str) -> None:
+        return None
+
+    def partners(self, arm: str) -> tuple[str, ...]:
+        return ()
 
     def fits(self, arm: str, text: str) -> bool:
         return True

@@ -1,0 +1,221 @@
+"""Arms with a contrast: who is taken off, what is asked, what is refused before anything is opened."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from composer.errors import ConfigError
+from composer.retrieval.build import build
+from composer.stages.partnering import contrasted
+from composer.state import Query, State, trace_of
+from composer.types import Caps, Mix, Request
+from routers.testing import HashEncoder
+from tests.composer.scripted import Scripted
+
+CAN = Caps(slots=8, contrast=True, beside=True)
+REMOTE = "{engine: openai, options: {url: 'http://127.0.0.1:9', model: m}}"
+ADAPTER = hashlib.sha256(b"adapter").hexdigest()
+EXPERTS = (
+    f"models:\n  small: {REMOTE}\n  tiny: {REMOTE}\nexperts:\n  general: {{model: small}}\n"
+    + "".join(
+        f"  {name}: {{model: small, adapter: {{path: a.gguf, sha256: {ADAPTER}}}, system: {name.title()}.}}\n"
+        for name in ("sums", "law", "units")
+    )
+    + "  mini: {model: tiny, system: Mini.}\n"
+    f"encoder: {{sources: [encoder.onnx], sha256: {'e' * 64}, tokenizer: tokenizer.json}}\n"
+)
+ASKED = "What is 2 + 2?"
+
+
+def registry(contrasts: str, more: str = "") -> str:
+    return f"{EXPERTS}{more}contrasts:\n  c: {{{contrasts}}}\n"
+
+
+class Seen:
+    """A script that keeps the requests."""
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+
+    def __call__(self, request: Request) -> str:
+        self.asked.append(request)
+        return "4"
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "a.gguf").write_bytes(b"adapter")
+    scripted = Scripted(tmp_path, monkeypatch)
+    scripted.caps = CAN
+    return scripted
+
+
+def one(scripted: Scripted, text: str, arm: str, question: str = ASKED) -> tuple[Request, State]:
+    seen = Seen()
+    state = asyncio.run(scripted.pipeline(text, seen).astate([Query("q", question)], by=arm))
+    [request] = seen.asked
+    return request, state
+
+
+def told(state: State) -> dict[str, object]:
+    [draft] = trace_of(state, 0)["drafts"]
+    found: dict[str, object] = draft["contrast"]
+    return found
+
+
+def systems(request: Request) -> list[str]:
+    return [turns[0].content for stream in request.streams if not isinstance(turns := stream.prompt, str)]
+
+
+def test_an_adapter_against_its_base(scripted: Scripted) -> None:
+    request, state = one(scripted, registry("against: base, beta: 0.7, alpha: 0.2"), "sums~c")
+    strong, weak = request.streams
+    assert (strong.adapter, weak.adapter, strong.weight, weak.weight) == ("sums", None, 1.7, -0.7)
+    assert (strong.prompt, strong.base, weak.base) == (weak.prompt, None, None)
+    assert request.mix == Mix("logit", 0.2)
+    assert told(state) == {"partner": "base", "chosen": "named", "beta": 0.7, "alpha": 0.2}
+    assert state.answers[0].text == "4"
+
+
+def test_an_adapter_against_one_that_is_named_each_with_its_own_prompt(scripted: Scripted) -> None:
+    request, _ = one(scripted, registry("against: law, arms: [sums]"), "sums~c")
+    assert [stream.adapter for stream in request.streams] == ["sums", "law"]
+    assert systems(request) == ["Sums.", "Law."]
+
+
+def test_a_large_model_against_a_small_one_is_one_host_of_both(scripted: Scripted) -> None:
+    request, _ = one(scripted, registry("against: mini"), "sums~c")
+    assert [(stream.expert, stream.base) for stream in request.streams] == [("sums", None), ("mini", "tiny")]
+    opened = [engine.opens[0] for engine in scripted.engines if engine.opens]
+    assert [(host.name, [adapter.name for adapter in host.adapters]) for host in opened] == [("small&tiny", ["sums"])]
+    assert [beside.name for beside in opened[0].beside] == ["tiny"]
+
+
+@pytest.mark.parametrize(("low", "high"), [("law", "units"), ("units", "law")])
+def test_the_unchosen_is_whom_the_router_ranks_last_of_those_who_are_not_asked(
+    scripted: Scripted, low: str, high: str
+) -> None:
+    registry_ = scripted.pipeline(registry("against: unchosen")).registry
+    arms = tuple(arm.name for arm in registry_.arms())
+    assert arms == (
+        "general",
+        "sums",
+        "law",
+        "units",
+        "mini",
+    )  # nobody has measured a contrast: routers choose from these
+    scores = {"general": -5.0, "sums": -9.0, low: 0.1, high: 0.9, "mini": -7.0}
+    state = State.of((Query("q", ASKED),)).apply({"arms": arms, "scores": np.array([[scores[arm] for arm in arms]])})
+    for asked, partner in ((("sums~c",), low), (("sums~c", low), high), (("sums~c", f"{low}+book"), high)):
+        found = contrasted(registry_, state.apply({"asked": (asked,)}), 0, "sums~c")
+        assert found is not None
+        assert (found.partner, found.chosen) == (partner, "ranked last")
+
+
+def test_where_nobody_ranked_them_one_is_drawn_and_it_says_so(scripted: Scripted) -> None:
+    request, state = one(scripted, registry("against: unchosen"), "sums~c")
+    assert request.streams[1].adapter in ("law", "units")
+    assert told(state)["chosen"] == "random, as nobody ranked the experts"
+
+
+def test_a_random_partner_is_the_same_for_the_same_question_and_not_for_all(scripted: Scripted) -> None:
+    text = registry("against: random")
+    partners = [one(scripted, text, "sums~c", f"What is {n} + 2?")[0].streams[1].adapter for n in range(12)]
+    scripted.folder = scripted.folder / "again"  # another store
+    scripted.folder.mkdir()
+    (scripted.folder / "project").mkdir()
+    (scripted.folder / "project" / "a.gguf").write_bytes(b"adapter")
+    again = [one(scripted, text, "sums~c", f"What is {n} + 2?")[0].streams[1].adapter for n in range(12)]
+    assert partners == again
+    assert set(partners) == {"law", "units"}
+
+
+def test_with_passages_against_without(scripted: Scripted, tmp_path: Path) -> None:
+    source, place = tmp_path / "texts", tmp_path / "project" / "index"
+    source.mkdir()
+    (source / "a.txt").write_text("Two and two is four.", encoding="utf-8")
+    build(source, place, HashEncoder(), lambda texts: [[len(text)] for text in texts])
+    more = (
+        "evidence:\n  book: {index: ./index, experts: [general]}\npipeline: [{use: decide}, {use: retrieve}, "
+        "{use: generate}, {use: verify}, {use: aggregate}]\n"
+    )
+    request, state = one(scripted, registry("against: unread", more), "general+book~c")
+    strong, weak = (stream.prompt[-1].content for stream in request.streams if not isinstance(stream.prompt, str))
+    assert "Two and two is four." in strong
+    assert weak == ASKED
+    [draft] = trace_of(state, 0)["drafts"]
+    assert (draft["evidence"]["used"], draft["contrast"]["partner"]) == (["a.txt#0"], "unread")
+
+
+def test_contrasted_and_plain_arms_are_asked_in_one_batch_and_known_apart(scripted: Scripted) -> None:
+    seen = Seen()
+    pipeline = scripted.pipeline(registry("against: base"), seen)
+    for arm in ("sums", "sums~c", "sums~c"):
+        asyncio.run(pipeline.astate([Query("q", ASKED)], by=arm))
+    assert [len(request.streams) for request in seen.asked] == [1, 2]  # the third is in the store
+
+
+def test_a_record_is_lost_when_the_partner_or_the_numbers_change(scripted: Scripted) -> None:
+    def print_of(contrasts: str, experts: str = EXPERTS) -> str:
+        text = f"{experts}contrasts:\n  c: {{{contrasts}}}\n"
+        return scripted.pipeline(text).registry.prints()["sums~c"]
+
+    first = print_of("against: base")
+    assert first == print_of("against: base, beta: 0.5")
+    assert first != print_of("against: base, beta: 0.6")
+    assert print_of("against: law") != print_of("against: law", EXPERTS.replace("Law.", "Judge."))
+    assert print_of("against: random") != print_of("against: random", EXPERTS.replace("Units.", "Metres."))
+
+
+@pytest.mark.parametrize(
+    ("contrasts", "words"),
+    [
+        ("against: nobody", "no expert is called 'nobody'"),
+        ("against: base, arms: [sum]", "no arm is called 'sum'"),
+        ("against: base, arms: [general]", "general has no adapter, so it is its base"),
+        ("against: unread", "general, for one, reads nothing"),
+        ("against: random, arms: [mini]", "mini has no other expert with an adapter on tiny"),
+        ("against: sums, arms: [sums]", "would be contrasted with itself"),
+        ("against: base, alpha: 2", "alpha"),
+        ("against: base, beta: -1", "beta"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_its_line(scripted: Scripted, contrasts: str, words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        scripted.pipeline(registry(contrasts))
+    assert words in str(refused.value)
+    assert "experts.yaml:" in (refused.value.where or "")
+
+
+@pytest.mark.parametrize(
+    ("caps", "contrasts", "words"),
+    [
+        (Caps(slots=8), "against: base", "decodes no streams together"),
+        (Caps(slots=8, contrast=True), "against: mini, arms: [sums]", "opens no second base"),
+    ],
+)
+def test_an_engine_that_cannot_says_so_before_anything_is_opened(
+    scripted: Scripted, caps: Caps, contrasts: str, words: str
+) -> None:
+    scripted.caps = caps
+    with pytest.raises(ConfigError, match=words) as refused:
+        scripted.pipeline(registry(contrasts))
+    assert "(contrasts.c)" in (refused.value.where or "")
+    assert not any(engine.opens for engine in scripted.engines)
+
+
+def test_a_request_that_reaches_the_pool_all_the_same_opens_no_host(scripted: Scripted) -> None:
+    seen = Seen()
+    pipeline = scripted.pipeline(registry("against: base"), seen)
+    scripted.caps = Caps(slots=8)
+    state = asyncio.run(pipeline.astate([Query("q", ASKED)], by="sums~c"))
+    error = state.replies[0][0].draft.error
+    assert error is not None
+    assert (error.kind, seen.asked) == ("unsupported", [])
+    assert not any(engine.opens for engine in scripted.engines)
