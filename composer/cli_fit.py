@@ -1,4 +1,4 @@
-"""The verbs that learn from outcomes: `coe fit router`, `answers` and `gate`."""
+"""The verbs that learn from outcomes: `coe fit router`, `answers`, `gate` and `contrast`."""
 
 from __future__ import annotations
 
@@ -146,3 +146,46 @@ def fit_gate_(
     for one in found:
         for line in one.lines():
             typer.echo(line)
+
+
+@fit.command("contrast")
+def fit_contrast_(
+    labelled: Annotated[
+        Path | None, typer.Argument(help="Labelled JSONL; else the packaged questions of the default experts.")
+    ] = None,
+    betas: Annotated[str, typer.Option(help="How much of the partner is tried, parted by commas.")] = "",
+    alphas: Annotated[str, typer.Option(help="Which shares of the best token make one plausible.")] = "",
+    config: Config = None,
+    as_json: AsJson = False,
+    offline: Offline = False,
+) -> None:
+    """Does it help to take off what a weaker source would say? Every declared contrast is tried; one is turned on where
+    held-out questions show that an arm is right more often with it."""
+    from dataclasses import asdict
+
+    from composer.fit_contrast import ALPHAS, BETAS, fit_contrasts
+    from composer.jsonl import read_questions
+    from composer.profiling import ITEMS
+    from composer.progress import watch
+
+    own, least = _numbers(betas, "--betas"), _numbers(alphas, "--alphas")
+    pipeline = _pipeline(config, None, offline)
+    rows = [row for row in read_questions(labelled or ITEMS, labelled=True).rows if row.split != "test"]
+    with watch(pipeline, "drafts"):
+        found = fit_contrasts(pipeline, rows, betas=own or BETAS, alphas=least or ALPHAS, say=say)
+    if as_json:
+        print_json({"arms": [{**asdict(one), "installed": one.installed} for one in found]})
+        return
+    for one in found:
+        for line in one.lines():
+            typer.echo(line)
+
+
+def _numbers(text: str, option: str) -> tuple[float, ...]:
+    """The numbers of an option. Raises InputError."""
+    from composer.errors import InputError
+
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as why:
+        raise InputError(f"{text!r} are no numbers: {why}", where=option, remedy="write 0.1,0.5") from why

@@ -14,6 +14,7 @@ from routers.types import Outcomes, Questions, Router
 
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
+    from composer.contrast_records import ContrastRecord
     from composer.retrieval.records import GateRecord
 
 LEARNT = "learnt"  # the aggregator that exists only after `coe fit answers`
@@ -79,6 +80,18 @@ def gates_of(registry: Registry, say: Callable[[str], None]) -> dict[str, GateRe
         say(f"the gates of {', '.join(stale)} are of other weights, passages or settings and left out: coe fit gate")
     elif not found:
         say("no gate is fitted for this registry, so every arm is asked as it was chosen: coe fit gate")
+    return found
+
+
+def contrasts_of(registry: Registry, say: Callable[[str], None]) -> dict[str, ContrastRecord]:
+    """What `coe fit contrast` installed, by plain arm; of arms that have changed since then nothing, and the user is told.
+    Raises InputError where it cannot be read."""
+    from composer.contrast_records import read_contrasts  # noqa: PLC0415 only where there may be some
+    from composer.places import contrasts_folder  # noqa: PLC0415
+
+    found, stale = read_contrasts(contrasts_folder(registry), registry.prints())
+    if stale:
+        say(f"the contrasts of {', '.join(stale)} are of other weights or settings and left out: coe fit contrast")
     return found
 
 

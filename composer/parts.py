@@ -16,6 +16,7 @@ from composer.registry.sources import Progress
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.answers.trust import Trust
+    from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
@@ -171,6 +172,13 @@ class Parts:
         from composer.fitted import gates_of  # noqa: PLC0415 pyarrow: only where there is something to weigh
 
         return gates_of(self.registry, self._say)
+
+    @cached_property
+    def contrasts(self) -> Mapping[str, ContrastRecord]:
+        """The contrasts that `coe fit contrast` installed, by plain arm. Raises InputError where they cannot be read."""
+        from composer.fitted import contrasts_of  # noqa: PLC0415 pyarrow: only where there may be some
+
+        return contrasts_of(self.registry, self._say)
 
     @cached_property
     def trust(self) -> Trust | None:

@@ -238,6 +238,7 @@ class Pipeline(Parts):
             typical=lambda: self.typical,
             passages=self.passages,
             gates=lambda: self.gates,
+            contrasts=lambda: self.contrasts,
         )
 
     def check_indexes(self, by: str) -> None:

@@ -45,6 +45,12 @@ def gates_folder(registry: Registry) -> Path:
     return profiles.parent.with_name("gates") / profiles.name
 
 
+def contrasts_folder(registry: Registry) -> Path:
+    """Where `coe fit contrast` keeps what it showed to help for this registry file."""
+    profiles = user_folder(registry)
+    return profiles.parent.with_name("contrasts") / profiles.name
+
+
 def trust_folder(registry: Registry) -> Path:
     """Where it is kept how far answers of this registry file are to be believed."""
     profiles = user_folder(registry)

@@ -176,12 +176,18 @@ class Gated:
 @dataclass(frozen=True, slots=True)
 class Contrasted:
     """What is taken off of what an arm says: the `partner` (`base`: its base without its adapter; `unread`: itself without
-    what it reads; else an expert), how it was `chosen`, how much of it (`beta`), and over which tokens (`alpha`)."""
+    what it reads; else an expert), how it was `chosen`, how much of it (`beta`), over which tokens (`alpha`), and `why`,
+    where the arm was not asked for by that name."""
 
     partner: str
     chosen: str
     beta: float
     alpha: float
+    why: str = ""
+
+    def but(self, beta: float, alpha: float, why: str) -> Contrasted:
+        """With these numbers, for this reason."""
+        return replace(self, beta=beta, alpha=alpha, why=why)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +21,8 @@ from composer.registry.hf import when_served
 from composer.registry.indexes import evidence_print, most_tokens
 from composer.registry.lock import UNSEEN, check_locked
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
+from composer.registry.release import changed, engine_version
 from composer.registry.sources import Progress, fetch
-from composer.registry.vllm_home import find_python, vllm_version
 from composer.sources import PathSource, Source
 from composer.specs import EncoderSpec, ExpertSpec, ModelSpec, Settings
 from composer.types import AdapterFile, Fingerprint, Host, Kind, Message, Prompt, Request, Sampling, Stream, Usage
@@ -78,6 +77,10 @@ class Registry:
     def contrast(self, arm: str) -> ContrastSpec | None:
         """What is taken off of what the arm says."""
         return self.settings.arms[arm].contrast
+
+    def contrasts(self) -> Sequence[str]:
+        """The arms with a contrast."""
+        return [arm.name for arm in self.settings.contrasting]
 
     def partners(self, arm: str) -> Sequence[str]:
         """Who may be the one that is taken off: several where they are chosen question by question."""
@@ -235,7 +238,7 @@ class Registry:
             "template": shared.template,
             "completion": self._model(expert).completion,
             "system": own.system,
-            "sampling": _changed(own.sampling),
+            "sampling": changed(own.sampling),
         }
 
     def _evidence_print(self, spec: EvidenceSpec) -> list[Any]:
@@ -288,7 +291,7 @@ class Registry:
 
     @cached_property
     def _prints(self) -> dict[str, Fingerprint]:
-        engines = {name: _engine_version(model) for name, model in self.settings.models.items()}
+        engines = {name: engine_version(model) for name, model in self.settings.models.items()}
         prints = {}
         for expert in self.settings.experts.values():
             model = self.settings.models[expert.model]
@@ -377,24 +380,3 @@ class Registry:
 def _is_whole(place: Path) -> bool:
     """Whether a model lies there, and not a part of one: as a file, or as a folder."""
     return (place.is_file() and not place.name.endswith(PART)) or (place / "config.json").is_file()
-
-
-def _changed(sampling: Sampling) -> dict[str, Any]:
-    """The settings that are not what they are by default."""
-    pairs = {field.name: (getattr(sampling, field.name), field.default) for field in fields(sampling)}
-    return {name: value for name, (value, default) in pairs.items() if value != default}
-
-
-def _engine_version(model: ModelSpec) -> str:
-    """What runs the model and how: options may change the last bits, and with them the text."""
-    options = dict(model.options)
-    name, python = model.engine, options.get("python")
-    if model.engine == "llamacpp":
-        name = f"llamacpp {version('xllamacpp')}"
-    elif (
-        model.engine == "vllm" and options.get("url") is None
-    ):  # a server of somebody else tells its own only when asked
-        name = f"vllm {vllm_version(find_python(str(python) if python else None))}"
-    plumbing = getattr(load("engines", model.engine), "plumbing", ()) if model.options else ()
-    told = (f"{option}={value!r}" for option, value in sorted(model.options) if option not in plumbing)
-    return " ".join([name, *told])

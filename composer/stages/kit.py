@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.answers.trust import Trust
     from composer.contrast import ContrastSpec
+    from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
     from composer.pool.pool import Pool
     from composer.retrieval.index import Closeness, Hit
@@ -77,6 +78,10 @@ class Arms(Protocol):
 
     def contrast(self, arm: str) -> ContrastSpec | None:
         """What is taken off of what the arm says."""
+        ...
+
+    def contrasts(self) -> Sequence[str]:
+        """The arms with a contrast, as `arithmetic~base`."""
         ...
 
     def partners(self, arm: str) -> Sequence[str]:
@@ -149,7 +154,7 @@ def unfitted(name: str) -> Aggregator:
 @dataclass(frozen=True, slots=True)
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
-    believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm; `emit` reports events as they happen; `budget` is that of
+    believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm; `emit` reports events as they happen; `budget` is that of
     the run under way; `typical` tokens of an answer per arm, where they were measured."""
 
     registry: Arms
@@ -163,6 +168,7 @@ class Kit:
     typical: Callable[[], Mapping[str, float]] = dict[str, float]
     passages: Callable[[Path], Finder] = no_index
     gates: Callable[[], Mapping[str, GateRecord]] = dict[str, "GateRecord"]
+    contrasts: Callable[[], Mapping[str, ContrastRecord]] = dict[str, "ContrastRecord"]
 
 
 def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:

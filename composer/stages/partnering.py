@@ -14,9 +14,12 @@ from composer.types import Evidence, Mix, Stream
 
 
 def contrasted(registry: Arms, state: State, row: int, arm: str) -> Contrasted | None:
-    """What is taken off of what the arm says about this row's question, None where nothing is. `unchosen` is the expert on
+    """What is taken off of what the arm says about this row's question, None where nothing is: what was decided for the row
+    (by the stage `contrast`), else what the arm's name says. `unchosen` is the expert on
     the same base, of those that the row does not ask, which the router ranks last; where nobody has ranked them, because
     the arm was asked for by name, one is drawn as for `random`, and it says so."""
+    if (decided := state.contrasted[row].get(arm)) is not None:
+        return decided
     spec = registry.contrast(arm)
     if spec is None:
         return None

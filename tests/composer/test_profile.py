@@ -73,6 +73,9 @@ class Fake:
     def contrast(self, arm: str) -> None:
         return None
 
+    def contrasts(self) -> tuple[str, ...]:
+        return ()
+
     def partners(self, arm: str) -> tuple[str, ...]:
         return ()
 

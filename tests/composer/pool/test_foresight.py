@@ -46,6 +46,9 @@ class Arms:
     def contrast(self, arm: str) -> None:
         return None
 
+    def contrasts(self) -> tuple[str, ...]:
+        return ()
+
     def partners(self, arm: str) -> tuple[str, ...]:
         return ()
 

@@ -79,7 +79,7 @@ def test_an_adapter_against_its_base(scripted: Scripted) -> None:
     assert (strong.adapter, weak.adapter, strong.weight, weak.weight) == ("sums", None, 1.7, -0.7)
     assert (strong.prompt, strong.base, weak.base) == (weak.prompt, None, None)
     assert request.mix == Mix("logit", 0.2)
-    assert told(state) == {"partner": "base", "chosen": "named", "beta": 0.7, "alpha": 0.2}
+    assert told(state) == {"partner": "base", "chosen": "named", "beta": 0.7, "alpha": 0.2, "why": ""}
     assert state.answers[0].text == "4"
 
 

@@ -1,0 +1,41 @@
+"""contrast: take what a weaker source would say off what the chosen experts say, where that was shown to help."""
+
+from __future__ import annotations
+
+from composer.errors import ConfigError
+from composer.stages.kit import Kit, Stage
+from composer.stages.partnering import contrasted
+from composer.state import State, Update
+
+FITTED = "auto"  # what `coe fit contrast` installed
+
+
+def contrast(kit: Kit, *, use: str = FITTED) -> Stage:
+    """Arms of which `coe fit contrast` has shown that a contrast helps are decoded with it from now on, under their own name
+    (`auto`); or `use` names a contrast of the registry, and all that have it are. The trace says with whom, how much, and
+    why. Who asks for an expert by name gets that arm as it is."""
+    known = {arm.partition("~")[2] for arm in kit.registry.contrasts()}
+    if use != FITTED and use not in known:
+        raise ConfigError(
+            f"no contrast is called {use!r}", where="use", remedy=f"declare it in `contrasts:`, or write {FITTED}"
+        )
+
+    async def stage(state: State) -> Update:
+        if state.course is None:
+            return {}
+        records = kit.contrasts() if use == FITTED else {}
+        declared = [arm for arm in kit.registry.contrasts() if arm.partition("~")[2] == use]
+        found = [dict(own) for own in state.contrasted]
+        for row, own in enumerate(found):
+            for plain, record in records.items():
+                if plain not in own and plain in state.arms:
+                    chosen = contrasted(kit.registry, state, row, record.arm)
+                    assert chosen is not None
+                    own[plain] = chosen.but(record.beta, record.alpha, record.why)
+            for arm in declared:
+                plain = arm.partition("~")[0]
+                if plain not in own and (chosen := contrasted(kit.registry, state, row, arm)) is not None:
+                    own[plain] = chosen.but(chosen.beta, chosen.alpha, f"every arm that can is decoded with `{use}`")
+        return {"contrasted": tuple(found)}
+
+    return stage
