@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from composer.cli_kit import AsJson, Config, Offline, print_json, say
+from composer.cli_kit import AsJson, Config, Offline, numbers, print_json, say
 from composer.cli_kit import make_pipeline as _pipeline
 
 fit = typer.Typer(
@@ -168,7 +168,7 @@ def fit_contrast_(
     from composer.profiling import ITEMS
     from composer.progress import watch
 
-    own, least = _numbers(betas, "--betas"), _numbers(alphas, "--alphas")
+    own, least = numbers(betas, "--betas"), numbers(alphas, "--alphas")
     pipeline = _pipeline(config, None, offline)
     rows = [row for row in read_questions(labelled or ITEMS, labelled=True).rows if row.split != "test"]
     with watch(pipeline, "drafts"):
@@ -179,13 +179,3 @@ def fit_contrast_(
     for one in found:
         for line in one.lines():
             typer.echo(line)
-
-
-def _numbers(text: str, option: str) -> tuple[float, ...]:
-    """The numbers of an option. Raises InputError."""
-    from composer.errors import InputError
-
-    try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
-    except ValueError as why:
-        raise InputError(f"{text!r} are no numbers: {why}", where=option, remedy="write 0.1,0.5") from why

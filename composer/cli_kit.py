@@ -94,3 +94,13 @@ def end_quietly(end: SystemExit) -> NoReturn:
     if end.code == 1 and type(sys.stdout).__name__ == "PacifyFlushWrapper":  # what typer leaves after EPIPE
         raise SystemExit(CLOSED_PIPE) from end
     raise end
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """The numbers of an option. Raises InputError."""
+    from composer.errors import InputError
+
+    try:
+        return tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as why:
+        raise InputError(f"{text!r} are no numbers: {why}", where=option, remedy="write 0.1,0.5") from why

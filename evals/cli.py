@@ -254,3 +254,59 @@ def retrieval(
 
     for line in run(data, benchmark, n, json_file, offline=offline, say=say):
         typer.echo(line)
+
+
+@app.command()
+def contrast(
+    benchmark: Annotated[
+        str | None,
+        typer.Option(help="Some of the skills, arithmetic-3digit, wordproblems, reading, parted by commas (else all)."),
+    ] = None,
+    n: Annotated[
+        int, typer.Option("--n", min=8, help="Test questions per group; half as many choose the numbers.")
+    ] = 80,
+    betas: Annotated[str, typer.Option(help="How much of the partner is tried.")] = "0.1,0.3,0.5,0.7,0.9",
+    alphas: Annotated[str, typer.Option(help="Which shares of the best token make one plausible.")] = "0.1",
+    engine: Annotated[str, typer.Option(help="llamacpp, or vllm (in process), which wants COE_VLLM.")] = "llamacpp",
+    json_file: JsonFile = None,
+    offline: Offline = False,
+) -> None:
+    """Does it help to take off what a weaker source would say? Every partner and a random one against greedy decoding and
+    plain sampling, per skill set; the numbers are chosen on calibration."""
+    from dataclasses import asdict
+    from tempfile import TemporaryDirectory
+
+    from composer.cli_kit import numbers
+    from composer.config import load_settings, packaged_registry
+    from composer.errors import InputError, suggest
+    from evals.contrast import GROUPS, lines, run
+    from evals.report import write_json
+
+    def say(text: str) -> None:
+        typer.echo(text, err=True)
+
+    groups = GROUPS if benchmark is None else tuple(name.strip() for name in benchmark.split(","))
+    for name in groups:
+        if name not in GROUPS:
+            raise InputError(f"nothing is called {name!r} here", where="--benchmark", remedy=suggest(name, GROUPS))
+    if engine not in ("llamacpp", "vllm"):
+        raise InputError(f"{engine!r} is no engine here", where="--engine", remedy="write llamacpp or vllm")
+    settings = load_settings(packaged_registry())
+    if engine == "vllm":
+        from composer.registry.vllm_home import find_python
+        from evals.engines import as_folder, through_vllm
+
+        found = find_python(None)
+        settings = through_vllm(
+            settings, as_folder(settings, found, offline=offline), {"python": found, "in_process": True}
+        )
+    own, least = numbers(betas, "--betas"), numbers(alphas, "--alphas")
+    with TemporaryDirectory() as folder:
+        report = run(settings, engine, groups, n, Path(folder), betas=own, alphas=least, offline=offline, say=say)
+    for line in lines(report):
+        typer.echo(line)
+    if json_file is not None:
+        gaps = {group: [asdict(one) for one in found] for group, found in report.gaps.items()}
+        write_json(
+            json_file, "eval contrast", f"{n} per group", report.rows, gaps=gaps, chosen_by=dict(report.chosen_by)
+        )

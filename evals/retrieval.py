@@ -101,7 +101,7 @@ def evaluate(
     settings = reading(base, corpus, expert, folder / f"{corpus.name}-index", folder)
     arm = settings.reading[0].name
     with Pipeline(settings, store=folder / "drafts.sqlite", offline=offline) as pipeline:
-        passages = _index(pipeline, corpus, folder)
+        passages = build_index(pipeline, corpus, folder)
         queries = [
             Query(item.question.id, item.question.text, item.question.choices, item.question.kind)
             for item in corpus.items
@@ -187,7 +187,7 @@ def corpora(
             say(f"strategyqa is left out: there is no {FILE} (name its folder with --data, or COE_DATA)")
 
 
-def _index(pipeline: Pipeline, corpus: Corpus, folder: Path) -> int:
+def build_index(pipeline: Pipeline, corpus: Corpus, folder: Path) -> int:
     """Build the corpus' index; how many passages it has."""
     source = folder / f"{corpus.name}.jsonl"
     write_documents(corpus, source)
