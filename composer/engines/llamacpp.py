@@ -206,8 +206,8 @@ def _cannot(request: Request, caps: Caps) -> str | None:
 def _unserved(stream: Stream, process: LlamaProcess | None, processes: Sequence[LlamaProcess]) -> str | None:
     """Why these cannot decode the stream; None if they can."""
     if process is None:
-        names = ", ".join(repr(one.host.name) for one in processes)
-        return f"the stream of {stream.expert!r} belongs to none of the bases that are open: {names}"
+        bases = ", ".join(repr(one.host.name) for one in processes)
+        return f"the stream of {stream.expert!r} belongs to none of the bases that are open: {bases}"
     names = [adapter.name for adapter in process.host.adapters]
     if stream.adapter is not None and stream.adapter not in names:
         return f"it was opened without the adapter {stream.adapter!r}, with: {', '.join(names) or 'none'}"

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from composer.decoding.combine import combine, log_softmax, plausible
@@ -26,7 +27,6 @@ from composer.engines.llamacpp_process import LlamaProcess, adapter_fields
 from composer.engines.retry import Unusable
 from composer.engines.written import Written
 from composer.types import Delta, Draft, Request, Stop, Stream, TokenLogprob, Usage
-from routers.types import Array
 
 WIDTHS = (64, 1024, 16_384)  # tokens asked for: the next where the last leaves out what may be plausible
 _FEW = (4, 16, math.inf)  # of these widths: so many that are missing cost less one by one than with the next width
@@ -36,6 +36,7 @@ _NOTHING = 1e-30  # the probability of a rest that rounding has made 0 or less
 _FIELDS = ["completion_probabilities", "stop_type", "timings/cache_n"]
 
 T = TypeVar("T")
+Scores = NDArray[Any]
 
 
 class _Part(BaseModel):
@@ -240,7 +241,7 @@ class Contrast:
         """The next token, and what is told of it."""
         tokens, row, places = await self._plausible()
         if len(tokens) == 1 and self._sure:
-            scores = np.zeros(1)
+            scores: Scores = np.zeros(1)
         else:
             scores = await self._scores([token.id for token in tokens], row, places)
         try:
@@ -254,7 +255,7 @@ class Contrast:
         token = tokens[drawn]
         return token, TokenLogprob(_text(token), float(logprobs[drawn]), top, token.id)
 
-    async def _plausible(self) -> tuple[list[_Token], Array, Array]:
+    async def _plausible(self) -> tuple[list[_Token], Scores, Scores]:
         """The tokens that the mask lets pass, by id; the mask stream's log-probabilities of all that it was asked for, by id,
         and of the rest, in as many equal parts as it takes for none of these to pass; and where the tokens stand there."""
         for width in WIDTHS:
@@ -279,7 +280,7 @@ class Contrast:
             cells *= 4
         raise _bad("the probabilities that it tells do not add up")
 
-    def _complete(self, told: Array) -> bool:
+    def _complete(self, told: Scores) -> bool:
         """Whether no token that is less probable than these is plausible."""
         if self._mix.top_p < 1 and np.exp(told).sum() >= self._mix.top_p:
             return True
@@ -288,7 +289,7 @@ class Contrast:
     def _known(self, id: int) -> bool:
         return self._vocabulary is None or id < self._vocabulary
 
-    async def _scores(self, ids: Sequence[int], row: Array, places: Array) -> Array:
+    async def _scores(self, ids: Sequence[int], row: Scores, places: Scores) -> Scores:
         """The combined scores of these tokens. Of the other streams what is not theirs is spread evenly: none of it passes."""
         asked = [
             at for at, source in enumerate(self._sources) if source is not self._mask and source.stream.weight != 0
@@ -299,11 +300,11 @@ class Contrast:
             rows[at] = np.empty_like(row)
             rows[at][:] = _spread(logprobs, len(row) - len(ids))[0]
             rows[at][places] = logprobs
-        combined: Array = combine(rows, [source.stream.weight for source in self._sources], self._mix)
+        combined: Scores = combine(rows, [source.stream.weight for source in self._sources], self._mix)
         return combined[places]
 
 
-def _spread(logprobs: Array, cells: int) -> Array:
+def _spread(logprobs: Scores, cells: int) -> Scores:
     """What is left of a distribution, in equal parts [cells]."""
     rest = max(1.0 - float(np.exp(logprobs).sum()), _NOTHING)
     return np.full(cells, math.log(rest / cells))

