@@ -87,8 +87,9 @@ class ScriptedEngine:
             return said
         if isinstance(said, Failure):
             return Draft("", "", "error", served_by=self._host.name, error=said)
-        words_in, words_out = len(prompt_text(request.streams[0].prompt).split()), len(said.split())
-        usage = Usage(tokens_in=words_in, tokens_out=words_out, passes=words_out, seconds=self._delay)
+        words_in = sum(len(prompt_text(stream.prompt).split()) for stream in request.streams)
+        words_out, passes = len(said.split()), len(request.streams) * len(said.split())
+        usage = Usage(tokens_in=words_in, tokens_out=words_out, passes=passes, seconds=self._delay)
         return Draft("", said, "stop", usage, served_by=self._host.name)
 
     def _refuse_if_fixed(self, name: str) -> None:

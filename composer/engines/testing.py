@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+from composer.decoding import recipes
 from composer.engines.base import Engine
 from composer.errors import EngineError
 from composer.types import AdapterFile, Caps, Delta, Draft, Host, Mix, Prompt, Request, Sampling, Stream
 
 _SHORT = Sampling(max_tokens=8)
+_NEAR = 0.25  # nats: what rounding may move two scores where a batch is wider (bfloat16), so that the other is greedy's choice
 
 
 async def check_engine(make: Callable[[], Engine], host: Host, prompts: Sequence[Prompt]) -> None:
@@ -25,7 +27,9 @@ async def check_engine(make: Callable[[], Engine], host: Host, prompts: Sequence
     `host.name`. Checked: one sound draft per request, in any order, deltas before it and equal to it together; an empty
     batch; several calls at once; what cannot be served fails alone, its batch does not; an iterator closed early leaves nothing running and
     an engine that still answers; `fixed` adapters are refused; a given text is scored
-    as the caps say, or refused; caps are constant but for the slots; nothing is answered
+    as the caps say, or refused; several streams are decoded together as the caps say, or refused: beta 0, alpha 1 and
+    equal streams write what one stream does, the same seed the same again, never more tokens than were asked for; caps are
+    constant but for the slots; nothing is answered
     before `open` or after `close`, and `close` may be called at any time, twice.
     """
     assert len(prompts) >= 2, "the check needs two prompts"
@@ -48,6 +52,8 @@ async def check_engine(make: Callable[[], Engine], host: Host, prompts: Sequence
         await _stops_when_closed(engine, requests, running)
         await _refuses_adapters(engine)
         await _scores(engine, requests[0])
+        if engine.caps.contrast:
+            await _contrasts(engine, requests)
         assert await _drafts(engine, []) == {}, "an empty batch gives nothing"
         _caps_are_sound(engine.caps, caps)
     finally:
@@ -130,6 +136,50 @@ async def _scores(engine: Engine, request: Request) -> None:
     assert draft.text == asked.target, f"the text that was to be scored is {draft.text!r}"
     told = [token.logprob for token in draft.logprobs or ()]
     assert told and all(-math.inf < logprob <= 1e-3 for logprob in told), f"its tokens are scored {told}"
+
+
+async def _contrasts(engine: Engine, requests: Sequence[Request]) -> None:
+    strong, weak = (request.streams[0] for request in requests[:2])
+    told = replace(_SHORT, logprobs=2) if engine.caps.max_logprobs >= 2 else _SHORT
+
+    def asked(name: str, recipe: recipes.Recipe, other: Stream, sampling: Sampling = told) -> Request:
+        weights, mix = recipe
+        both = zip((strong, other), weights, strict=True)
+        return Request(name, tuple(replace(one, weight=weight) for one, weight in both), sampling, mix=mix)
+
+    warm = replace(_SHORT, temperature=1.0, seed=7)
+    greedy = Request("plain", (strong,), told)
+    as_greedy = [
+        asked("beta 0", recipes.contrast(beta=0.0), weak),
+        asked("alpha 1", recipes.contrast(beta=0.5, alpha=1.0), weak),
+        asked("equal streams", recipes.contrast(beta=0.5), strong),
+    ]
+    drawn = [asked(name, recipes.contrast(), weak, warm) for name in ("drawn", "drawn again")]
+    as_greedy[0] = replace(as_greedy[0], deltas=True)
+    found = await _drafts(engine, [greedy, *as_greedy, *drawn])
+    for name, draft in found.items():
+        assert draft.error is None, f"{name} fails beside streams that are decoded together: {draft.error}"
+        assert draft.usage.tokens_out <= _SHORT.max_tokens, f"{name}: {draft.usage.tokens_out} tokens are too many"
+    for request in as_greedy:
+        parted = _parted(found["plain"], found[request.id])
+        assert parted is None, f"{request.id} does not write what its strong stream does alone: {parted}"
+    assert found["drawn"].text == found["drawn again"].text, "the same seed writes two texts of a contrast"
+    one = found["beta 0"].usage
+    assert one.tokens_in > found["plain"].usage.tokens_in, "a contrast counts the prompts of all its streams"
+    assert one.passes >= one.tokens_out, f"{one.tokens_out} tokens in {one.passes} passes"
+
+
+def _parted(plain: Draft, other: Draft) -> str | None:
+    """Where the other text leaves that of one stream; None where it does not. Equal is equal: but where the engine tells
+    log-probabilities, and there by how much its two best tokens were apart, a step that rounding can decide may go
+    either way, and the texts go their own ways after it."""
+    if other.text == plain.text:
+        return None
+    for place, (one, two) in enumerate(zip(plain.logprobs or (), other.logprobs or (), strict=False)):
+        if one.token != two.token:
+            unsure = len(one.top) > 1 and one.top[0][1] - one.top[1][1] < _NEAR
+            return None if unsure else f"token {place} is {two.token!r}, not {one.token!r}"
+    return f"{other.text!r}, not {plain.text!r}"
 
 
 async def _answers_nothing(engine: Engine, requests: Sequence[Request], when: str) -> None:

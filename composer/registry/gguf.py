@@ -15,6 +15,7 @@ from composer.errors import ConfigError
 F32, F16, BF16 = 0, 1, 30
 _SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _UINT32, _STRING, _ARRAY = 4, 8, 9
+_TOKENS = "tokenizer.ggml.tokens"
 _MOST_ENTRIES, _MOST_TEXT, _MOST_ITEMS, _MOST_NAME = 100_000, 16 * 2**20, 4 * 2**20, 63
 
 # Numbers per block and bytes per block of each tensor type, as ggml lays them out.
@@ -96,15 +97,35 @@ def read_header(path: Path, *, where: str | None = None) -> Header:
         ) from why
 
 
+def read_tokens(path: Path, *, where: str | None = None) -> list[str]:
+    """The tokens of the file's vocabulary, by id. Raises ConfigError where it is no GGUF file, or has none."""
+    try:
+        with path.open("rb") as file:
+            tokens = _tokens(file)
+    except (OSError, ValueError, struct.error, MemoryError) as why:
+        raise ConfigError(
+            f"{path.name} is not a readable GGUF file: {why}", where=where, remedy="fetch or convert the file again"
+        ) from why
+    if tokens is None:
+        raise ConfigError(f"{path.name} has no vocabulary", where=where, remedy="take a file that holds a whole model")
+    return tokens
+
+
+def _tokens(file: BinaryIO) -> list[str] | None:
+    _, n_entries = _counts(file)
+    for _ in range(n_entries):
+        key, kind = _text(file), _scalar(file, "<I")
+        if key == _TOKENS and kind == _ARRAY:
+            inner, count = _scalar(file, "<I"), _scalar(file, "<Q")
+            if inner != _STRING or count > _MOST_ITEMS:
+                raise ValueError(f"{key} is an array of {count} items of type {inner}")
+            return [_text(file) for _ in range(count)]
+        _value(file, kind)
+    return None
+
+
 def _read(file: BinaryIO) -> Header:
-    if file.read(4) != b"GGUF":
-        raise ValueError("it does not begin with the letters GGUF")
-    version = _scalar(file, "<I")
-    if version not in (2, 3):
-        raise ValueError(f"version {version}, expected 2 or 3")
-    n_tensors, n_entries = _scalar(file, "<Q"), _scalar(file, "<Q")
-    if max(n_tensors, n_entries) > _MOST_ENTRIES:
-        raise ValueError(f"{n_tensors} tensors and {n_entries} entries, at most {_MOST_ENTRIES} are believed")
+    n_tensors, n_entries = _counts(file)
     metadata, seen, align = dict[str, str | int | float | bool](), set[str](), 32
     for _ in range(n_entries):
         key, kind = _text(file), _scalar(file, "<I")
@@ -138,6 +159,19 @@ def _read(file: BinaryIO) -> Header:
         if start + offset + size > length:
             raise ValueError(f"tensor {name!r} ends at byte {start + offset + size}, the file at {length}")
     return Header(metadata, shapes, {name: Place(kind, start + at, size) for name, (kind, at, size) in ends.items()})
+
+
+def _counts(file: BinaryIO) -> tuple[int, int]:
+    """How many tensors and entries it has."""
+    if file.read(4) != b"GGUF":
+        raise ValueError("it does not begin with the letters GGUF")
+    version = _scalar(file, "<I")
+    if version not in (2, 3):
+        raise ValueError(f"version {version}, expected 2 or 3")
+    n_tensors, n_entries = _scalar(file, "<Q"), _scalar(file, "<Q")
+    if max(n_tensors, n_entries) > _MOST_ENTRIES:
+        raise ValueError(f"{n_tensors} tensors and {n_entries} entries, at most {_MOST_ENTRIES} are believed")
+    return n_tensors, n_entries
 
 
 def _size(name: str, shape: tuple[int, ...], kind: int) -> int:

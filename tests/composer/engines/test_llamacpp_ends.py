@@ -35,7 +35,7 @@ async def main(path, context, limit):
     except EngineError as why:
         print(why.as_dict(), flush=True)
         return
-    print(engine._process.pid, flush=True)
+    print(engine._processes[0].child.pid, flush=True)
     await asyncio.sleep(60)
 
 asyncio.run(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
@@ -62,9 +62,10 @@ async def until_gone(pid: int) -> None:
 async def opened(path: Path) -> AsyncIterator[tuple[LlamaCppEngine, int]]:
     engine = LlamaCppEngine()
     await engine.open(Host("smol", "llamacpp", path, context=256, slots=4))
-    assert engine._process is not None
+    child = engine._processes[0].child
+    assert child is not None
     try:
-        yield engine, engine._process.pid
+        yield engine, child.pid
     finally:
         await engine.close()
 
@@ -77,7 +78,7 @@ async def refused(host: Host) -> EngineError:
     engine = LlamaCppEngine()
     with pytest.raises(EngineError) as caught:
         await engine.open(host)
-    assert engine._process is None
+    assert engine._processes == []
     await engine.close()
     assert caught.value.where == host.name
     return caught.value
@@ -153,9 +154,11 @@ async def test_memory_that_does_not_suffice_is_said_with_what_helps(smollm2: Pat
 async def test_cancelling_the_start_leaves_no_process(smollm2: Path) -> None:
     engine = LlamaCppEngine()
     opening = asyncio.create_task(engine.open(Host("smol", "llamacpp", smollm2, context=256, slots=1)))
-    while engine._process is None:
+    while not engine._processes or engine._processes[0].child is None:
         await asyncio.sleep(0.005)
-    pid = engine._process.pid
+    child = engine._processes[0].child
+    assert child is not None
+    pid = child.pid
 
     opening.cancel()
 
