@@ -104,6 +104,14 @@ def _reading(draft: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _contrast(draft: Mapping[str, Any]) -> list[str]:
+    """What was taken off of what the arm says, and why."""
+    if (one := draft.get("contrast")) is None:
+        return []
+    why = f"; {one['why']}" if one["why"] else ""
+    return [f"less     {one['partner']} ({one['chosen']}), beta {one['beta']:g}, alpha {one['alpha']:g}{why}"]
+
+
 def drafts_text(trace: Mapping[str, Any]) -> str:
     """The drafts of a trace: who said what, and what it cost."""
     lines = []
@@ -112,7 +120,7 @@ def drafts_text(trace: Mapping[str, Any]) -> str:
         lines.append(f"draft    {draft['name']} ({cost}):")
         said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
         lines += [f"         | {line}" for line in said.strip().splitlines()]
-        lines += _reading(draft)
+        lines += [*_reading(draft), *_contrast(draft)]
     if trace["sure"] is not None:
         known = "calibrated on the profile" if trace["calibrated"] else "not calibrated"
         votes = f"; {100 * trace['agreement']:.0f} % of the drafts agree" if len(trace["drafts"]) > 1 else ""

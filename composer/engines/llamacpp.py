@@ -155,9 +155,8 @@ class LlamaCppEngine:
         return draft
 
     def _process_of(self, stream: Stream, *, several: bool) -> LlamaProcess | None:
-        """Who has the stream's weights: of those with its adapter the one called as its expert; else, as names of experts
-        are those of adapters, the only one that has the adapter. A bare stream that nobody's name fits belongs to
-        the host where there is no other, or where it is asked alone."""
+        """Who has the stream's weights: the one that it names as its base, else the first; of one that names none and has
+        an adapter, the only one that has that, or the one called as its expert."""
         named = {process.host.name: process for process in self._processes}
         able = [
             process

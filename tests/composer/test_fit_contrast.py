@@ -47,7 +47,8 @@ def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
 @pytest.fixture
 def items(tmp_path: Path) -> tuple[Labelled, ...]:
     rows = [
-        {"id": f"q{n}", "question": f"What is {n} plus {'nothing ' * (n % 7)}?", "answer": str(n)} for n in range(1, 401)
+        {"id": f"q{n}", "question": f"What is {n} plus {'nothing ' * (n % 7)}?", "answer": str(n)}
+        for n in range(1, 401)
     ]
     path = tmp_path / "labelled.jsonl"
     path.write_text("".join(json.dumps({**row, "kind": "number"}) + "\n" for row in rows))

@@ -119,3 +119,19 @@ def test_drafts_are_shown_with_their_price_and_without_control_characters() -> N
         "         | failed: too slow",
         "trace    abc",
     ]
+
+
+def test_what_was_taken_off_is_shown_with_its_reason() -> None:
+    against = {
+        "partner": "law",
+        "chosen": "ranked last",
+        "beta": 0.5,
+        "alpha": 0.1,
+        "why": "right +3.0 points more often",
+    }
+    rest = {"trace_id": "abc", "sure": None, "marks": []}
+
+    text = drafts_text({"drafts": [draft(contrast=against), draft(contrast={**against, "why": ""}), draft()], **rest})
+
+    assert text.count("less     law (ranked last), beta 0.5, alpha 0.1\n") == 1
+    assert text.count("less     law (ranked last), beta 0.5, alpha 0.1; right +3.0 points more often\n") == 1
