@@ -326,7 +326,7 @@ def find_profile(registry: Registry) -> tuple[Profile, list[str]]:
         if changed := [name for name in stale if name in prints]:  # the others are no arms of this registry
             notes.append(f"{folder}: the records of {', '.join(changed)} are of other weights or settings: left out")
         found = found.plus(profile)
-    unknown = sorted(set(prints) - found.known)
+    unknown = sorted({arm.name for arm in registry.arms()} - found.known)  # of what routers choose from
     if not found.known:
         notes.append(f"no expert has a record: {generalist} is asked everything until `coe profile` has measured them")
         return found, notes
