@@ -1,6 +1,6 @@
 """What contrasting through llama.cpp loses and costs, with the packaged model and its adapters.
 
-`python -m evals.bench.contrast_llamacpp [--prompts N] [--steps N] [--rounds N]`. What it costs: CPU
+`python -m evals.bench.contrast_llamacpp [--prompts N] [--steps N] [--rounds N] [--pair NAME]`. What it costs: CPU
 milliseconds (server and this process) per token, contrasted and by the strong stream alone, taken in turn; compare ratios. What
 is lost: each step of 20 drafts is decided again from the 4,096 likeliest tokens of both streams, and from the whole vocabulary
 where a plausible one is not among the weak stream's; counted is how often that chooses another token, how often a plausible
@@ -43,7 +43,7 @@ EVIDENCE = "It is known since the year 1873, and above all in the north, where p
 # Who is strong, who is weak, and whether only the strong one has evidence.
 PAIRS: Mapping[str, tuple[str | None, str | None, bool]] = {
     "base against adapter": (None, "arithmetic", False),
-    "adapter against base": ("wordforms", None, False),
+    "adapter against base": ("extraction", None, False),
     "adapter against adapter": ("extraction", "units", False),
     "with against without evidence": (None, None, True),
 }
@@ -51,12 +51,15 @@ PAIRS: Mapping[str, tuple[str | None, str | None, bool]] = {
 
 @dataclass
 class Lost:
-    """Counts over steps; per width those where a token was missing, and those where the choice would be another."""
+    """Counts over steps: `sure`, one token was plausible; `other`, another one was written than is chosen now, whose score
+    is at most `margin` above it; `wide`, the whole vocabulary was asked for; per width `missing`, a plausible token was not
+    among the weak stream's likeliest, and `bounded`, the choice would be another if it counted as the least of those."""
 
     steps: int = 0
     sure: int = 0
     other: int = 0
     wide: int = 0
+    margin: float = 0.0
     missing: Counter[int] = field(default_factory=Counter)
     bounded: Counter[int] = field(default_factory=Counter)
 
@@ -120,6 +123,7 @@ async def lost(engine: LlamaCppEngine, pair: str, subject: str, steps: int, foun
         found.steps += 1
         found.sure += len(kept) == 1
         found.other += chosen != id
+        found.margin = max(found.margin, float(scores[chosen] - scores[id]))
         for width in NARROW:
             least = np.sort(two)[-width]
             if len(kept) > 1 and (two[kept] < least).any():
@@ -142,7 +146,9 @@ async def cost(engine: LlamaCppEngine, pair: str, n: int, rounds: int) -> tuple[
     """CPU milliseconds per token by the strong stream alone and contrasted (medians), their ratio's median, and the
     passes per token of the contrast."""
     sampling = Sampling(max_tokens=32)
-    alone, contrasted, passes = [], [], []
+    alone: list[float] = []
+    contrasted: list[float] = []
+    passes: list[float] = []
     for turn in range(rounds):
         subjects = [SUBJECTS[(turn * n + i) % len(SUBJECTS)] for i in range(n)]
         pairs = [streams(pair, subject) for subject in subjects]
@@ -163,7 +169,7 @@ async def cost(engine: LlamaCppEngine, pair: str, n: int, rounds: int) -> tuple[
     return statistics.median(alone), statistics.median(contrasted), statistics.median(ratios), statistics.mean(passes)
 
 
-async def main(prompts: int, steps: int, rounds: int) -> None:
+async def main(prompts: int, steps: int, rounds: int, only: str) -> None:
     """Measure and print."""
     engine = LlamaCppEngine()
     await engine.open(packaged())
@@ -172,6 +178,8 @@ async def main(prompts: int, steps: int, rounds: int) -> None:
             f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; alpha {MIX.alpha}, weights {WEIGHTS}", flush=True
         )
         for pair in PAIRS if rounds else ():
+            if only not in pair:
+                continue
             for n in (1, 8):
                 one, two, ratio, passes = await cost(engine, pair, n, rounds)
                 print(
@@ -180,12 +188,14 @@ async def main(prompts: int, steps: int, rounds: int) -> None:
                     flush=True,
                 )
         for at, pair in enumerate(PAIRS) if prompts else ():
+            if only not in pair:
+                continue
             found = Lost()
             for subject in SUBJECTS[:prompts][at :: len(PAIRS)]:
                 await lost(engine, pair, subject, steps, found)
             print(
                 f"{pair}: {found.steps} steps, {found.sure} with one plausible token; another token than with the whole "
-                f"vocabulary {found.other}; with a token that is not among the weak stream's likeliest "
+                f"vocabulary {found.other} (by at most {found.margin:.3f}); with a token that is not among the weak stream's likeliest "
                 + ", ".join(
                     f"{found.missing[w]} of {w} ({found.bounded[w]} decided otherwise by a bound)" for w in NARROW
                 ),
@@ -200,5 +210,6 @@ if __name__ == "__main__":
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--pair", default="", help="only pairs whose name holds this")
     options = parser.parse_args()
-    asyncio.run(main(options.prompts, options.steps, options.rounds))
+    asyncio.run(main(options.prompts, options.steps, options.rounds, options.pair))
