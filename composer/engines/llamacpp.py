@@ -113,7 +113,7 @@ class LlamaCppEngine:
         if self._host is None or self._gone is not None:
             return _failed(self._host, self._gone or CLOSED)
         problem = unsupported(request) or _cannot(request, self._caps)
-        own = [self._process_of(stream, several=request.mix is not None) for stream in request.streams]
+        own = [self._process_of(stream) for stream in request.streams]
         for stream, process in zip(request.streams, own, strict=True):
             problem = problem or _unserved(stream, process, self._processes)
         for process in self._processes:
@@ -154,21 +154,11 @@ class LlamaCppEngine:
                 return process.failed(process.gone or CLOSED)
         return draft
 
-    def _process_of(self, stream: Stream, *, several: bool) -> LlamaProcess | None:
-        """Who has the stream's weights: the one that it names as its base, else the first; of one that names none and has
-        an adapter, the only one that has that, or the one called as its expert."""
-        named = {process.host.name: process for process in self._processes}
-        able = [
-            process
-            for process in self._processes
-            if stream.adapter is None or stream.adapter in (one.name for one in process.host.adapters)
-        ]
-        if named.get(stream.expert) in able:
-            return named[stream.expert]
-        if len(able) == 1:
-            return able[0]
-        alone = len(self._processes) == 1 or not several
-        return self._processes[0] if alone else None
+    def _process_of(self, stream: Stream) -> LlamaProcess | None:
+        """Who has the stream's weights: the base that it names, else the first."""
+        if stream.base is None:
+            return self._processes[0]
+        return next((process for process in self._processes if process.host.name == stream.base), None)
 
     @property
     def _gone(self) -> Failure | None:
@@ -206,7 +196,7 @@ def _unserved(stream: Stream, process: LlamaProcess | None, processes: Sequence[
     """Why these cannot decode the stream; None if they can."""
     if process is None:
         bases = ", ".join(repr(one.host.name) for one in processes)
-        return f"the stream of {stream.expert!r} belongs to none of the bases that are open: {bases}"
+        return f"the base {stream.base!r} of {stream.expert!r} is none of the bases that are open: {bases}"
     names = [adapter.name for adapter in process.host.adapters]
     if stream.adapter is not None and stream.adapter not in names:
         return f"it was opened without the adapter {stream.adapter!r}, with: {', '.join(names) or 'none'}"

@@ -28,8 +28,8 @@ from composer.engines.retry import Unusable
 from composer.engines.written import Written
 from composer.types import Delta, Draft, Request, Stop, Stream, TokenLogprob, Usage
 
-WIDTHS = (64, 1024, 16_384)  # tokens asked for: the next where the last leaves out what may be plausible
-_FEW = (4, 16, math.inf)  # of these widths: so many that are missing cost less one by one than with the next width
+WIDTHS = (64, 256, 2048, 16_384)  # tokens asked for: the next where the last leaves out what may be plausible
+_FEW = (0, 2, 16, math.inf)  # of other streams: so many that are missing cost less one by one than with the next width
 _FORCE = 1e4  # more than any two logits are apart
 _CELLS, _MOST_CELLS = 256, 2**20  # in how many parts the rest of a distribution is counted, at first and at most
 _NOTHING = 1e-30  # the probability of a rest that rounding has made 0 or less
@@ -120,7 +120,7 @@ class Source:
         """The log-probabilities of these next tokens, whatever their rank."""
         known: dict[int, float] = {}
         missing = list(ids)
-        for width, few in zip(WIDTHS, _FEW, strict=True):
+        for width, few in list(zip(WIDTHS, _FEW, strict=True))[1:]:  # a wider reply costs less than another pass
             if width >= 8 * len(ids) or width == WIDTHS[-1]:
                 known = {token.id: token.logprob for token in await self.top(width)}
                 missing = [id for id in ids if id not in known]

@@ -290,7 +290,7 @@ async def test_the_death_of_a_host_fails_what_is_being_written(smollm2: Path) ->
 
 def pair(recipe: Recipe, prompt: Prompt, *names: str, sampling: Sampling = SHORT) -> Request:
     weights, mix = recipe
-    streams = [Stream(name, prompt, weight=weight) for name, weight in zip(names, weights, strict=True)]
+    streams = [Stream(name, prompt, weight=weight, base=name) for name, weight in zip(names, weights, strict=True)]
     return Request("q", tuple(streams), sampling, mix=mix)
 
 
@@ -303,7 +303,7 @@ async def test_bases_beside_each_other_are_combined_and_end_together(smollm2: Pa
         own = [process.child for process in made._processes]
         assert len(own) == 2 and measured.memory > 100 * 2**20
         alone = await draft(made, Request("p", (Stream("large", "The sea is"),), SHORT))
-        beside = await draft(made, Request("p", (Stream("small", "The sea is"),), SHORT))
+        beside = await draft(made, Request("p", (Stream("small", "The sea is", base="small"),), SHORT))
         equal = await draft(made, pair(contrast(0.5), "The sea is", "large", "small"))
         greedy = await draft(made, pair(contrast(0.0), "The sea is", "large", "small"))
         stranger = await draft(made, pair(contrast(0.5), "The sea is", "large", "huge"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,27 @@ async def test_the_contract_test_sees_a_failure_that_costs_the_batch() -> None:
 
     with pytest.raises(AssertionError, match="batch of a bad request"):
         await check_engine(lambda: Fragile(script), HOST, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("told", "problem"),
+    [
+        (lambda request, n: "x" if request.mix is None else "y", "strong stream does alone"),
+        (lambda request, n: "x" if request.sampling.temperature == 0 else str(n), "same seed writes two texts"),
+        (lambda request, n: "x" if request.mix is None else "x " * 9, "tokens are too many"),
+    ],
+    ids=["another text", "no seed", "too long"],
+)
+async def test_the_contract_test_sees_a_contrast_that_is_none(
+    told: Callable[[Request, int], str], problem: str
+) -> None:
+    count = itertools.count()
+    caps = Caps(slots=2, contrast=True)
+
+    with pytest.raises(AssertionError, match=problem):
+        await check_engine(
+            lambda: ScriptedEngine(lambda request: told(request, next(count)), caps=caps), HOST, ["a", "b"]
+        )
 
 
 async def test_contrast_is_refused_where_the_caps_do_not_have_it() -> None:

@@ -41,7 +41,7 @@ class Real(Machine):
 
     def pid(self) -> int:
         """Of the host that was opened last."""
-        process = self.running[-1]._process
+        process = self.running[-1]._processes[0].child
         assert process is not None
         return process.pid
 
@@ -82,4 +82,4 @@ async def test_a_real_host_is_measured(smollm2: Path, tmp_path: Path, monkeypatc
     assert speed.slots == 4 and speed.load > 0
     assert speed.prefill > speed.decode_one > 0, "reading is faster than writing"
     assert speed.memory >= registry.estimate("a", ())
-    assert registry.running[0]._process is None
+    assert registry.running[0]._processes == []

@@ -14,7 +14,7 @@ import pytest
 
 from composer.errors import ConfigError
 from composer.registry.adapters import check_adapter, check_base
-from composer.registry.gguf import Header, read_header
+from composer.registry.gguf import Header, read_header, read_tokens
 
 WHERE = "experts.yaml:7 (experts.law.adapter)"
 
@@ -278,3 +278,34 @@ def test_an_adapter_in_another_form_speaks_through_the_file_beside_it(tmp_path: 
 
     with pytest.raises(ConfigError, match="gpt2"):
         check_base(weights, SMOL, name="small", where=WHERE)
+
+
+def tokens(*words: str, inner: int = 8) -> bytes:
+    """The entry of a vocabulary."""
+    raw = text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, inner, len(words))
+    return raw + b"".join(map(text, words))
+
+
+def test_a_vocabulary_is_read_by_id(tmp_path: Path) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(header([entry("general.name", "x"), tokens("a", "", "Ġé"), entry("y", "z")], []))
+
+    assert read_tokens(path) == ["a", "", "Ġé"]
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (header([entry("general.name", "x")], []), "no vocabulary"),
+        (header([tokens("a", "b")], [])[:-1], "ends within the header"),
+        (header([tokens(inner=4)], []), "items of type 4"),
+        (b"PK", "letters GGUF"),
+    ],
+    ids=["none", "cut", "numbers", "another file"],
+)
+def test_a_vocabulary_that_cannot_be_read_is_refused(tmp_path: Path, raw: bytes, problem: str) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(raw)
+
+    with pytest.raises(ConfigError, match=problem):
+        read_tokens(path, where=WHERE)
