@@ -17,12 +17,12 @@ from composer.plugins import check_options, load
 from composer.registry.adapting import Adapters, size_of
 from composer.registry.bases import check_weights
 from composer.registry.cache import PART, Cache
-from composer.registry.hf import when_served
+from composer.registry.hf import when_computed, when_served
 from composer.registry.indexes import evidence_print, most_tokens
 from composer.registry.lock import UNSEEN, check_locked
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
 from composer.registry.sources import Progress, fetch
-from composer.registry.vllm_home import find_python, vllm_version
+from composer.registry.vllm_home import find_python, torch_versions, vllm_version
 from composer.sources import PathSource, Source
 from composer.specs import EncoderSpec, ExpertSpec, ModelSpec, Settings
 from composer.types import AdapterFile, Fingerprint, Host, Kind, Message, Prompt, Request, Sampling, Stream, Usage
@@ -335,7 +335,10 @@ class Registry:
         if model.sha256 is None:
             return 0  # somebody else's memory
         if weights is not None and weights.is_dir():
+            dtype = str(dict(model.options).get("dtype", "float32"))
             try:
+                if model.engine == "transformers":
+                    return extra + when_computed(weights, model.context, model.slots, dtype)
                 return extra + when_served(weights, model.context, model.slots)
             except ConfigError as why:
                 raise ConfigError(why.what, where=self.where(model.name), remedy=why.remedy) from why
@@ -381,6 +384,8 @@ def _engine_version(model: ModelSpec) -> str:
         model.engine == "vllm" and options.get("url") is None
     ):  # a server of somebody else tells its own only when asked
         name = f"vllm {vllm_version(find_python(str(python) if python else None))}"
+    elif model.engine == "transformers":
+        name = f"transformers {torch_versions(find_python(str(python) if python else None))}"
     plumbing = getattr(load("engines", model.engine), "plumbing", ()) if model.options else ()
     told = (f"{option}={value!r}" for option, value in sorted(model.options) if option not in plumbing)
     return " ".join([name, *told])

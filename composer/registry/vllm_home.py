@@ -33,9 +33,10 @@ def vllm_version(python: str) -> str:
 
 
 def torch_versions(python: str) -> str:
-    """The releases of transformers, torch and peft that this interpreter has; `unknown` where none is found."""
+    """The releases of transformers, torch and peft that this interpreter has, such as `5.19.0 torch 2.13.0 peft 0.21.2`;
+    `unknown` where none is found."""
     found = sorted(_found(python, _TORCH), key=lambda one: _TORCH.index(one.partition("=")[0]))
-    return " ".join(one.replace("=", " ") for one in found) or "unknown"
+    return " ".join(one.replace("transformers=", "").replace("=", " ") for one in found) or "unknown"
 
 
 def _found(python: str, names: tuple[str, ...]) -> list[str]:
