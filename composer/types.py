@@ -38,12 +38,14 @@ class Stream:
     """One source of next-token logits: an expert's weights, an adapter on them (None: the bare base), and a prompt.
 
     `weight` is its factor where several streams are combined (METHODS C.2); a plain request has one stream of weight 1.
+    `base` names the host among those that are opened together (`Host.beside`); None: the first of them.
     """
 
     expert: str
     prompt: Prompt
     adapter: str | None = None
     weight: float = 1.0
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,7 @@ class TransformersEngine:
     `python` is the interpreter that has torch, transformers and peft (else COE_VLLM, `.venv-vllm`, the one we run in).
     `dtype` is what is computed in, `auto` that of the folder. `max_logprobs` bounds the alternatives per token.
 
-    With `Host.beside` it opens several bases, whose vocabularies must be one. A stream with an adapter belongs to the base
-    that has it; one without is called by the name of its base, and where there is one base, by any name.
+    With `Host.beside` it opens several bases, whose vocabularies must be one; `Stream.base` says which one is meant.
     """
 
     plumbing = frozenset({"python", "start_within"})
@@ -240,22 +239,18 @@ class TransformersEngine:
 
     def _name(self, stream: Stream, host: Host) -> str | Failure:
         """What the process calls the weights of a stream."""
-        if stream.adapter is not None:
-            for adapters in self._adapters.values():
-                if stream.adapter in adapters.refused:
-                    return Failure("refused", adapters.refused[stream.adapter])
-                if stream.adapter in adapters.names:
-                    return adapters.names[stream.adapter]
-            known = ", ".join(name for adapters in self._adapters.values() for name in adapters.names)
-            return Failure("unsupported", f"the adapter {stream.adapter!r} is not attached, but: {known or 'none'}")
-        if stream.expert in self._adapters:
-            return stream.expert
-        if host.beside:
-            bases = ", ".join(self._adapters)
-            return Failure(
-                "unsupported", f"the stream of {stream.expert!r} names none of the bases that are open: {bases}"
-            )
-        return host.name
+        base = stream.base or host.name
+        if base not in self._adapters:
+            return Failure("unsupported", f"no base {base!r} is open, but: {', '.join(self._adapters)}")
+        adapters = self._adapters[base]
+        if stream.adapter is None:
+            return base
+        if stream.adapter in adapters.refused:
+            return Failure("refused", adapters.refused[stream.adapter])
+        if stream.adapter not in adapters.names:
+            known = ", ".join(adapters.names) or "none"
+            return Failure("unsupported", f"the adapter {stream.adapter!r} is not attached to {base}, but: {known}")
+        return adapters.names[stream.adapter]
 
     def _unsupported(self, request: Request, host: Host) -> str | None:
         """Why the request cannot be served; None if it can."""
@@ -271,15 +266,9 @@ class TransformersEngine:
             )
         chats = {base.name: base.chat for base in (host, *host.beside)}
         for stream in request.streams:
-            if not isinstance(stream.prompt, str) and not chats[self._base(stream, host)]:
+            if not isinstance(stream.prompt, str) and not chats[stream.base or host.name]:
                 return "it only continues text, and was given messages"
         return None
-
-    def _base(self, stream: Stream, host: Host) -> str:
-        """The base of a stream that has a name."""
-        if stream.adapter is None:
-            return stream.expert if stream.expert in self._adapters else host.name
-        return next(base for base, adapters in self._adapters.items() if stream.adapter in adapters.names)
 
     async def _has_died(self) -> bool:
         """Whether a broken connection means that the process is dead; nothing is asked of it any more then."""

@@ -151,7 +151,10 @@ class Row:
         if why is not None:
             read = sum(len(source.prompt) for source in self.sources)
             chunk["usage"] = {"prompt_tokens": read, "completion_tokens": len(self.out)}
-            chunk |= {"passes": len(self.out) * len(self.sources), "restarts": 0}  # as vLLM tells it, which can lose step
+            chunk |= {
+                "passes": len(self.out) * len(self.sources),
+                "restarts": 0,
+            }  # as vLLM tells it, which can lose step
         return chunk
 
 

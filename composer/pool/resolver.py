@@ -70,7 +70,8 @@ def cannot_score(resolver: Resolver, name: str) -> Draft | None:
         return None
     kind = type(engine).__name__
     why = Failure(
-        "unsupported", f"the engine of {name!r} ({kind}) scores no given text; `llamacpp`, `transformers` and a server of `vllm` do"
+        "unsupported",
+        f"the engine of {name!r} ({kind}) scores no given text; `llamacpp`, `transformers` and a server of `vllm` do",
     )
     return Draft("", "", "error", served_by=name, error=why)
 

@@ -67,10 +67,17 @@ def case(one: Side, two: Side, alpha: float, tokens: int) -> dict[str, Any]:
     return {"streams": sides, "alpha": alpha, "tokens": tokens}
 
 
-def pair(name: str, one: Side, two: Side, mix: Mix, sampling: Sampling, bases: Sequence[str] = ("smol",)) -> Request:
+def pair(name: str, one: Side, two: Side, mix: Mix, sampling: Sampling, beside: Sequence[str] = ()) -> Request:
     """The same, asked of the engine."""
     streams = tuple(
-        Stream(side, prompt, None if side in bases else side, weight) for side, weight, prompt in (one, two)
+        Stream(
+            side,
+            prompt,
+            None if side in ("smol", *beside) else side,
+            weight,
+            side if side in beside else None,
+        )
+        for side, weight, prompt in (one, two)
     )
     return Request(name, streams, sampling, mix=mix)
 

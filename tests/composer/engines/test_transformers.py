@@ -218,16 +218,21 @@ async def test_larger_against_smaller(vllm_env: Env, tmp_path: Path) -> None:
     opened = await made.open(host(vllm_env, ["units"], beside=(beside,)))
     try:
         naive = by_hand(vllm_env, models, [case(*pairs, mix.alpha, N) for pairs in sides])
-        asked = [pair(str(i), *pairs, mix, TOLD, ("smol", "tiny")) for i, pairs in enumerate(sides)]
+        asked = [pair(str(i), *pairs, mix, TOLD, ("tiny",)) for i, pairs in enumerate(sides)]
         ours = await answers(made, asked)
         single = await answers(
             made,
             [
                 ask("big", QUESTIONS[0], None, TOLD),
-                replace(ask("q", QUESTIONS[0]), streams=(Stream("tiny", QUESTIONS[0]),), id="small", sampling=TOLD),
+                replace(
+                    ask("q", QUESTIONS[0]),
+                    streams=(Stream("expert", QUESTIONS[0], base="tiny"),),
+                    id="small",
+                    sampling=TOLD,
+                ),
             ],
         )
-        nobody = (await answers(made, [Request("q", (Stream("somebody", "Hi"),))]))["q"]
+        nobody = (await answers(made, [Request("q", (Stream("expert", "Hi", base="huge"),))]))["q"]
     finally:
         await made.close()
 
@@ -235,7 +240,7 @@ async def test_larger_against_smaller(vllm_env: Env, tmp_path: Path) -> None:
     assert [tokens(ours[str(i)]) for i in range(len(sides))] == naive
     assert tokens(single["big"]) != tokens(ours["0"]), "the smaller one changes something"
     assert tokens(single["big"]) != tokens(single["small"])
-    assert nobody.error is not None and "names none of the bases" in nobody.error.message
+    assert nobody.error is not None and "no base 'huge' is open, but: smol, tiny" in nobody.error.message
 
 
 async def test_what_it_cannot_do_fails_alone_and_says_so(smol: TransformersEngine) -> None:
