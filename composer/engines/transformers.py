@@ -176,9 +176,8 @@ class TransformersEngine:
             told = await pipe.do(words, self._start_within)
         except EngineError as why:
             ended = await process.dead_within(_UNTIL_DEAD)
-            raise self._not_started(
-                process, f"it ended: {process.ended}" if ended else why.what, late=not ended
-            ) from why
+            problem = f"it ended: {process.ended}" if ended else f"no answer for {self._start_within} s"
+            raise self._not_started(process, problem, late=not ended) from why
         if "missing" in told:
             raise self._not_started(process, str(told["missing"]), remedy=MAKE_ONE)
         if "refused" in told:
