@@ -31,8 +31,15 @@ from composer.types import AdapterFile, Host, Request, Sampling, Stream
 ENDLESS = Sampling(max_tokens=400, temperature=2.0)
 
 
+@pytest.fixture(autouse=True)
+def own_scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other processes of this machine leave nothing here."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+
+
 def residue() -> set[str]:
-    return {path.name for path in Path(tempfile.gettempdir()).glob("coe-vllm-*")}
+    return {path.name for path in Path(tempfile.gettempdir()).iterdir()}
 
 
 async def until_gone(group: int) -> None:
