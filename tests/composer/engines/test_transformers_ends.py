@@ -57,10 +57,14 @@ async def refused(host: Host, **options: object) -> EngineError:
     return caught.value
 
 
-async def test_an_interpreter_without_torch_says_how_to_get_one(tiny: Path) -> None:
-    error = await refused(Host("smol", "transformers", tiny, context=64), python=sys.executable)
+async def test_an_interpreter_without_torch_says_how_to_get_one(tmp_path: Path, tiny: Path) -> None:
+    bare = tmp_path / "python"
+    bare.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')  # whatever is installed beside us
+    bare.chmod(0o755)
 
-    assert "transformers did not start: No module named" in error.what
+    error = await refused(Host("smol", "transformers", tiny, context=64), python=str(bare))
+
+    assert "transformers did not start: No module named 'torch'" in error.what
     assert error.remedy is not None and "[train]" in error.remedy and "COE_VLLM" in error.remedy
 
 
