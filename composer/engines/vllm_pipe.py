@@ -1,4 +1,4 @@
-"""Asks a vLLM without a server, over a socket: what is asked in one turn of the event loop enters its next step together."""
+"""Asks a vLLM without a server, or transformers, over a socket: what is asked in one turn of the event loop enters its next step together."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ class _Asked:
 
 
 class Pipe(asyncio.Protocol):
-    """Our end of the line to `vllm_loop.py`; belongs to the event loop it is opened in. `where` is what errors and drafts
-    call the host."""
+    """Our end of the line to `vllm_loop.py` or `transformers_child.py`; belongs to the event loop it is opened in. `where`
+    is what errors and drafts call the host, `program` what runs at the other end."""
 
-    def __init__(self, where: str) -> None:
-        self._where = where
+    def __init__(self, where: str, program: str = "vLLM") -> None:
+        self._where, self._program = where, program
         self._numbers = itertools.count(1)
         self._asked: dict[str, _Asked] = {}
         self._waiting: list[bytes] = []
@@ -87,7 +87,7 @@ class Pipe(asyncio.Protocol):
         models: Sequence[str] = (),
     ) -> Draft:
         """As `ChatClient.complete`, with the same kinds of failures. A request without a deadline may wait for its turn as
-        long as vLLM says anything at all: its whole batch is there already. Of several streams `models` are the names that
+        long as the other end says anything at all: its whole batch is there already. Of several streams `models` are the names that
         the other end knows each by."""
         started = time.monotonic()
         try:
@@ -109,21 +109,22 @@ class Pipe(asyncio.Protocol):
 
     async def models(self) -> dict[str, int]:
         """The names it answers to, and the tokens a request may hold. Raises EngineError."""
-        told = await self._do({"state": True})
+        told = await self.do({"state": True})
         return dict.fromkeys(told["names"], told["context"])
 
-    async def load(self, adapter: AdapterFile, alias: str) -> None:
-        """Have the adapter's folder read. Raises EngineError."""
+    async def load(self, adapter: AdapterFile, alias: str, base: str | None = None) -> None:
+        """Have the adapter's folder read, onto the base of this name where there are several. Raises EngineError."""
+        on = {} if base is None else {"base": base}
         try:
-            await self._told({"load": {"name": alias, "path": str(adapter.path)}})
+            await self._told({"load": {"name": alias, "path": str(adapter.path), **on}})
         except (Unusable, TimeoutError) as why:
             if isinstance(why, Unusable) and why.kind == "refused":
-                raise refused(adapter, str(why), self._where) from why
+                raise refused(adapter, str(why), self._where, program=self._program) from why
             raise self._silent(why) from why
 
     async def unload(self, alias: str) -> None:
         """Have an adapter forgotten. Raises EngineError."""
-        await self._do({"unload": alias})
+        await self.do({"unload": alias})
 
     async def reuse(self) -> Reuse:
         """The prompts' tokens that it has looked up and found; zeros where it does not tell."""
@@ -143,8 +144,15 @@ class Pipe(asyncio.Protocol):
         probe = Request("probe", (Stream(model, PROBE),), sampling, role="probe", deadline=deadline)
         draft = await self.complete(probe, {"model": model})
         if draft.error is not None:
-            raise EngineError(f"vLLM does not answer as {model!r}: {draft.error.message}", where=self._where)
+            raise EngineError(f"{self._program} does not answer as {model!r}: {draft.error.message}", where=self._where)
         return dict(draft.logprobs[0].top) if draft.logprobs else {}
+
+    async def do(self, words: dict[str, Any], longest: float = _LONGEST) -> Any:
+        """What the other end says to a line of its own, within so many seconds. Raises EngineError."""
+        try:
+            return await self._told(words, longest)
+        except (Unusable, TimeoutError) as why:
+            raise self._silent(why) from why
 
     async def close(self) -> None:
         """Let go of the line; the engine ends by that. Safe to call twice."""
@@ -175,7 +183,9 @@ class Pipe(asyncio.Protocol):
         self._transport = None
         for asked in self._asked.values():
             if not asked.done.done():
-                asked.done.set_exception(Unusable("disconnected", f"vLLM has gone after {asked.at} characters"))
+                asked.done.set_exception(
+                    Unusable("disconnected", f"{self._program} has gone after {asked.at} characters")
+                )
 
     # Sending
 
@@ -193,19 +203,12 @@ class Pipe(asyncio.Protocol):
             self._transport.write(encoded({"id": name, **words}) + b"\n")
         return await self._wait(name, None, time.monotonic() + longest, lambda _: None)
 
-    async def _do(self, words: dict[str, Any]) -> Any:
-        """`_told`, and what goes wrong as EngineError."""
-        try:
-            return await self._told(words)
-        except (Unusable, TimeoutError) as why:
-            raise self._silent(why) from why
-
     def _silent(self, why: Exception) -> EngineError:
-        return EngineError(f"vLLM does not answer: {str(why) or 'in time'}", where=self._where)
+        return EngineError(f"{self._program} does not answer: {str(why) or 'in time'}", where=self._where)
 
     async def _wait(self, name: str, part: bytes | None, ends: float | None, tell: Callable[[Delta], None]) -> Any:
         if self._transport is None:
-            raise Unusable("unreachable", "vLLM is not there")
+            raise Unusable("unreachable", f"{self._program} is not there")
         loop = asyncio.get_running_loop()
         began = loop.time()
         if ends is not None and ends <= began:

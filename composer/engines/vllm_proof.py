@@ -1,4 +1,4 @@
-"""Whether an adapter is at work on a vLLM: what it says of one that it refuses, and the proof that one changes something."""
+"""Whether an adapter is at work on a vLLM or transformers: what it says of one that it refuses, and the proof that one changes something."""
 
 from __future__ import annotations
 
@@ -22,13 +22,15 @@ class Answers(Protocol):
         ...
 
 
-def refused(adapter: AdapterFile, told: str, where: str, *, remedy: str | None = None) -> EngineError:
-    """What to say of an adapter that vLLM does not take, with its own words."""
+def refused(
+    adapter: AdapterFile, told: str, where: str, *, remedy: str | None = None, program: str = "vLLM"
+) -> EngineError:
+    """What to say of an adapter that the program does not take, with its own words."""
     if remedy is None and "max_lora_rank" in told:
         remedy = "set option `max_lora_rank` of the model to the adapter's rank or more"
-    remedy = remedy or "name the model it was trained on; vLLM has to see the folder under this path"
+    remedy = remedy or f"name the model it was trained on; {program} has to see the folder under this path"
     return EngineError(
-        f"vLLM refuses the adapter {adapter.name!r} ({adapter.path}): {told}", where=where, remedy=remedy
+        f"{program} refuses the adapter {adapter.name!r} ({adapter.path}): {told}", where=where, remedy=remedy
     )
 
 
@@ -49,8 +51,8 @@ async def prove(vllm: Answers, adapter: AdapterFile, alias: str, base: str, wher
         except ConfigError as unread:
             why = unread.what
         raise EngineError(
-            f"the adapter {adapter.name!r} changes nothing (largest difference {parted:.1e} nats): vLLM would answer "
-            f"with the base in its name; {why}",
+            f"the adapter {adapter.name!r} changes nothing (largest difference {parted:.1e} nats): the base would "
+            f"answer in its name; {why}",
             where=where,
             remedy="name the model it was trained on, or save it with the model's own module names",
         )

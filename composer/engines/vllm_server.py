@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import shlex
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from composer.engines.vllm_keeper import Keeper, make_folder
+from composer.engines.vllm_keeper import Keeper, environment, make_folder
 from composer.errors import ConfigError, EngineError
 from composer.registry.hf import cache_size, settings, tensors
 from composer.types import Host
@@ -47,26 +47,13 @@ def arguments_for(host: Host, loras: Loras) -> list[str]:
             where=host.name,
             remedy="declare `sources`, or set option `url`",
         )
+    config = settings_for(host, host.path)
     try:
-        if not host.path.is_dir():
-            raise ConfigError(
-                f"{host.path} is no folder in Hugging Face's form",
-                remedy=f"`coe models convert {host.path} OUT` makes one of a GGUF file",
-            )
-        tensors(host.path)
-        config = settings(host.path)
         ranks = [int(settings(adapter.path, "adapter_config.json")["r"]) for adapter in host.adapters]
     except ConfigError as why:
         raise EngineError(why.what, where=host.name, remedy=why.remedy) from why
     except (LookupError, TypeError, ValueError) as why:
         raise EngineError(f"an adapter_config.json says no rank `r`: {why!r}", where=host.name) from why
-    longest = (config.get("text_config") or config).get("max_position_embeddings")
-    if isinstance(longest, int) and host.context > longest:
-        raise EngineError(
-            f"a context of {host.context} tokens is asked for, the weights were made for {longest}",
-            where=host.name,
-            remedy=f"set `context` to {longest} or less",
-        )
     rank = loras.rank or max([16, *ranks])
     cache = cache_size(config, host.context, host.slots)
     spare = 1  # for the base as an adapter of zeros
@@ -76,6 +63,29 @@ def arguments_for(host: Host, loras: Loras) -> list[str]:
         *("--max-loras", str(loras.at_once + spare), "--max-cpu-loras", str(loras.attached + spare)),
         *("--max-lora-rank", str(next((known for known in _RANKS if known >= rank), rank))),
     ]
+
+
+def settings_for(host: Host, folder: Path) -> dict[str, Any]:
+    """The settings of the folder that the host is opened with. Raises EngineError for one that is none, and for a context
+    that it was not made for."""
+    try:
+        if not folder.is_dir():
+            raise ConfigError(
+                f"{folder} is no folder in Hugging Face's form",
+                remedy=f"`coe models convert {folder} OUT` makes one of a GGUF file",
+            )
+        tensors(folder)
+        config = settings(folder)
+    except ConfigError as why:
+        raise EngineError(why.what, where=host.name, remedy=why.remedy) from why
+    longest = (config.get("text_config") or config).get("max_position_embeddings")
+    if isinstance(longest, int) and host.context > longest:
+        raise EngineError(
+            f"a context of {host.context} tokens is asked for, the weights were made for {longest}",
+            where=host.name,
+            remedy=f"set `context` to {longest} or less",
+        )
+    return config
 
 
 class Server(Keeper):
@@ -142,18 +152,12 @@ def _words(host: Host, launch: Launch, folder: str) -> list[str]:
 
 
 def _environment(host: Host, more: Mapping[str, str], folder: str) -> dict[str, str]:
-    threads = str(host.threads)
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "VIRTUAL_ENV"))}
     return {
-        **inherited,
+        **environment(host.threads),
         "VLLM_RPC_BASE_PATH": folder,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "1",
         "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "HF_HUB_OFFLINE": "1",  # all files are here: the registry has fetched them
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # other hosts compute on the same cores
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
         **more,
     }
 

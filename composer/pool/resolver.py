@@ -70,7 +70,7 @@ def cannot_serve(resolver: Resolver, name: str, request: Request) -> Draft | Non
     engine = resolver.engine(name)
     caps, several = engine.caps, len({stream.base for stream in request.streams} | {None}) > 1
     if request.target is not None and not caps.scores:
-        why = "scores no given text; `llamacpp` and a server of `vllm` do"
+        why = "scores no given text; `llamacpp`, `transformers` and a server of `vllm` do"
     elif request.mix is not None and not caps.contrast:
         why = f"decodes no streams together: serve it by {CONTRASTING}"
     elif request.mix is not None and several and not caps.beside:

@@ -17,7 +17,7 @@ from composer.plugins import check_options, load
 from composer.registry.adapting import Adapters, size_of
 from composer.registry.bases import check_weights
 from composer.registry.cache import PART, Cache
-from composer.registry.hf import when_served
+from composer.registry.hf import when_computed, when_served
 from composer.registry.indexes import evidence_print, most_tokens
 from composer.registry.lock import UNSEEN, check_locked
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
@@ -352,7 +352,10 @@ class Registry:
         if model.sha256 is None:
             return 0  # somebody else's memory
         if weights is not None and weights.is_dir():
+            dtype = str(dict(model.options).get("dtype", "float32"))
             try:
+                if model.engine == "transformers":
+                    return extra + when_computed(weights, model.context, model.slots, dtype)
                 return extra + when_served(weights, model.context, model.slots)
             except ConfigError as why:
                 raise ConfigError(why.what, where=self.where(model.name), remedy=why.remedy) from why

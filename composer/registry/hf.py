@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ TOKENIZER = (
 
 _COUNTS = (".safetensors", ".json", ".jinja", ".model", ".txt")
 _PROCESSES = 2200 * 2**20  # what vLLM's three processes take beside weights and cache, measured on a CPU
+_TORCH = 500 * 2**20  # what a process of torch and transformers takes beside those, measured on a CPU
 _BLOCK = 128  # tokens, vLLM's on a CPU; smaller elsewhere
 _SHOWN = 3
 
@@ -87,6 +89,16 @@ def when_served(folder: Path, context: int, slots: int) -> int:
     """Bytes that vLLM takes with such a folder: its weights, its cache, and its own processes. Raises ConfigError."""
     weights = sum(entry.end - entry.begin for entry in tensors(folder).values())
     return weights + cache_size(settings(folder), context, slots) + _PROCESSES
+
+
+def when_computed(folder: Path, context: int, slots: int, dtype: str) -> int:
+    """Bytes that transformers takes with such a folder in this type (`auto`: its own), with a cache for a stream of each
+    slot; a request of several streams takes as many. Raises ConfigError."""
+    entries = tensors(folder).values()
+    width = 4 if dtype == "float32" else 2
+    numbers = sum(math.prod(entry.shape) for entry in entries)
+    weights = sum(entry.end - entry.begin for entry in entries) if dtype == "auto" else numbers * width
+    return weights + cache_size(settings(folder), context, slots) * width // 2 + _TORCH
 
 
 def cache_size(config: Mapping[str, Any], context: int, slots: int) -> int:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from composer.plugins import load
-from composer.registry.vllm_home import find_python, vllm_version
+from composer.registry.vllm_home import find_python, torch_versions, vllm_version
 from composer.specs import ModelSpec
 from composer.types import Sampling
 
@@ -28,6 +28,8 @@ def engine_version(model: ModelSpec) -> str:
         model.engine == "vllm" and options.get("url") is None
     ):  # a server of somebody else tells its own only when asked
         name = f"vllm {vllm_version(find_python(str(python) if python else None))}"
+    elif model.engine == "transformers":
+        name = f"transformers {torch_versions(find_python(str(python) if python else None))}"
     plumbing = getattr(load("engines", model.engine), "plumbing", ()) if model.options else ()
     told = (f"{option}={value!r}" for option, value in sorted(model.options) if option not in plumbing)
     return " ".join([name, *told])

@@ -15,7 +15,7 @@ from composer.registry.vllm_home import find_python, vllm_version
 
 MODEL = """
 models:
-  smol: {{engine: vllm, options: {{{options}}}{more}}}
+  smol: {{engine: {engine}, options: {{{options}}}{more}}}
 experts:
   general: {{model: smol}}
 """
@@ -35,9 +35,9 @@ def environment(folder: Path, *releases: str) -> str:
     return str(python)
 
 
-def engine(folder: Path, options: str, more: str = PINNED) -> str:
+def engine(folder: Path, options: str, more: str = PINNED, engine: str = "vllm") -> str:
     path = folder / "experts.yaml"
-    path.write_text(MODEL.format(options=options, more=more))
+    path.write_text(MODEL.format(engine=engine, options=options, more=more))
     return Registry(load_settings(path)).fingerprint("general").engine
 
 
@@ -65,6 +65,16 @@ def test_a_draft_is_known_by_the_release_of_vllm(tmp_path: Path) -> None:
     prints = [engine(tmp_path, f"python: {python}") for python in (old, new, same)]
 
     assert prints[0].startswith("vllm 0.19.1") and prints[0] != prints[1] == prints[2]
+
+
+def test_a_draft_is_known_by_what_transformers_computes_with(tmp_path: Path) -> None:
+    releases = ("transformers-5.19.0", "torch-2.13.0", "peft-0.21.2")
+    old = environment(tmp_path / "old", *releases)
+    new = environment(tmp_path / "new", *releases[:1], "torch-2.14.0", "peft-0.21.2")
+
+    prints = [engine(tmp_path, f"python: {python}, dtype: float32", engine="transformers") for python in (old, new)]
+
+    assert prints[0] == "transformers 5.19.0 torch 2.13.0 peft 0.21.2 dtype='float32'" != prints[1]
 
 
 def test_of_a_server_of_somebody_else_no_release_is_told(tmp_path: Path) -> None:
