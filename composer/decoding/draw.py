@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from composer.decoding.combine import log_softmax, plausible
 from composer.types import Sampling
-from routers.types import Array
+
+if TYPE_CHECKING:  # a process of another interpreter has no `routers`
+    from routers.types import Array
 
 
 class Draws:
