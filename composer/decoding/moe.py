@@ -6,27 +6,16 @@ The policies are in `composer.decoding.policies`. Nothing is imported but the st
 
 from __future__ import annotations
 
-import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from composer.decoding.families import FAMILIES, Family
-from composer.decoding.policies import (
-    Bias,
-    Counts,
-    ExpertMask,
-    KOverride,
-    Phase,
-    Place,
-    Policy,
-    RouterPolicy,
-    RouterView,
-    Scale,
-)
+from composer.decoding.plans import known, plan_of
+from composer.decoding.policies import Counts, Phase, Policy, RouterPolicy, RouterView
 from composer.errors import RequestError, RoutingError
 
 
@@ -51,111 +40,11 @@ class Moe:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """A policy at one layer."""
+class _Group:
+    """A path and which tokens are its own: a slice, or their numbers."""
 
-    router: Any
-    policies: tuple[RouterPolicy, ...]
-    bias: Any
-    forbidden: Any
-    scale: Any
-    forced: tuple[tuple[int, float | None], ...]
-    k: int
-
-    def decide(self, view: RouterView) -> tuple[Any, Any]:
-        logits = view.logits
-        for policy in self.policies:
-            logits = policy.edit_logits(replace(view, logits=logits))
-        if self.bias is not None:
-            logits = logits + self.bias
-        if self.forbidden is not None:
-            logits = logits.masked_fill(self.forbidden, -math.inf)
-        made = [one for policy in self.policies if (one := policy.choose(view, logits)) is not None]
-        weights, indices = made[-1] if made else view.top(logits)
-        return _with_forced(weights, indices, self.forced) if self.forced else (weights, indices)
-
-
-def _with_forced(weights: Any, indices: Any, forced: Sequence[tuple[int, float | None]]) -> tuple[Any, Any]:
-    torch = sys.modules["torch"]
-    mean = weights.sum(-1) / (weights != 0).sum(-1).clamp(min=1)
-    for expert, given in forced:
-        there = (indices == expert) & (weights != 0)
-        if given is not None:  # that weight, whoever chose it
-            weights = weights.masked_fill(there, 0.0)
-            extra = weights.new_full(mean.shape, given)
-        else:
-            extra = mean.masked_fill(there.any(-1), 0.0)
-        weights = torch.cat([weights, extra[:, None]], -1)
-        indices = torch.cat([indices, indices.new_full(indices[:, :1].shape, expert)], -1)
-    return weights, indices
-
-
-def _plan(moe: Moe, policy: Policy, layer: int) -> _Plan | None:
-    """What a policy means at a layer; None: nothing. Raises RequestError for experts that are not there or too few."""
-    router = moe.routers[layer]
-    like, total = router.weight, int(router.num_experts)
-    bias, scale = like.new_zeros(total), like.new_ones(total)
-    states: dict[int, str] = {}
-    given: dict[int, float] = {}
-    k = int(router.top_k)
-    for part in policy:
-        if isinstance(part, KOverride):
-            k = part.k if isinstance(part.k, int) else part.k.get(layer, k)
-        elif isinstance(part, Bias | Scale):
-            for expert, value in _here(part.by, layer):
-                if isinstance(part, Bias):
-                    bias[expert] += value
-                else:
-                    scale[expert] *= value
-        elif isinstance(part, ExpertMask):
-            states |= dict(_here(part.states, layer))
-            given |= dict(_here(part.weights, layer))
-    forbidden = bias.new_zeros(total).bool()
-    forbidden[[expert for expert, state in states.items() if state == "forbid"]] = True
-    policies = tuple(part for part in policy if isinstance(part, RouterPolicy))
-    least = max([k, *(one.least(k) for one in policies)])
-    can = moe.family.rule.reachable(router, ~forbidden)
-    if k < 1 or least > can:
-        raise RequestError(
-            f"{least} experts are needed and a token can choose of {can}",
-            where=f"layer {layer} of {moe.family.name}",
-            remedy="forbid fewer experts, or choose fewer",
-        )
-    forced = tuple((expert, given.get(expert)) for expert, state in states.items() if state == "force")
-    plan = _Plan(
-        router,
-        policies,
-        bias if bias.any() else None,
-        forbidden if forbidden.any() else None,
-        scale.float() if (scale != 1).any() else None,
-        forced,
-        k,
-    )
-    idle = not policies and not forced and k == router.top_k
-    return None if idle and plan.bias is plan.forbidden is plan.scale is None else plan
-
-
-def _here(by: Mapping[Place, Any], layer: int) -> Iterator[tuple[int, Any]]:
-    return ((expert, value) for (place, expert), value in by.items() if place == layer)
-
-
-def _known(moe: Moe, policy: Policy) -> None:
-    """Raise RequestError for a layer or an expert that the model has not."""
-    for part in policy:
-        places: list[Place] = []
-        if isinstance(part, ExpertMask):
-            places = [*part.states, *part.weights]
-        elif isinstance(part, Bias | Scale):
-            places = [*part.by]
-        elif isinstance(part, KOverride) and not isinstance(part.k, int):
-            places = [(layer, 0) for layer in part.k]
-        for layer, expert in places:
-            if layer not in moe.routers or not 0 <= expert < moe.experts:
-                raise RequestError(
-                    f"there is no expert {expert} in a layer {layer}",
-                    where=f"{type(part).__name__} for {moe.family.name}",
-                    remedy=f"layers with experts: {', '.join(map(str, moe.routers))}; experts 0 to {moe.experts - 1}",
-                )
+    path: str
+    where: Any
 
 
 class Routing:
@@ -166,12 +55,18 @@ class Routing:
         self.rows: Sequence[str] = ()
         self._moe, self._counts = moe, counts
         for policy in paths.values():
-            _known(moe, policy)
+            known(moe.family, moe.routers, moe.experts, policy)
         self._plans = {
-            name: {layer: _plan(moe, policy, layer) for layer in moe.routers} for name, policy in paths.items()
+            name: {layer: plan_of(moe.family, router, policy, layer) for layer, router in moe.routers.items()}
+            for name, policy in paths.items()
         }
-        self._groups: list[tuple[str, Any]] = []
-        self._tokens: dict[str, Any] = {}
+        self._groups: list[_Group] = []
+        self._batch: tuple[Any, ...] = ()
+        self._rows: Any = None
+        self._paths: Any = None
+        self._real: Any = None
+        self._positions: Any = None
+        self._made: dict[int, tuple[Any, Any]] = {}
         self._phase: Phase = "prefill"
 
     def before(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -196,68 +91,81 @@ class Routing:
             raise RequestError("padding is only known from a mask of shape [rows, tokens]", where="attention_mask")
         if positions is None:
             positions = torch.arange(seen, seen + length, device=given.device)[None]
-        whole = mask is None or bool(mask[:, -length:].all())
-        places = torch.arange(batch, device=given.device)
-        self._tokens = {
-            "rows": places.repeat_interleave(length),
-            "real": places.new_ones(batch * length).bool() if whole else mask[:, -length:].reshape(-1).bool(),
-            "positions": positions.expand(batch, length).reshape(-1),
-        }
-        self._groups = [(name, _tokens_of(names, name, length, places)) for name in dict.fromkeys(names)]
+        batch_of = tuple(names), length, given.device
+        if batch_of != self._batch:  # from one token to the next it is the same
+            self._batch, self._groups = batch_of, _grouped(names, length, given.device)
+            self._rows = torch.arange(batch, device=given.device).repeat_interleave(length)
+            self._paths = self._rows.new_empty(len(self._rows))
+            for group in self._groups:
+                self._paths[group.where] = [*self._plans].index(group.path)
+        self._real = (
+            self._rows.new_ones(len(self._rows)).bool() if mask is None else mask[:, -length:].reshape(-1).bool()
+        )
+        self._positions = positions.expand(batch, length).reshape(-1)
+        self._made = {}
+
+    def after(self, *_: Any) -> None:
+        """After each pass that did not fail: count it."""
         if self._counts is not None:
-            for name, where in self._groups:
-                self._counts.tokens[name] += int(self._tokens["real"][where].sum())
+            self._counts.add([*self._plans], self._paths, self._real, self._moe.experts, self._made)
 
     def at(self, layer: int) -> Any:
         """The hook of one layer's router."""
         first, second, third = self._moe.family.order
 
-        def hook(router: Any, _: Any, told: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        def hook(router: Any, _: Any, told: tuple[Any, Any, Any]) -> tuple[Any, Any, Any] | None:
             logits, weights, indices = told[first], told[second], told[third]
-            weights, indices = self._routed(layer, router, logits, weights, indices)
+            if len(logits) != len(self._rows):
+                raise RoutingError(
+                    f"its router was given {len(logits)} tokens of {len(self._rows)}",
+                    where=f"layer {layer} of {self._moe.family.name}",
+                    remedy="run the whole batch in one pass",
+                )
+            found = [
+                (group.where, *self._chosen(group, layer, router, logits, weights, indices)) for group in self._groups
+            ]
+            self._made[layer] = own = found[0][1:] if len(found) == 1 else _merged(found, len(logits))
+            if own[0] is weights:
+                return None  # as it was
             placed: list[Any] = [None, None, None]
-            placed[first], placed[second], placed[third] = logits, weights, indices
+            placed[first], placed[second], placed[third] = logits, *own
             return tuple(placed)
 
         return hook
 
-    def _routed(self, layer: int, router: Any, logits: Any, weights: Any, indices: Any) -> tuple[Any, Any]:
-        if len(logits) != len(self._tokens["rows"]):
-            raise RoutingError(
-                f"its router was given {len(logits)} tokens of {len(self._tokens['rows'])}",
-                where=f"layer {layer} of {self._moe.family.name}",
-                remedy="run the whole batch in one pass",
-            )
-        found: list[tuple[Any, Any, Any]] = []
-        for name, where in self._groups:
-            plan = self._plans[name][layer]
-            own = weights[where], indices[where]
-            if plan is not None:
-                tokens = {key: value[where] for key, value in self._tokens.items()}
-                view = RouterView(
-                    layer, logits[where], *own, self._normalises(router), int(router.top_k), self._moe.family.name,
-                    self._phase, k=plan.k, forbidden=plan.forbidden, scale=plan.scale, _router=router,
-                    _family=self._moe.family, **tokens,
-                )  # fmt: skip
-                own = plan.decide(view)
-            if self._counts is not None:
-                used = (own[0] != 0) & self._tokens["real"][where][:, None]
-                self._counts.add(name, layer, int(router.num_experts), own[1], used)
-            found.append((where, *own))
-        return found[0][1:] if len(found) == 1 else _merged(found, len(logits))
+    def _chosen(
+        self, group: _Group, layer: int, router: Any, logits: Any, weights: Any, indices: Any
+    ) -> tuple[Any, Any]:
+        """Weights and indices for the tokens of a path."""
+        where, plan = group.where, self._plans[group.path][layer]
+        if len(self._groups) > 1:
+            logits, weights, indices = logits[where], weights[where], indices[where]
+        if plan is None:
+            return weights, indices
+        family = self._moe.family
+        view = RouterView(
+            layer, logits, weights, indices, self._normalises(router), int(router.top_k), family.name, self._phase,
+            self._positions[where], self._rows[where], self._real[where], plan.k, plan.forbidden, plan.scale, router, family,
+        )  # fmt: skip
+        return plan.decide(view)
 
     def _normalises(self, router: Any) -> bool:
         always = self._moe.family.normalises
         return bool(router.norm_topk_prob) if always is None else always
 
 
-def _tokens_of(names: Sequence[str], name: str, length: int, places: Any) -> Any:
-    """Which tokens belong to a path: a slice where its rows stand together, else their numbers."""
-    rows = [row for row, one in enumerate(names) if one == name]
-    if rows[-1] - rows[0] + 1 == len(rows):
-        return slice(rows[0] * length, (rows[-1] + 1) * length)
-    starts = places[rows] * length
-    return (starts[:, None] + sys.modules["torch"].arange(length, device=places.device)).reshape(-1)
+def _grouped(names: Sequence[str], length: int, device: Any) -> list[_Group]:
+    """Whose each of a batch's tokens is; a path whose rows stand together has a slice of them."""
+    torch = sys.modules["torch"]
+    found: list[_Group] = []
+    for name in dict.fromkeys(names):
+        rows = [row for row, one in enumerate(names) if one == name]
+        where: Any = slice(rows[0] * length, (rows[-1] + 1) * length)
+        if rows[-1] - rows[0] + 1 != len(rows):
+            starts = torch.tensor(rows, device=device)[:, None] * length
+            where = (starts + torch.arange(length, device=device)).reshape(-1)
+        found.append(_Group(name, where))
+    return found
 
 
 def _merged(found: Sequence[tuple[Any, Any, Any]], tokens: int) -> tuple[Any, Any]:
@@ -294,6 +202,7 @@ def routing(
         moe.busy = True
         stack.callback(setattr, moe, "busy", False)
         stack.callback(moe.model.register_forward_pre_hook(hooks.before, with_kwargs=True).remove)
+        stack.callback(moe.model.register_forward_hook(hooks.after).remove)
         for layer, router in moe.routers.items():
             stack.callback(router.register_forward_hook(hooks.at(layer)).remove)
         yield hooks

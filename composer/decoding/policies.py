@@ -12,6 +12,7 @@ Tensors are torch's, which is not imported here.
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -132,24 +133,59 @@ class Counts:
     """How many tokens each expert has served, by path and layer. Padding is none, nor is an expert of weight 0."""
 
     def __init__(self) -> None:
-        self.tokens: Counter[str] = Counter()
-        self._tables: dict[tuple[str, int], Any] = {}
+        self._tokens: Counter[str] = Counter()
+        self._tables: dict[str, dict[int, Any]] = {}
+        self._pending: list[_Pass] = []
+
+    @property
+    def tokens(self) -> Mapping[str, int]:
+        """How many tokens each path has had."""
+        self._fold()
+        return self._tokens
 
     def experts(self, path: str) -> dict[int, list[int]]:
         """By layer, how many tokens each expert served."""
-        return {layer: table.tolist() for (name, layer), table in self._tables.items() if name == path}
+        self._fold()
+        return {layer: table.tolist() for layer, table in self._tables.get(path, {}).items()}
 
     def per_token(self, path: str) -> float:
         """Expert activations per token, all layers together."""
         return sum(map(sum, self.experts(path).values())) / max(1, self.tokens[path])
 
-    def add(self, path: str, layer: int, experts: int, indices: Any, used: Any) -> None:
-        """Count the `indices` [tokens, k] where `used` (bool [tokens, k])."""
-        table = self._tables.get((path, layer))
-        if table is None:
-            table = self._tables[path, layer] = indices.new_zeros(experts)
-        table.index_add_(0, indices.reshape(-1), used.reshape(-1).to(table.dtype))
+    def add(
+        self, names: Sequence[str], paths: Any, real: Any, experts: int, made: Mapping[int, tuple[Any, Any]]
+    ) -> None:
+        """Note a pass: which of the path `names` each token is of [tokens], which are `real`, and by layer, of so many
+        experts, the weights and indices [tokens, k] they were given."""
+        self._pending.append((tuple(names), paths, real, experts, made))
+        if len(self._pending) >= _PENDING:
+            self._fold()
 
+    def _fold(self) -> None:
+        """Count what is pending. Many passes at once: one by one would cost as much as a small model's layer."""
+        concatenated = sys.modules["torch"].cat if self._pending else None
+        same: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+        for names, paths, real, experts, made in self._pending:
+            same.setdefault((names, experts, None, 1), []).append((paths, real))
+            for layer, (weights, indices) in made.items():
+                kind = names, experts, layer, indices.shape[-1]
+                same.setdefault(kind, []).append((paths, real, weights, indices))
+        self._pending.clear()
+        for (names, experts, layer, _), parts in same.items():
+            paths, real, *chosen = (concatenated(part) for part in zip(*parts, strict=True))  # type: ignore[misc]
+            if layer is None:
+                self._tokens.update(dict(zip(names, paths[real].bincount(minlength=len(names)).tolist(), strict=True)))
+                continue
+            weights, indices = chosen
+            used = (weights != 0) & real[:, None]
+            found = (paths[:, None] * experts + indices)[used].bincount(minlength=len(names) * experts)
+            for name, served in zip(names, found.view(len(names), experts), strict=True):
+                own = self._tables.setdefault(name, {})
+                own[layer] = own[layer] + served if layer in own else served
+
+
+_PENDING = 64  # passes
+_Pass = tuple[tuple[str, ...], Any, Any, int, Mapping[int, tuple[Any, Any]]]
 
 WeakWeight = Literal["one", "raw"]
 """The weight of a weak expert: `one`, normalised over itself alone; `raw`, what it has among all experts."""

@@ -138,11 +138,14 @@ def decode(
             scores = combine(list(passed.logits[:, -1].float().chunk(len(names))), weights, mix)
             logprobs = log_softmax(scores).cpu().numpy()
             rows = scores.cpu().numpy()
+            best = rows.argmax(-1).tolist()
             kept: list[int] = []
             for place, row in enumerate(open_):
-                # All that stands before, as in vLLM, is what a penalty counts as repeated.
-                repeated = {*prompts[row], *said[row]} if given[row].repetition_penalty != 1 else ()
-                token = draws[row].next(rows[place], repeated)
+                if _is_greedy(given[row]):
+                    token = best[place]  # what `Draws` does, for all rows at once
+                else:  # what a penalty counts as repeated is all that stands before, as in vLLM
+                    repeated = {*prompts[row], *said[row]} if given[row].repetition_penalty != 1 else ()
+                    token = draws[row].next(rows[place], repeated)
                 said[row].append(token)
                 sure[row].append(float(logprobs[place, token]))
                 if token not in end and len(said[row]) < given[row].max_tokens:
@@ -161,3 +164,7 @@ def decode(
         for tokens, each in zip(said, sure, strict=True)
     )
     return Decoded(written, passes, {name: counts.per_token(name) for name in names}, counts)
+
+
+def _is_greedy(sampling: Sampling) -> bool:
+    return sampling.temperature == 0 and sampling.repetition_penalty == 1
