@@ -49,7 +49,11 @@ class Softmax:
 
     def weigh(self, router: Any, logits: Any, chosen: Any, used: Any, scale: Any, normalise: bool) -> Any:
         found = _scaled(self.raw(router, logits).gather(-1, chosen), chosen, used, scale)
-        return found / found.sum(-1, keepdim=True) if normalise else found
+        if (
+            normalise and chosen.shape[-1] == 1
+        ):  # an expert of a low rank may have a probability of 0, which is no divisor
+            return found.new_ones(found.shape)
+        return _normalised(found, scale) if normalise else found
 
     def reachable(self, router: Any, allowed: Any) -> int:
         return int(allowed.sum())
@@ -73,8 +77,7 @@ class TopFirst:
         found = (found if used is None else found.masked_fill(~used, -math.inf)).softmax(-1)
         if scale is None:
             return found
-        found = found * scale[chosen]
-        return found / found.sum(-1, keepdim=True)
+        return _normalised(found * scale[chosen], scale)
 
     def reachable(self, router: Any, allowed: Any) -> int:
         return int(allowed.sum())
@@ -117,6 +120,11 @@ def _scaled(weights: Any, chosen: Any, used: Any, scale: Any) -> Any:
     if scale is not None:
         weights = weights * scale[chosen]
     return weights if used is None else weights.masked_fill(~used, 0.0)
+
+
+def _normalised(weights: Any, scale: Any) -> Any:
+    total = weights.sum(-1, keepdim=True)
+    return weights / (total if scale is None else total.clamp(min=1e-20))  # all of them may be scaled to 0
 
 
 @dataclass(frozen=True, slots=True)

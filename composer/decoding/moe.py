@@ -1,7 +1,8 @@
 """Control over the routing inside one mixture-of-experts model of transformers: hooks that see each layer's choice of
 experts and may replace it, for each row of a batch by another policy (METHODS K.1).
 
-The policies are in `composer.decoding.policies`. Nothing is imported but the standard library and this package: the model brings torch.
+The policies are in `composer.decoding.policies`. Nothing is imported but the standard library and this package: the model
+brings torch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakSet
 
 from composer.decoding.families import FAMILIES, Family
 from composer.decoding.plans import known, plan_of
@@ -19,14 +21,13 @@ from composer.decoding.policies import Counts, Phase, Policy, RouterPolicy, Rout
 from composer.errors import RequestError, RoutingError
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Moe:
     """A model whose routing can be controlled: `check` makes it. `routers` are by layer."""
 
     model: Any
     family: Family
-    routers: dict[int, Any]
-    busy: bool = False
+    routers: Mapping[int, Any]
 
     @property
     def default_k(self) -> int:
@@ -125,7 +126,7 @@ class Routing:
                 (group.where, *self._chosen(group, layer, router, logits, weights, indices)) for group in self._groups
             ]
             self._made[layer] = own = found[0][1:] if len(found) == 1 else _merged(found, len(logits))
-            if own[0] is weights:
+            if own[0] is weights and own[1] is indices:
                 return None  # as it was
             placed: list[Any] = [None, None, None]
             placed[first], placed[second], placed[third] = logits, *own
@@ -183,6 +184,10 @@ def _merged(found: Sequence[tuple[Any, Any, Any]], tokens: int) -> tuple[Any, An
     return all_weights, all_indices
 
 
+_controlled: WeakSet[Any] = WeakSet()
+"""Models that have our hooks: two sets of them would each see what the other made."""
+
+
 @contextmanager
 def routing(
     moe: Moe, paths: Mapping[str, Policy], rows: Sequence[str] = (), counts: Counts | None = None
@@ -192,15 +197,15 @@ def routing(
     Raises RequestError for a policy that the model cannot follow, before anything is installed, and where the model is
     controlled already.
     """
-    if moe.busy:
+    if moe.model in _controlled:
         raise RequestError(
             "the model's routing is controlled already", remedy="give all policies as paths of one `routing`"
         )
     hooks = Routing(moe, paths, counts)
     hooks.rows = rows
     with ExitStack() as stack:
-        moe.busy = True
-        stack.callback(setattr, moe, "busy", False)
+        _controlled.add(moe.model)
+        stack.callback(_controlled.discard, moe.model)
         stack.callback(moe.model.register_forward_pre_hook(hooks.before, with_kwargs=True).remove)
         stack.callback(moe.model.register_forward_hook(hooks.after).remove)
         for layer, router in moe.routers.items():

@@ -17,7 +17,6 @@ from composer.errors import RequestError
 class Plan:
     """A policy at one layer."""
 
-    router: Any
     policies: tuple[RouterPolicy, ...]
     bias: Any
     forbidden: Any
@@ -78,7 +77,11 @@ def plan_of(family: Family, router: Any, policy: Policy, layer: int) -> Plan | N
     policies = tuple(part for part in policy if isinstance(part, RouterPolicy))
     least = max([k, *(one.least(k) for one in policies)])
     can = family.rule.reachable(router, ~forbidden)
-    if k < 1 or least > can:
+    if k < 1:
+        raise RequestError(
+            f"{k} experts are chosen", where=f"layer {layer} of {family.name}", remedy="choose 1 or more"
+        )
+    if least > can:
         raise RequestError(
             f"{least} experts are needed and a token can choose of {can}",
             where=f"layer {layer} of {family.name}",
@@ -86,7 +89,6 @@ def plan_of(family: Family, router: Any, policy: Policy, layer: int) -> Plan | N
         )
     forced = tuple((expert, given.get(expert)) for expert, state in states.items() if state == "force")
     plan = Plan(
-        router,
         policies,
         bias if bias.any() else None,
         forbidden if forbidden.any() else None,

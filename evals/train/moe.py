@@ -57,7 +57,7 @@ def sums(skill: str, split: Split, n: int, seed: int = 0, *, unique: bool = True
     """`n` problems of a split, the same for the same seed; fewer where no more are found (`unique`).
 
     >>> [one.prompt + one.target for one in sums("arithmetic", "test", 3)]
-    ['73*7=490+21=511', '9-6=3', '38+15=53']
+    ['50+17=67', '99*6=540+54=594', '35-17=25-7=18']
     """
     taught, rng = SKILLS[skill], Random(f"moe/{skill}/{split}/{seed}")
     found: dict[str, Sum] = {}

@@ -341,6 +341,43 @@ def top_p_takes_the_fewest_that_hold_it(family: str, moe: Moe) -> None:
         assert torch.allclose(sums, torch.ones_like(sums))
 
 
+class Beside(RouterPolicy):
+    """The experts beside those that the model chooses, with their weights."""
+
+    def choose(self, view: Any, logits: Any) -> Any:
+        return view.weights, (view.indices + 1) % EXPERTS
+
+
+class Notes(RouterPolicy):
+    """Remembers what it was shown."""
+
+    def __init__(self) -> None:
+        self.views: list[Any] = []
+
+    def edit_logits(self, view: Any) -> Any:
+        self.views.append(view)
+        return view.logits
+
+
+def ones_own_policy_sees_and_says_everything(family: str, moe: Moe) -> None:
+    notes = Notes()
+    batch = padded(PROMPTS[:2])
+    with torch.no_grad(), routing(moe, {"a": (), "b": (notes, KOverride(3))}, ["a", "b"]):
+        moe.model(batch["ids"], attention_mask=batch["attention_mask"], position_ids=batch["position_ids"])
+    assert [view.layer for view in notes.views] == [*range(LAYERS)]
+    view = notes.views[0]
+    assert (view.family, view.default_k, view.k, view.phase) == (family, 2, 3, "prefill")
+    assert view.norm_topk == (family not in ("OLMoE", "Qwen2-MoE"))
+    assert view.rows.tolist() == [1] * 7
+    assert view.real.tolist() == [False] * 3 + [True] * 4
+    assert view.positions.tolist() == [0, 0, 0, 0, 1, 2, 3]
+    assert view.logits.shape == (7, EXPERTS) and view.weights.shape == view.indices.shape == (7, 2)
+    other = routed(moe, (Beside(),))[0]
+    assert other[2].equal((routed(moe, ())[0][2] + 1) % EXPERTS) and other[1].equal(routed(moe, ())[0][1])
+    assert not run(moe, policy=(Beside(),)).equal(own(moe))
+    assert run(moe, policy=(Beside(), KOverride(1))).equal(run(moe, policy=(Beside(),)))  # the last that chooses
+
+
 def parts_count_in_one_order(family: str, moe: Moe) -> None:
     places = [(layer, 3) for layer in range(LAYERS)]
     bias, scale = Bias(dict.fromkeys(places, 50.0)), Scale(dict.fromkeys(places, 0.25))
@@ -353,6 +390,10 @@ def parts_count_in_one_order(family: str, moe: Moe) -> None:
             moved = logits.float() + 50.0 * (torch.arange(EXPERTS) == 3)
             wanted = by_hand(family, moe, moved, indices, scale=factor)
             assert torch.allclose(weights.float(), wanted, atol=1e-6), (weights, wanted)
+    nothing = routed(moe, (Scale({(0, expert): 0.0 for expert in range(EXPERTS)}),))[0][1]
+    assert not nothing.any()  # and no division by it
+    far = routed(moe, (Bias({(0, expert): -500.0 * expert for expert in range(EXPERTS)}), RankExpert(2)))[0]
+    assert torch.isfinite(far[1]).all()
     force = ExpertMask(dict.fromkeys(places, "force"))
     plainly = routed(moe, ())[0]
     _, weights, indices = routed(moe, (force,))[0]
@@ -376,7 +417,7 @@ def what_a_model_cannot_follow_is_refused(family: str, moe: Moe) -> None:
     refused(RequestError, "there is no expert 8", lambda: run(moe, policy=(Bias({(0, 8): 1.0}),)))
     refused(RequestError, "in a layer 3", lambda: run(moe, policy=(KOverride({3: 1}),)))
     refused(RequestError, "experts are needed", lambda: run(moe, policy=(RankExpert(8),)))
-    refused(RequestError, "experts are needed", lambda: run(moe, policy=(KOverride(0),)))
+    refused(RequestError, "0 experts are chosen", lambda: run(moe, policy=(KOverride(0),)))
     refused(RequestError, "paths", lambda: two(moe, ["a"]))
     refused(RequestError, "paths", lambda: two(moe, ["a", "c"]))
     with routing(moe, {"path": ()}):
@@ -557,7 +598,7 @@ def main() -> None:
         forbidding_all_but_k_chooses_those, what_is_forbidden_is_never_chosen, masks_of_one_layer_change_only_what_comes_later,
         hooks_are_removed_after_exceptions, padding_never_counts, prefill_and_decode_equal_one_pass,
         rows_have_policies_of_their_own, weak_experts_are_of_that_rank, random_experts_differ_by_seed_layer_and_place_only,
-        top_p_takes_the_fewest_that_hold_it, parts_count_in_one_order, what_a_model_cannot_follow_is_refused,
+        top_p_takes_the_fewest_that_hold_it, parts_count_in_one_order, ones_own_policy_sees_and_says_everything, what_a_model_cannot_follow_is_refused,
         self_contrast_equals_two_passes_with_two_caches, those_who_end_leave_the_batch, beta_0_and_alpha_1_are_greedy,
         several_paths_are_averaged,
     ]  # fmt: skip
