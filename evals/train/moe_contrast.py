@@ -69,6 +69,7 @@ def families() -> dict[str, list[Way]]:
         **{f"{k} expert{'s' * (k > 1)}": [Way("", k=k)] for k in (1, 2, 3, 4)},
         "top-p, raw weights": [Way(f"p {p}", top_p=p) for p in PS],
         "top-p, normalised": [Way(f"p {p}", top_p=p, weights="family") for p in PS],
+        "SCMoE as published": [Way("rank 2, beta 0.5", 2, 0.5)],
         "SCMoE": [Way(f"rank {rank}, beta {beta}", rank, beta) for rank in RANKS for beta in BETAS],
         "SCMoE, raw weight": [
             Way(f"rank {rank}, beta {beta}", rank, beta, weight="raw") for rank in RANKS for beta in BETAS
