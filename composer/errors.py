@@ -84,6 +84,12 @@ class EngineError(ComposerError):
     exit_code = UNAVAILABLE
 
 
+class RoutingError(ComposerError):
+    """The routing inside a model cannot be controlled: its family is not known, or it routes otherwise than its family."""
+
+    code = "routing"
+
+
 class MemoryBudgetError(ComposerError):
     """What has to be resident does not fit into the memory budget."""
 
