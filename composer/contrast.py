@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from composer.form import ContrastRow
     from composer.specs import ArmSpec, ExpertSpec, Settings
 
-BASE, UNCHOSEN, RANDOM, UNREAD = "base", "unchosen", "random", "unread"
+BASE, UNCHOSEN, RANDOM, UNREAD, WEAK = "base", "unchosen", "random", "unread", "weak"
 KINDS = {
     BASE: "its base without its adapter",
     UNCHOSEN: "the expert on the same base that the router ranks last",
     RANDOM: "another expert on the same base, drawn by the question",
     UNREAD: "itself without the passages it reads",
+    WEAK: "itself, in each layer the one expert of the model that it would not choose",
 }
 """What an arm can be contrasted with beside an expert that is named."""
 
@@ -68,7 +69,7 @@ def partners(spec: ContrastSpec, expert: str, experts: Mapping[str, ExpertSpec])
     none where it is contrasted with itself, without its adapter or its passages."""
     if spec.against in experts:
         return [spec.against]
-    if spec.against in (BASE, UNREAD):
+    if spec.against in (BASE, UNREAD, WEAK):
         return []
     own = experts[expert].model
     return [
@@ -83,6 +84,8 @@ def _unfit(arm: ArmSpec, spec: ContrastSpec, experts: Mapping[str, ExpertSpec]) 
     expert = experts[arm.expert]
     if spec.against == BASE:
         return None if expert.adapter is not None else "has no adapter, so it is its base"
+    if spec.against == WEAK:
+        return None
     if spec.against == UNREAD:
         return None if arm.evidence is not None else "reads nothing"
     if spec.against in (UNCHOSEN, RANDOM):
@@ -104,6 +107,9 @@ def check_engines(settings: Settings, engine: Callable[[str], Engine]) -> None:
         if not caps.contrast:
             what = f"the engine of {own.name}, `{own.engine}`, decodes no streams together as it is set up"
             remedy = f"serve it by {CONTRASTING}, or remove the contrast"
+        elif arm.contrast.against == WEAK and caps.level != "hooks":
+            what = f"`{own.engine}` reaches no experts inside {own.name}"
+            remedy = "serve a mixture-of-experts model by `transformers`, or remove the contrast"
         elif elsewhere := sorted(others - {own.name}):
             kind = settings.models[elsewhere[0]].engine
             if kind != own.engine:

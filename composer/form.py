@@ -190,7 +190,7 @@ class EvidenceRow(Row):
 class ContrastRow(Row):
     against: str = _about(
         "what is taken off: `base` (without its adapter), `unchosen` (the expert that the router ranks last), `random`, "
-        "`unread` (without its passages), or an expert",
+        "`unread` (without its passages), `weak` (its model's weak routing), or an expert",
         "base",
         min_length=1,
     )

@@ -38,7 +38,9 @@ class Stream:
     """One source of next-token logits: an expert's weights, an adapter on them (None: the bare base), and a prompt.
 
     `weight` is its factor where several streams are combined (METHODS C.2); a plain request has one stream of weight 1.
-    `base` names the host among those that are opened together (`Host.beside`); None: the first of them.
+    `base` names the host among those that are opened together (`Host.beside`); None: the first of them. `routing` "weak":
+    in each layer of a mixture-of-experts model the one expert answers that it would not choose (METHODS C.1), which
+    engines whose level is `hooks` can.
     """
 
     expert: str
@@ -46,6 +48,7 @@ class Stream:
     adapter: str | None = None
     weight: float = 1.0
     base: str | None = None
+    routing: Literal["weak"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,7 +319,7 @@ def draft_key(request: Request, fingerprints: dict[str, Fingerprint]) -> str:
     """
     streams = ",".join(
         f'{{"adapter":{"false" if stream.adapter is None else "true"},"model":{_shared(fingerprints[stream.expert])},'
-        f'"prompt":{_prompt(stream.prompt)},"weight":{stream.weight!r}}}'
+        f'"prompt":{_prompt(stream.prompt)},{_routed(stream)}"weight":{stream.weight!r}}}'
         for stream in request.streams
     )
     mix = _shared(request.mix) if request.mix else "null"
@@ -340,6 +343,11 @@ def _shared(value: Fingerprint | Mix | Sampling) -> str:
     text = _JSON.encode({name: getattr(value, name) for name in value.__slots__})
     _written[id(value)] = value, text
     return text
+
+
+def _routed(stream: Stream) -> str:
+    """What a stream's routing adds; nothing to all that the model routes itself, whose keys stay as they were."""
+    return f'"routing":"{stream.routing}",' if stream.routing else ""
 
 
 def _prompt(prompt: Prompt) -> str:

@@ -57,7 +57,7 @@ class TransformersEngine:
     ) -> None:
         self._python, self._dtype, self._start_within = python, dtype, start_within
         self._caps = Caps(
-            level="logits",
+            level="hooks",
             contrast=True,
             beside=True,
             mixed_adapters=True,

@@ -122,7 +122,7 @@ class Loop:
             prompt = self.bases[name].read(part, options)
             if not prompt:
                 raise ValueError("the prompt has no tokens")
-            sources.append(self.bases[name].stream(adapter, prompt))
+            sources.append(self.bases[name].stream(adapter, prompt, weak=part.get("routing") == "weak"))
         target = body.get("target")
         short = max(sources, key=lambda source: len(source.prompt) - source.base.context)
         room = short.base.context - len(short.prompt)

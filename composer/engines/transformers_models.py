@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ import torch
 import transformers
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
+
+from composer.decoding.moe import Moe, check, routing
+from composer.decoding.policies import RankExpert
 
 if TYPE_CHECKING:
     from routers.types import Array
@@ -49,6 +53,7 @@ class Base:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model: Any = model.to(self._device).eval()
         self._peft: Any = None
+        self._moe: Moe | None = None
         self._layers: list[Any] = []
         self._active: str | None = None
         ends = model.generation_config.eos_token_id
@@ -92,15 +97,20 @@ class Base:
 
     # Scores
 
-    def stream(self, adapter: str | None, prompt: Sequence[int]) -> Stream:
-        """A source of scores after this prompt."""
-        return Stream(self, adapter, prompt, transformers.DynamicCache(config=self._model.config))
+    def stream(self, adapter: str | None, prompt: Sequence[int], *, weak: bool = False) -> Stream:
+        """A source of scores after this prompt; `weak`: by the weak routing of a mixture-of-experts model. Raises
+        RoutingError for a model that has none that can be controlled."""
+        if weak and self._moe is None:
+            self._moe = check(self._model)
+        return Stream(self, adapter, prompt, transformers.DynamicCache(config=self._model.config), weak)
 
-    def scores(self, adapter: str | None, tokens: Sequence[int], cache: Any, last: int = 1) -> Array:
+    def scores(
+        self, adapter: str | None, tokens: Sequence[int], cache: Any, last: int = 1, *, weak: bool = False
+    ) -> Array:
         """The scores [last, tokens of the vocabulary] of what follows each of the last tokens, in float32. Raises ValueError
         where they are no numbers."""
         self._use(adapter)
-        with torch.inference_mode():
+        with torch.inference_mode(), self._routed(weak=weak):
             ids = torch.tensor([list(tokens)], device=self._device)
             found = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=last).logits[0]
             scores: Array = found.float().cpu().numpy()
@@ -116,6 +126,12 @@ class Base:
             raise ValueError("the target has no tokens")
         cache = transformers.DynamicCache(config=self._model.config)
         return ids, self.scores(adapter, [*prompt, *ids], cache, len(ids) + 1)[:-1]
+
+    def _routed(self, *, weak: bool) -> AbstractContextManager[object]:
+        """Routed by the model itself, or in each layer to the best expert that it would not choose."""
+        if not weak or self._moe is None:
+            return nullcontext()
+        return routing(self._moe, {"weak": (RankExpert(self._moe.default_k),)})
 
     # Adapters
 
@@ -183,6 +199,7 @@ class Stream:
     adapter: str | None
     prompt: Sequence[int]
     cache: Any = field(repr=False)
+    weak: bool = False
 
     @property
     def place(self) -> tuple[str, str]:
@@ -191,5 +208,5 @@ class Stream:
 
     def next(self, tokens: Sequence[int]) -> Array:
         """The scores [tokens of the vocabulary] after these, which follow all that it was given before."""
-        found: Array = self.base.scores(self.adapter, tokens, self.cache)[-1]
+        found: Array = self.base.scores(self.adapter, tokens, self.cache, weak=self.weak)[-1]
         return found

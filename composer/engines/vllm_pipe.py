@@ -254,4 +254,6 @@ def _stream(stream: Stream, model: str) -> dict[str, object]:
     """One of several sources of scores: of whom, with what weight, after which prompt."""
     prompt = stream.prompt
     asked: dict[str, object] = {"prompt": prompt} if isinstance(prompt, str) else {"messages": turns_of(prompt)}
+    if stream.routing is not None:
+        asked["routing"] = stream.routing
     return {"model": model, "weight": stream.weight, **asked}

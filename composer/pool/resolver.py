@@ -75,6 +75,8 @@ def cannot_serve(resolver: Resolver, name: str, request: Request) -> Draft | Non
         why = f"decodes no streams together: serve it by {CONTRASTING}"
     elif request.mix is not None and several and not caps.beside:
         why = "decodes no streams of several bases together; `llamacpp` and `transformers` do"
+    elif any(stream.routing for stream in request.streams) and caps.level != "hooks":
+        why = "reaches no experts inside a model: `transformers` does"
     else:
         return None
     failure = Failure("unsupported", f"the engine of {name!r} ({type(engine).__name__}) {why}")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from composer.contrast import BASE, RANDOM, UNCHOSEN, UNREAD
+from composer.contrast import BASE, RANDOM, UNCHOSEN, UNREAD, WEAK
 from composer.decoding.recipes import contrast
 from composer.stages.kit import Arms
 from composer.stages.prompting import prompt_of
@@ -56,6 +57,8 @@ def streams_of(
         return (own,), None
     if against.partner == BASE:
         weak = registry.stream(arm, own.prompt, bare=True)
+    elif against.partner == WEAK:
+        weak = replace(own, routing="weak")
     elif against.partner == UNREAD:
         weak = registry.stream(arm, prompt_of(registry, query, arm, None))
     else:
@@ -67,6 +70,5 @@ def streams_of(
 
 def _weighted(streams: Sequence[tuple[Stream, str | None]], weights: Sequence[float]) -> tuple[Stream, ...]:
     return tuple(
-        Stream(stream.expert, stream.prompt, stream.adapter, weight, base)
-        for (stream, base), weight in zip(streams, weights, strict=True)
+        replace(stream, weight=weight, base=base) for (stream, base), weight in zip(streams, weights, strict=True)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,14 @@ def test_an_adapter_against_its_base(scripted: Scripted) -> None:
     assert request.mix == Mix("logit", 0.2)
     assert told(state) == {"partner": "base", "chosen": "named", "beta": 0.7, "alpha": 0.2, "why": ""}
     assert state.answers[0].text == "4"
+
+
+def test_inside_one_model_the_weak_routing_is_a_stream_of_its_own(scripted: Scripted) -> None:
+    scripted.caps = replace(CAN, level="hooks")
+    request, state = one(scripted, registry("against: weak, arms: [general]"), "general~c")
+    assert [stream.routing for stream in request.streams] == [None, "weak"]
+    assert request.streams[0].prompt == request.streams[1].prompt
+    assert told(state)["partner"] == "weak"
 
 
 def test_an_adapter_against_one_that_is_named_each_with_its_own_prompt(scripted: Scripted) -> None:
@@ -198,6 +207,7 @@ def test_what_cannot_be_is_refused_by_its_line(scripted: Scripted, contrasts: st
     [
         (Caps(slots=8), "against: base", "decodes no streams together"),
         (Caps(slots=8, contrast=True), "against: mini, arms: [sums]", "opens no second base"),
+        (CAN, "against: weak, arms: [general]", "reaches no experts inside small"),
     ],
 )
 def test_an_engine_that_cannot_says_so_before_anything_is_opened(
