@@ -82,7 +82,7 @@ def _room(engine: Any) -> Room:
     return Room(
         rows=steps.max_num_seqs,
         step=steps.max_num_batched_tokens,
-        cache=cache.num_gpu_blocks * cache.block_size,
+        cache=(cache.num_gpu_blocks - 1) * cache.block_size,  # one block is vLLM's own
         block=cache.block_size,
         adapters=loras.max_loras if loras else None,
         keeps=cache.enable_prefix_caching,

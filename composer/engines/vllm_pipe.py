@@ -256,7 +256,7 @@ class Pipe(asyncio.Protocol):
 
 def _together(draft: Draft, last: Mapping[str, Any]) -> Draft:
     """The draft of several streams: with the passes of all, and how often they were begun again."""
-    again = f"begun again {last['restarts']} times, the last time because {last['why']}" if last["restarts"] else ""
+    again = f"restarts: {last['restarts']}, the last because {last['why']}" if last["restarts"] else ""
     details = [detail for detail in (draft.stop_detail, again) if detail]
     usage = replace(draft.usage, passes=last["passes"])
     return replace(draft, usage=usage, stop_detail="; ".join(details))
