@@ -183,7 +183,9 @@ def main() -> None:
     asked = parser.parse_args()
     found = measure(asked.engines, asked.cases, asked.tokens, lambda line: print(line, file=sys.stderr, flush=True))
     if asked.json is not None:
-        told: dict[str, Any] = {name: {"equal": one.equal, "of": one.of, "parted": one.parted} for name, one in found.items()}
+        told: dict[str, Any] = {
+            name: {"equal": one.equal, "of": one.of, "parted": one.parted} for name, one in found.items()
+        }
         asked.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
     with suppress(BrokenPipeError):
         sys.exit(0 if report(found) else 1)
