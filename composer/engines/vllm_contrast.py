@@ -13,10 +13,11 @@ names its part in `SamplingParams.extra_args` (over HTTP: `vllm_xargs`):
 All sampling parameters are to be the same in all requests of a group, with a `seed` where the temperature is above 0; then
 all rows draw the same token, and the answers are equal. That holds while they are in step, which is checked before every
 token: all of them in the batch, as long and with the same last token. A group that is not raises, which ends the engine; with
-`contrast_broken` its requests end by that token instead (`stop_reason`). So hand all requests of a group over at once
-(one call of `LLM.generate`), and see to it that their prompts fit into one step (`max_num_batched_tokens`), that there is a
-slot for each (`max_num_seqs`, `max_loras`), and that the cache holds them all. What no logits processor can see: whether a
-row is still reading its prompt. A group that does not come to its first token in one step is noticed at the next token.
+`contrast_broken` its requests end by that token instead (`stop_reason`). So hand all requests of a group over in one call of
+`LLM.generate`, with the engine in the same process (`VLLM_ENABLE_V1_MULTIPROCESSING=0`: another one begins with what has
+arrived), and see to it that their prompts fit into one step (`max_num_batched_tokens`), that there is a slot for each
+(`max_num_seqs`, `max_loras`), and that the cache holds them all. What no logits processor can see: whether a row is still
+reading its prompt. A group that does not come to its first token in one step is noticed at the next token.
 
 Penalties for repetition count each row's own prompt and are refused; masks of a schema, biases and forbidden tokens are
 applied to each stream before they are combined, all that draws (temperature, min_p, top_k, top_p) after.
@@ -83,10 +84,12 @@ class Contrast(LogitsProcessor):
         for (weights, mix), groups in alike.items():
             by_place = [list(rows) for rows in zip(*(group.rows for group in groups), strict=True)]
             mixed = combine([logits[rows].float() for rows in by_place], weights, mix)
+            for group, row in zip(groups, mixed, strict=True):
+                if group.places[0].broken is not None:
+                    row[group.places[0].broken] = -math.inf  # it says one thing, and that is not so
+                self.was_combined(group, row)
             for rows in by_place:
                 logits[rows] = mixed.to(logits.dtype)
-            for group, row in zip(groups, mixed, strict=True):
-                self.was_combined(group, row)
         return logits
 
     def not_whole(self, group: Group, logits: Any) -> None:

@@ -65,9 +65,10 @@ class Room:
     adapters: int | None
     keeps: bool
 
-    def begins(self, rows: Sequence[Row], here: Collection[Row], group: Together) -> bool:
-        """Whether all `rows` would read their prompts in the next step, beside those that are `here`. Where their prompts
-        never fit into one step it is tried as soon as nobody else reads: most of them may be cached."""
+    def begins(self, rows: Sequence[Row], here: Collection[Row], reading: int, group: Together) -> bool:
+        """Whether all `rows` would read their prompts in the next step, beside those that are `here`, of which some still
+        read `reading` tokens. Where their prompts never fit into one step it is tried as soon as nobody else reads: most
+        of them may be cached."""
         if not here:
             return True
         adapters = {id(row.adapter) for row in (*rows, *here) if row.adapter is not None}
@@ -79,7 +80,6 @@ class Room:
             self.block if group.restarts and self.keeps else self.step
         )  # of what was read before a rest of a block is left
         needed = sum(min(row.tokens, known) for row in rows)
-        reading = sum(row.tokens for row in here if not row.begun)
         return reading == 0 if needed > self.step else reading + len(here) + needed <= self.step
 
     def never(self, rows: Sequence[Row]) -> str | None:

@@ -105,15 +105,21 @@ class Loop:
         while self.waiting:
             name = self.waiting[0]
             asked = self.asked[name]
-            rows = [row for _, row in self.here.values()] if asked.group is not None else []
-            if asked.group is not None and not self.room.begins(asked.rows, rows, asked.group):
-                return
+            if asked.group is not None:
+                here = [row for _, row in self.here.values()]
+                if not self.room.begins(asked.rows, here, self.reading(), asked.group):
+                    return
             self.waiting.popleft()
             try:
                 self.enter(name, asked)
             except Exception as why:  # as of `ask`
                 self.drop(name)
                 yield _refused(name, why)
+
+    def reading(self) -> int:
+        """Tokens of prompts that are in the engine and not all read."""
+        states = self.engine.output_processor.request_states.values()
+        return sum(state.prompt_len for state in states if state.is_prefilling)
 
     def enter(self, name: str, asked: Asked) -> None:
         """Hand all rows of a request to the engine. Raises for what it refuses."""

@@ -14,8 +14,8 @@ from composer.types import Mix
 ROOM = Room(rows=4, step=100, cache=1000, block=16, adapters=2, keeps=True)
 
 
-def row(name: str, tokens: int, adapter: Any = None, *, begun: bool = False, most: int = 10) -> Row:
-    return Row(name, None, SimpleNamespace(max_tokens=most), adapter, tokens, begun)
+def row(name: str, tokens: int, adapter: Any = None, *, most: int = 10) -> Row:
+    return Row(name, None, SimpleNamespace(max_tokens=most), adapter, tokens)
 
 
 def pair(one: int, other: int, adapter: Any = None, most: int = 10) -> list[Row]:
@@ -27,39 +27,39 @@ def group(**more: Any) -> Together:
 
 
 def test_all_rows_read_their_prompts_in_one_step_or_none_does() -> None:
-    here = [row("x", 30), row("y", 200, begun=True)]
+    here = [row("x", 30), row("y", 200)]
 
-    assert ROOM.begins(pair(40, 28), here, group())
-    assert not ROOM.begins(pair(40, 29), here, group()), "30 tokens are being read, and two rows take one each"
-    assert ROOM.begins(pair(40, 58), [row("y", 200, begun=True)], group())
-    assert not ROOM.begins(pair(10, 10), [*here, row("z", 1)], group()), "no slot for both"
+    assert ROOM.begins(pair(40, 28), here, 30, group())
+    assert not ROOM.begins(pair(40, 29), here, 30, group()), "30 tokens are being read, and two rows take one each"
+    assert ROOM.begins(pair(40, 58), [row("y", 200)], 0, group())
+    assert not ROOM.begins(pair(10, 10), [*here, row("z", 1)], 0, group()), "no slot for both"
 
 
 def test_prompts_that_take_several_steps_are_tried_when_nobody_else_reads() -> None:
     long = pair(80, 80)
 
-    assert not ROOM.begins(long, [row("x", 1)], group())
-    assert ROOM.begins(long, [row("x", 1, begun=True)], group())
-    assert ROOM.begins(long, [], group())
-    assert ROOM.begins(long, [row("x", 60)], group(restarts=1)), "all but the rest of a block is cached then"
+    assert not ROOM.begins(long, [row("x", 1)], 1, group())
+    assert ROOM.begins(long, [row("x", 1)], 0, group())
+    assert ROOM.begins(long, [], 0, group())
+    assert ROOM.begins(long, [row("x", 60)], 60, group(restarts=1)), "all but the rest of a block is cached then"
     assert ROOM.never(long) is None
 
 
 def test_an_adapter_too_many_would_leave_a_stream_behind() -> None:
     one, two, three = object(), object(), object()
-    here = [row("x", 1, one, begun=True), row("y", 1, two, begun=True)]
+    here = [row("x", 1, one), row("y", 1, two)]
 
-    assert ROOM.begins(pair(10, 10, two), here, group())
-    assert not ROOM.begins(pair(10, 10, three), here, group())
+    assert ROOM.begins(pair(10, 10, two), here, 0, group())
+    assert not ROOM.begins(pair(10, 10, three), here, 0, group())
 
 
 def test_who_was_put_out_of_the_cache_comes_back_when_all_it_may_need_is_free() -> None:
-    small, here = Room(4, 100, 96, 16, None, True), [row("x", 20, begun=True)]
+    small, here = Room(4, 100, 96, 16, None, True), [row("x", 20)]
 
-    assert small.begins(pair(20, 20), here, group()), "it may well be over before it needs so much"
-    assert small.begins(pair(20, 20), here, group(reserve=True)), "three times two blocks"
-    assert not small.begins(pair(20, 20, most=13), here, group(reserve=True))
-    assert small.begins(pair(20, 20, most=99), [], group(reserve=True)), "alone it is tried"
+    assert small.begins(pair(20, 20), here, 0, group()), "it may well be over before it needs so much"
+    assert small.begins(pair(20, 20), here, 0, group(reserve=True)), "three times two blocks"
+    assert not small.begins(pair(20, 20, most=13), here, 0, group(reserve=True))
+    assert small.begins(pair(20, 20, most=99), [], 0, group(reserve=True)), "alone it is tried"
 
 
 def test_what_can_never_begin_together_is_told_at_once() -> None:

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.vllm
 QUESTIONS = ("Q: What is 12 + 30?\nA:", "Q: How many minutes are 3 hours?\nA:")
 LONELY = """
 import json, os, sys
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 reply = os.fdopen(os.dup(1), "w"); os.dup2(2, 1)
 from vllm import LLM, SamplingParams
 llm = LLM(model=sys.argv[1], dtype="bfloat16", max_model_len=256, max_num_seqs=4, enforce_eager=True,
@@ -112,4 +113,4 @@ def test_a_stream_without_its_partner_ends_marked_or_raises_and_never_goes_on(vl
     assert "stop_token_ids" in told["no token"] and "contrast_place" in told["no sense"]
     [(tokens, reason, text)] = told["marked"]
     assert (tokens, reason, text) == (1, 3, ""), "not one token of its own"
-    assert "EngineDead" in told["twice"] or "lost step" in told["twice"], told["twice"]
+    assert "lost step: streams 0, 0 of 2" in told["twice"]
