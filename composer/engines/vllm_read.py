@@ -12,6 +12,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.logprobs import Logprob
+from vllm.lora.request import LoRARequest
 from vllm.renderers.inputs.preprocess import parse_model_prompt
 from vllm.utils.mistral import is_mistral_tokenizer
 
@@ -44,6 +45,11 @@ def most_tokens(engine: Any, body: dict[str, Any], prompt: int) -> int:
     """How many tokens may be written after `prompt` tokens."""
     model = engine.model_config
     return int(get_max_tokens(model.max_model_len, body.get("max_tokens"), prompt, model.get_diff_sampling_param()))
+
+
+def lora(name: str, number: int, path: str) -> Any:
+    """An adapter as vLLM knows it."""
+    return LoRARequest(name, number, path)
 
 
 def placed(sampling: Any, place: int) -> Any:

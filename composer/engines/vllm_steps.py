@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from composer.engines.vllm_groups import RESTARTS, Room, Row, Together, apart
-from composer.engines.vllm_read import most_tokens, placed, render, step_of, weighed
+from composer.engines.vllm_read import lora, most_tokens, placed, render, step_of, weighed
 from composer.engines.vllm_rows import extra_of
 from composer.types import Mix
 
@@ -153,10 +153,8 @@ class Loop:
 
     def load(self, name: str, path: str) -> dict[str, Any]:
         """Have the engine read an adapter; why not, in its words."""
-        from vllm.lora.request import LoRARequest  # noqa: PLC0415
-
         number = self.adapters + 1
-        adapter = LoRARequest(name, number, path)
+        adapter = lora(name, number, path)
         try:
             self.engine.add_lora(adapter)
         except Exception as why:  # of a file that may hold anything
