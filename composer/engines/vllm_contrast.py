@@ -32,11 +32,10 @@ from vllm.v1.sample.logits_processor import LogitsProcessor, MoveDirectionality
 
 from composer.decoding.combine import combine
 from composer.engines.vllm_rows import BROKEN, Group, Rows, place_of
-from composer.types import Mix
 
 
 class Contrast(LogitsProcessor):
-    """Combines the rows of every group [rows, tokens], in float32, and writes the outcome into all of them."""
+    """Combines the rows of every group, in float32, and writes the outcome into all of them."""
 
     @classmethod
     def validate_params(cls, sampling_params: Any) -> None:
@@ -75,21 +74,18 @@ class Contrast(LogitsProcessor):
         """The logits [rows, tokens] with the rows of groups combined. Raises RuntimeError where one has lost step."""
         if not self._rows:
             return logits
-        alike: dict[tuple[tuple[float, ...], Mix], list[Group]] = {}
         for group in self._rows.groups():
-            if group.whole:
-                alike.setdefault((group.places[0].weights, group.places[0].mix), []).append(group)
-            else:
+            if not group.whole:
                 self.not_whole(group, logits)
-        for (weights, mix), groups in alike.items():
-            by_place = [list(rows) for rows in zip(*(group.rows for group in groups), strict=True)]
-            mixed = combine([logits[rows].float() for rows in by_place], weights, mix)
-            for group, row in zip(groups, mixed, strict=True):
-                if group.places[0].broken is not None:
-                    row[group.places[0].broken] = -math.inf  # it says one thing, and that is not so
-                self.was_combined(group, row)
-            for rows in by_place:
-                logits[rows] = mixed.to(logits.dtype)
+                continue
+            # One after the other: what one group needs stays in the processor's cache, what all need together does not.
+            first = group.places[0]
+            mixed = combine([logits[row].float() for row in group.rows], first.weights, first.mix)
+            if first.broken is not None:
+                mixed[first.broken] = -math.inf  # it says one thing, and that is not so
+            for row in group.rows:
+                logits[row] = mixed
+            self.was_combined(group, mixed)
         return logits
 
     def not_whole(self, group: Group, logits: Any) -> None:
