@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,11 +91,9 @@ class Loop:
             Row(f"{name}/{place}", prompt, placed(sampling, place), self.names[other.model], lengths[place])
             for place, (other, prompt) in enumerate(said)
         ]
-        if (
-            problem := self.room.never(rows)
-            if self.watched is not None
-            else "it combines no streams while it speculates"
-        ):
+        if self.watched is None:
+            raise ValueError("vLLM combines no streams while it speculates: remove the draft model from `arguments`")
+        if (problem := self.room.never(rows)) is not None:
             raise ValueError(problem)
         group = Together([stream["weight"] for stream in streams], Mix(**mix))
         self.asked[name] = Asked(request, sampling.logprobs, rows, group, parser)
@@ -123,19 +122,27 @@ class Loop:
 
     def enter(self, name: str, asked: Asked) -> None:
         """Hand all rows of a request to the engine. Raises for what it refuses."""
-        grammars = self.engine.engine_core.engine_core.structured_output_manager
-        before = grammars._use_async_grammar_compilation
-        if asked.group is not None:  # a row would go ahead of one whose grammar takes a moment longer
-            grammars._use_async_grammar_compilation = False
-        try:
+        group, compiling = asked.group, self.at_once() if asked.group is not None else nullcontext()
+        with compiling:
             for place, row in enumerate(asked.rows):
-                if asked.group is not None:
-                    group = asked.group
+                if group is not None:
                     row.sampling.extra_args = extra_of(f"{name}#{group.restarts}", place, group.weights, group.mix)
                 self.here[row.name] = name, row
                 self.engine.add_request(row.name, row.prompt, row.sampling, lora_request=row.adapter)
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Have grammars made when a request enters, not beside the steps: a stream would go ahead of one whose grammar takes
+        a moment longer. Where vLLM has no such switch that is noticed as any other loss of step."""
+        grammars = self.engine.engine_core.engine_core.structured_output_manager
+        before = getattr(grammars, "_use_async_grammar_compilation", None)
+        if before is not None:
+            grammars._use_async_grammar_compilation = False
+        try:
+            yield
         finally:
-            grammars._use_async_grammar_compilation = before
+            if before is not None:
+                grammars._use_async_grammar_compilation = before
 
     def drop(self, name: str) -> None:
         """Forget a request, wherever it is."""
