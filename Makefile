@@ -3,7 +3,7 @@ PYTHON ?= python
 VLLM_ENV ?= .venv-vllm
 CPU_TORCH = https://download.pytorch.org/whl/cpu
 
-.PHONY: check fix lint types imports test slow vllm vllm-cpu bench faults
+.PHONY: check fix lint types imports test slow vllm vllm-cpu bench contrast-equality faults
 
 check: lint imports types test
 
@@ -46,6 +46,10 @@ bench:
 	$(PYTHON) -m evals.bench.serve
 	$(PYTHON) -m evals.bench.pool
 	$(PYTHON) -m evals.bench.engines
+
+# Do engines decode several streams as it is defined? Some minutes; they need the environment that COE_VLLM names.
+contrast-equality:
+	$(PYTHON) -m evals.bench.contrast_equality
 
 # About half an hour on two idle cores; `pip install '.[faults]'` brings what cuts the power (R2). Every push runs smaller numbers.
 faults:

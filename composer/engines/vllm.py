@@ -134,6 +134,7 @@ class VllmEngine:
             slots=8,
             max_logprobs=max_logprobs,
             scores=not in_process,
+            contrast=in_process,
         )
         self._host: Host | None = None
         self._server: Server | Inside | None = None
@@ -160,6 +161,13 @@ class VllmEngine:
         An adapter that is refused fails its own requests and nothing else. Raises EngineError."""
         if self._host is not None and self._admin is not None:
             raise EngineError("this engine is open already", where=host.name)
+        if host.beside:
+            beside = ", ".join(one.name for one in host.beside)
+            raise EngineError(
+                f"vLLM opens one base, and streams of {beside} are to be combined with it",
+                where=host.name,
+                remedy="combine adapters of one base, or serve both with `engine: transformers`",
+            )
         started = time.monotonic()
         self._host, self._caps = host, replace(self._caps, slots=host.slots)
         try:
@@ -349,10 +357,12 @@ class VllmEngine:
         adapters = self._adapters
         if self._gone is not None or self._client is None or self._host is None or adapters is None:
             return self._failed(self._gone or _CLOSED)
-        refused = adapters.refused.get(request.streams[0].adapter or "")
-        if refused is not None:
-            return self._failed(Failure("refused", refused))
-        problem = unsupported(request, self._host, adapters.names, self._max_logprobs)
+        for stream in request.streams:
+            refused = adapters.refused.get(stream.adapter or "")
+            if refused is not None:
+                return self._failed(Failure("refused", refused))
+        contrast = self._caps.contrast
+        problem = unsupported(request, self._host, adapters.names, self._max_logprobs, contrast=contrast)
         if problem is not None:
             return self._failed(Failure("unsupported", problem))
         fields = fields_of(request, adapters.names, adapters.base, self._chat_options)
@@ -360,6 +370,9 @@ class VllmEngine:
             if isinstance(self._client, Pipe):
                 return self._failed(Failure("unsupported", "vLLM in process scores no given text: its server does"))
             draft = await read(self._client, request, fields)
+        elif isinstance(self._client, Pipe):
+            models = [adapters.names[stream.adapter] if stream.adapter else adapters.base for stream in request.streams]
+            draft = await self._client.complete(request, fields, tell, models)
         else:
             draft = await self._client.complete(request, fields, tell)
         if draft.error is None:

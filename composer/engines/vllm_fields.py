@@ -13,20 +13,36 @@ BUDGET = "thinking_budget"
 """Among the options of a chat template: the most tokens of thought, which is no business of the template."""
 
 
-def unsupported(request: Request, host: Host, attached: Collection[str], max_logprobs: int) -> str | None:
-    """Why the host cannot serve the request; None if it can."""
-    stream, wanted = request.streams[0], request.sampling.logprobs or 0
-    if len(request.streams) > 1:
-        return "vLLM cannot decode several streams in lockstep"
-    if stream.adapter is not None and stream.adapter not in attached:
-        return f"the adapter {stream.adapter!r} is not attached, but: {', '.join(attached) or 'none'}"
-    if not host.chat and not isinstance(stream.prompt, str):
-        return "it only continues text, and was given messages"
+def unsupported(
+    request: Request, host: Host, attached: Collection[str], max_logprobs: int, *, contrast: bool
+) -> str | None:
+    """Why the host cannot serve the request; None if it can. `contrast`: it decodes several streams together."""
+    wanted = request.sampling.logprobs or 0
+    if len(request.streams) > 1 and (problem := _apart(request, contrast=contrast)):
+        return problem
+    for stream in request.streams:
+        if stream.adapter is not None and stream.adapter not in attached:
+            return f"the adapter {stream.adapter!r} is not attached, but: {', '.join(attached) or 'none'}"
+        if not host.chat and not isinstance(stream.prompt, str):
+            return "it only continues text, and was given messages"
     if wanted > max_logprobs:
         return (
             f"{wanted} log-probabilities per token are asked for, at most {max_logprobs} given: "
             "raise option `max_logprobs`"
         )
+    return None
+
+
+def _apart(request: Request, *, contrast: bool) -> str | None:
+    """Why several streams cannot be kept in step."""
+    if not contrast:
+        return "a vLLM server cannot decode several streams in lockstep: set option `in_process: true`"
+    if request.target is not None:
+        return "no given text is scored with several streams"
+    if request.sampling.repetition_penalty != 1:
+        return "a repetition penalty counts each stream's own prompt, so they would draw different tokens: set it to 1"
+    if len({isinstance(stream.prompt, str) for stream in request.streams}) > 1:
+        return "some of its streams continue text and some chat: give all of them messages, or all of them text"
     return None
 
 

@@ -32,6 +32,7 @@ class _Asked:
     tell: Callable[[Delta], None]
     reply: Reply = field(default_factory=Reply)
     at: int = 0
+    last: dict[str, Any] = field(default_factory=dict)  # what ends it
 
     def hear(self, line: bytes, told: dict[str, Any]) -> None:
         """Take a line that is meant for this one."""
@@ -41,7 +42,10 @@ class _Asked:
             self.done.set_exception(refusal(int(told.get("status", 500)), line, {}))
         elif "done" in told:
             self.done.set_result(told["done"])
+        elif "again" in told:  # its streams have lost step: it is written anew
+            self.reply, self.at = Reply(), 0
         else:
+            self.last = told
             self._take(line, whole="usage" in told)
 
     def _take(self, line: bytes, *, whole: bool) -> None:
@@ -57,7 +61,7 @@ class _Asked:
             self.tell(Delta(text, self.at))
             self.at += len(text)
         if whole:
-            self.done.set_result(self.reply)
+            self.done.set_result((self.reply, self.last))
 
 
 class Pipe(asyncio.Protocol):
@@ -98,8 +102,11 @@ class Pipe(asyncio.Protocol):
             if request.mix is not None:
                 asked["streams"] = [_stream(one, name) for one, name in zip(request.streams, models, strict=True)]
                 asked["mix"] = asdict(request.mix)
-            reply: Reply = await self._ask(asked, request.deadline, tell)
+            reply: Reply
+            reply, last = await self._ask(asked, request.deadline, tell)
             draft = reply.draft(request)
+            if request.mix is not None:
+                draft = _together(draft, last)
         except TimeoutError:
             draft = failed("timeout", f"no whole reply within {time.monotonic() - started:.1f} s")
         except Unusable as why:
@@ -248,6 +255,14 @@ class Pipe(asyncio.Protocol):
             self._transport.write(b'{"ask": [' + b", ".join(waiting) + b"]}\n")
         if dropped:
             self._transport.write(encoded({"drop": dropped}) + b"\n")
+
+
+def _together(draft: Draft, last: Mapping[str, Any]) -> Draft:
+    """The draft of several streams: with the passes of all, and how often they were begun again."""
+    again = f"restarts: {last['restarts']}, the last because {last['why']}" if last["restarts"] else ""
+    details = [detail for detail in (draft.stop_detail, again) if detail]
+    usage = replace(draft.usage, passes=last["passes"])
+    return replace(draft, usage=usage, stop_detail="; ".join(details))
 
 
 def _stream(stream: Stream, model: str) -> dict[str, object]:

@@ -16,6 +16,10 @@ from composer.registry.hf import cache_size, settings, tensors
 from composer.types import Host
 
 _LOOP = Path(__file__).with_name("vllm_loop.py")
+_INSIDE = {  # all of it in one process, with the runner that takes logits processors
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_USE_V2_MODEL_RUNNER": "0",
+}
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM takes
 
 
@@ -124,11 +128,12 @@ class Inside(Keeper):
         ours, its = socket.socketpair()
         command = [
             *(self._launch.python, str(_LOOP), "--socket", str(its.fileno())),
+            "--no-async-scheduling",  # streams are compared after every step, before the next one
             *_words(self._host, self._launch, folder),
         ]
         environment = _environment(self._host, self._launch.environment, folder)
         try:
-            await self.run(command, environment | {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}, folder, share=its.fileno())
+            await self.run(command, environment | _INSIDE, folder, share=its.fileno())
         except BaseException:
             ours.close()
             raise

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from composer.engines.vllm_pipe import Pipe
 from composer.errors import EngineError
-from composer.types import AdapterFile, Delta, Draft, Message, Request, Sampling, Stream
+from composer.types import AdapterFile, Delta, Draft, Message, Mix, Request, Sampling, Stream
 
 
 class Other:
@@ -186,3 +186,56 @@ async def test_an_adapter_that_is_refused_is_told_in_vllms_words(line: tuple[Pip
         await loading
     assert told["load"] == {"name": "law@1", "path": str(tmp_path)}
     assert caught.value.remedy is not None and "max_lora_rank" in caught.value.remedy
+
+
+def both(name: str, **sampling: Any) -> Request:
+    strong, weak = (
+        Stream("smol", (Message("user", name),), "law", 1.5),
+        Stream("smol", (Message("user", "x"),), None, -0.5),
+    )
+    return Request(name, (strong, weak), Sampling(**sampling), mix=Mix("logit", 0.25))
+
+
+async def test_several_streams_go_with_their_models_weights_and_mix(line: tuple[Pipe, Other]) -> None:
+    pipe, other = line
+    work = asyncio.create_task(pipe.complete(both("q"), {"model": "law@1"}, models=["law@1", "base@smol"]))
+
+    [asked] = (await other.heard())["ask"]
+    other.say(chunk(asked["id"], "yes", "stop", 3) | {"restarts": 0, "why": "", "passes": 6})
+    draft = await work
+
+    assert asked["streams"] == [
+        {"model": "law@1", "weight": 1.5, "messages": [{"role": "user", "content": "q"}]},
+        {"model": "base@smol", "weight": -0.5, "messages": [{"role": "user", "content": "x"}]},
+    ]
+    assert asked["mix"] == {"space": "logit", "alpha": 0.25, "mask_from": 0, "top_p": 1.0}
+    assert (draft.text, draft.usage.passes, draft.usage.tokens_out, draft.stop_detail) == ("yes", 6, 3, "")
+
+
+async def test_what_is_begun_again_is_written_from_its_beginning_and_says_so(line: tuple[Pipe, Other]) -> None:
+    pipe, other = line
+    pieces: list[Delta] = []
+    asking = replace(both("q"), deltas=True)
+    work = asyncio.create_task(pipe.complete(asking, {"model": "a"}, pieces.append, ["a", "b"]))
+
+    [asked] = (await other.heard())["ask"]
+    name = asked["id"]
+    other.say(chunk(name, "wro"), {"id": name, "again": "stream 1 is late"}, chunk(name, "ri"))
+    last = chunk(name, "ght", "stop", 2) | {"restarts": 1, "why": "stream 1 is late", "passes": 7}
+    other.say(last)
+    draft = await work
+
+    assert pieces == [Delta("wro", 0), Delta("ri", 0), Delta("ght", 2)]
+    assert draft.text == "right" and draft.usage.passes == 7
+    assert draft.stop_detail == "restarts: 1, the last because stream 1 is late"
+
+
+async def test_streams_that_never_stay_together_fail_and_say_why(line: tuple[Pipe, Other]) -> None:
+    pipe, other = line
+    work = asyncio.create_task(pipe.complete(both("q"), {"model": "a"}, models=["a", "b"]))
+
+    [asked] = (await other.heard())["ask"]
+    other.say({"id": asked["id"], "status": 500, "error": {"message": "its 2 streams lost step"}})
+    error = (await work).error
+
+    assert error is not None and error.kind == "bad_response" and "lost step" in error.message

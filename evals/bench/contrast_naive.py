@@ -1,0 +1,86 @@
+"""Contrast as one writes it down: one pass per stream and token, each with a cache of its own, in float32. The reference of
+`evals.bench.contrast_equality`, so it shares nothing with what it is compared with.
+
+Run as a script by an interpreter that has torch, transformers and peft. One JSON line comes in: `{"model": folder, "adapters":
+{name: folder}, "tokens": N}`; then a line per case, `{"streams": [{"prompt": text, "adapter": name or null, "weight": w}, …],
+"alpha": a, "logprob": whether log-probabilities are summed, else logits}`, and a line goes out for each: `{"ids": […], "gaps":
+[…]}`, the tokens that greedy decoding chose, and how far the second choice of each was behind.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from typing import Any
+
+
+def main() -> None:
+    """Open the model, then answer case by case."""
+    sys.path.pop(0)  # this folder has an `engines.py`
+    reply = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    config = json.loads(sys.stdin.readline())
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    torch.set_num_threads(1)
+    tokenizer = AutoTokenizer.from_pretrained(config["model"])
+    model: Any = AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32)
+    for name, folder in config["adapters"].items():
+        if isinstance(model, PeftModel):
+            model.load_adapter(folder, adapter_name=name)
+        else:
+            model = PeftModel.from_pretrained(model, folder, adapter_name=name)
+    model.eval()
+    ends = model.generation_config.eos_token_id
+    ends = set(ends if isinstance(ends, list) else [ends])
+    with torch.inference_mode():
+        for line in sys.stdin:
+            case = json.loads(line)
+            ids, gaps = decode(torch, model, tokenizer, case, config["tokens"], ends)
+            print(json.dumps({"ids": ids, "gaps": gaps}), file=reply, flush=True)
+
+
+def decode(
+    torch: Any, model: Any, tokenizer: Any, case: dict[str, Any], most: int, ends: set[int]
+) -> tuple[list[int], list[float]]:
+    """The tokens of one case, and the distance of the second choice at each."""
+    streams = case["streams"]
+    feeds = [tokenizer(stream["prompt"], return_tensors="pt").input_ids for stream in streams]
+    caches: list[Any] = [None] * len(streams)
+    ids: list[int] = []
+    gaps: list[float] = []
+    while len(ids) < most and not (ids and ids[-1] in ends):
+        scores = []
+        for place, stream in enumerate(streams):
+            with alone(model, stream["adapter"]):
+                out = model(feeds[place], past_key_values=caches[place], use_cache=True)
+            caches[place] = out.past_key_values
+            scores.append(out.logits[0, -1].double())
+        strong = torch.log_softmax(scores[0], -1)
+        parts = [torch.log_softmax(one, -1) for one in scores] if case["logprob"] else scores
+        mixed = sum(stream["weight"] * part for stream, part in zip(streams, parts, strict=True))
+        if case["alpha"] > 0:
+            mixed[strong < strong.max() + math.log(case["alpha"])] = -math.inf
+        first, second = mixed.topk(2).values
+        gaps.append(min(float(first - second), 1e9))
+        ids.append(int(mixed.argmax()))
+        feeds = [torch.tensor([ids[-1:]])] * len(streams)
+    return ids, gaps
+
+
+def alone(model: Any, adapter: str | None) -> Any:
+    """The model with this adapter, or without any, until the end of a `with`."""
+    from contextlib import nullcontext
+
+    if adapter is None:
+        return model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
+    model.set_adapter(adapter)
+    return nullcontext()
+
+
+if __name__ == "__main__":
+    main()
