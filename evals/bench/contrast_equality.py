@@ -24,7 +24,10 @@ from typing import Any
 from composer.config import PACKAGED, load_settings, packaged_registry
 from composer.decoding.recipes import contrast, contrastive
 from composer.engines.base import Engine
+from composer.engines.llamacpp import LlamaCppEngine
+from composer.engines.transformers import TransformersEngine
 from composer.engines.vllm import VllmEngine
+from composer.registry.experts import Registry
 from composer.registry.vllm_home import find_python
 from composer.types import AdapterFile, Draft, Host, Request, Sampling, Stream
 from evals.engines import as_folder
@@ -61,7 +64,25 @@ def _vllm(place: Place) -> Engine:
     return VllmEngine(python=place.python, dtype="float32", in_process=True)
 
 
-ENGINES: Mapping[str, Contender] = {"vllm": Contender(_vllm, Place.host, exact=True)}
+def _transformers(place: Place) -> Engine:
+    return TransformersEngine(python=place.python, dtype="float32")
+
+
+def _llamacpp(_: Place) -> Engine:
+    return LlamaCppEngine()
+
+
+def _quantised(_: Place) -> Host:
+    """The packaged file, of which the folder was made, with the adapters in llama.cpp's form."""
+    settings = load_settings(packaged_registry())
+    return Registry(settings).host(next(iter(settings.models)), ADAPTERS)
+
+
+ENGINES: Mapping[str, Contender] = {
+    "vllm": Contender(_vllm, Place.host, exact=True),
+    "transformers": Contender(_transformers, Place.host, exact=True),
+    "llamacpp": Contender(_llamacpp, _quantised, exact=False),  # it computes with the weights as they are quantised
+}
 
 
 @dataclass(frozen=True, slots=True)

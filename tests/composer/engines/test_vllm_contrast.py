@@ -52,9 +52,10 @@ async def one(engine: VllmEngine, request: Request) -> Draft:
 
 
 def test_it_says_what_two_caches_say_token_for_token() -> None:
-    found = measure(["vllm"], 20, 64, lambda _: None)["vllm"]
+    """A part of `make contrast-equality`, which takes minutes."""
+    found = measure(["vllm"], 4, 24, lambda _: None)["vllm"]
 
-    assert found.of > 800, "most of the texts go on"
+    assert found.of > 70, "most of the texts go on"
     assert found.equal == found.of, found.parted
 
 

@@ -68,9 +68,8 @@ def run(env: Env, script: Path, *arguments: str) -> subprocess.CompletedProcess[
 
 
 async def test_the_documented_example_says_what_our_engine_says(vllm_env: Env, tmp_path: Path) -> None:
-    [example] = re.findall(
-        r"```python\n(.*?)```", (ROOT / "docs" / "contrast.md").read_text(encoding="utf-8"), re.DOTALL
-    )
+    page = (ROOT / "docs" / "contrast.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"## Alone in vLLM\n.*?```python\n(.*?)```", page, re.DOTALL)
     script = tmp_path / "pair.py"
     script.write_text(example, encoding="utf-8")
     done = run(vllm_env, script, str(vllm_env.folder), str(ADAPTERS / "arithmetic"))
