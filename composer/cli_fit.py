@@ -168,11 +168,14 @@ def fit_contrast_(
     from composer.profiling import ITEMS
     from composer.progress import watch
 
-    own, least = numbers(betas, "--betas"), numbers(alphas, "--alphas")
+    own, least = numbers(betas, "--betas", 10), numbers(alphas, "--alphas", 1)
     pipeline = _pipeline(config, None, offline)
     rows = [row for row in read_questions(labelled or ITEMS, labelled=True).rows if row.split != "test"]
     with watch(pipeline, "drafts"):
         found = fit_contrasts(pipeline, rows, betas=own or BETAS, alphas=least or ALPHAS, say=say)
+    steps = (pipeline.settings.pipeline, *pipeline.settings.pipelines.values())
+    if any(one.installed for one in found) and not any(step.use == "contrast" for own in steps for step in own):
+        say("no pipeline applies it yet: write `- use: contrast` after `decide` in the registry")
     if as_json:
         print_json({"arms": [{**asdict(one), "installed": one.installed} for one in found]})
         return

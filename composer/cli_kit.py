@@ -96,11 +96,14 @@ def end_quietly(end: SystemExit) -> NoReturn:
     raise end
 
 
-def numbers(text: str, option: str) -> tuple[float, ...]:
-    """The numbers of an option. Raises InputError."""
+def numbers(text: str, option: str, most: float) -> tuple[float, ...]:
+    """The numbers of an option, none below 0 or above `most`. Raises InputError."""
     from composer.errors import InputError
 
     try:
-        return tuple(float(part) for part in text.split(",") if part.strip())
+        found = tuple(float(part) for part in text.split(",") if part.strip())
     except ValueError as why:
         raise InputError(f"{text!r} are no numbers: {why}", where=option, remedy="write 0.1,0.5") from why
+    if wrong := [one for one in found if not 0 <= one <= most]:
+        raise InputError(f"{wrong[0]:g} does not lie between 0 and {most:g}", where=option, remedy="write 0.1,0.5")
+    return found

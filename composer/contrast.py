@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from composer.errors import ConfigError, suggest
+from composer.types import Mix, Request, Stream
 
 if TYPE_CHECKING:
     from composer.engines.base import Engine
@@ -102,8 +103,15 @@ def check_engines(settings: Settings, engine: Callable[[str], Engine]) -> None:
         expert = settings.experts[arm.expert]
         own = settings.models[expert.model]
         others = {settings.experts[name].model for name in partners(arm.contrast, arm.expert, settings.experts)}
-        caps = engine(own.name).caps
+        made = engine(own.name)
+        caps = made.caps
         what = remedy = ""
+        mix = Mix("logit", arm.contrast.alpha)
+        streams = (
+            Stream(expert.name, "x", weight=1 + arm.contrast.beta),
+            Stream(expert.name, "x", weight=-arm.contrast.beta),
+        )
+        refused = getattr(made, "why_not", lambda _: None)(Request("check", streams, expert.sampling, mix=mix))
         if not caps.contrast:
             what = f"the engine of {own.name}, `{own.engine}`, decodes no streams together as it is set up"
             remedy = f"serve it by {CONTRASTING}, or remove the contrast"
@@ -115,8 +123,16 @@ def check_engines(settings: Settings, engine: Callable[[str], Engine]) -> None:
             if kind != own.engine:
                 what = f"{own.name} is served by `{own.engine}` and {elsewhere[0]} by `{kind}`: they share no step"
                 remedy = "serve both by one engine"
+            elif dict(settings.models[elsewhere[0]].options) != dict(own.options):
+                what = f"{own.name} and {elsewhere[0]} are opened by one engine, and their `options` differ"
+                remedy = "give both the same options"
+            elif settings.models[elsewhere[0]].completion != own.completion:
+                what = f"one of {own.name} and {elsewhere[0]} chats and the other only continues text"
+                remedy = "contrast models of one kind"
             elif not caps.beside:
                 what = f"`{own.engine}` opens no second base beside {own.name}, and {arm.contrast.against} is on {elsewhere[0]}"
                 remedy = "serve both by `llamacpp` or `transformers`"
+        if not what and refused is not None:
+            what, remedy = refused, "change the contrast, or the expert's sampling"
         if what:
             raise ConfigError(f"{arm.name}: {what}", where=settings.where(at), remedy=remedy)

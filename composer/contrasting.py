@@ -37,12 +37,14 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Tried:
-    """What a variant did: `drafts` [question][sample], and per question, of the first sample, whether it was `right`; of all
+    """What a variant did: `drafts` [question][sample], and per question, of the first sample, whether it was `right`, and
+    whether there was a reply at all (`told`); of all
     together the `tokens` written and read, forward `passes`, and seconds."""
 
     variant: Variant
     drafts: tuple[tuple[Draft, ...], ...]
     right: Column
+    told: NDArray[np.bool_]
     tokens: Column
     passes: Column
     seconds: Column
@@ -87,8 +89,8 @@ def prepared(pipeline: Pipeline, items: Sequence[Labelled]) -> Asked:
 
 
 async def try_all(pipeline: Pipeline, asked: Asked, variants: Sequence[Variant]) -> list[Tried]:
-    """Every question to every variant, all in one submission, so each host is opened once. A draft that failed is wrong.
-    Raises PassageError where an index cannot be opened."""
+    """Every question to every variant, all in one submission, so each host is opened once. A draft that failed is
+    wrong, and not `told`. Raises PassageError where an index cannot be opened."""
     requests = [
         request for place, one in enumerate(variants) for request in await _requests(pipeline, asked, place, one)
     ]
@@ -139,6 +141,7 @@ def _tried(asked: Asked, place: int, one: Variant, drafts: Mapping[str, Draft]) 
         one,
         own,
         right,
+        np.array([each[0].error is None and each[0].stop != "cancelled" for each in own]),
         np.array([sum(use.tokens_in + use.tokens_out for use in each) for each in usage], dtype=np.float64),
         np.array([sum(use.passes for use in each) for each in usage], dtype=np.float64),
         np.array([sum(use.seconds for use in each) for each in usage], dtype=np.float64),

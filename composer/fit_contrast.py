@@ -17,6 +17,7 @@ from routers.stats import calibration_split, paired_difference
 
 BETAS, ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9), (0.1,)
 """Those of SCMoE (METHODS C.1)."""
+_FAILED = 0.1  # share of drafts that may fail
 _LEAST = 30  # held-out questions, under which a paired test says nothing
 
 
@@ -66,8 +67,9 @@ def fit_contrasts(
     """Ask every arm that a contrast is declared for as it is and with every contrast, beta and alpha; choose among them on
     what is not calibration, and test the choice there, on the questions that the router gives to the arm.
 
-    It is turned on if the paired interval of what it gains lies above 0, and off otherwise. Closes the pipeline. Raises
-    InputError where no contrast is declared, or an arm is given too few questions.
+    It is turned on if the paired interval of what it gains lies above 0, and off otherwise; an arm that is given too few
+    questions stays off. What failed on either side counts on neither. Closes the pipeline. Raises InputError where no
+    contrast is declared, every arm is given too few questions, or many drafts fail.
     """
     declared: dict[str, list[str]] = {}
     for arm in pipeline.registry.contrasts():
@@ -77,22 +79,25 @@ def fit_contrasts(
             "this registry declares no contrast", where=str(pipeline.settings.path), remedy="add `contrasts:` to it"
         )
     prints = pipeline.registry.prints()
-    found = []
+    found: list[FoundContrast] = []
+    few: list[str] = []
     with pipeline:
         asked = prepared(pipeline, items)
         for plain, arms in declared.items():
             rows = asked.routed(plain)
             held = calibration_split([asked.questions.ids[row] for row in rows], asked.questions.vectors[rows])
             if held.sum() < _LEAST:
-                raise InputError(
+                few.append(
                     f"the router gives {len(rows)} of these questions to {plain}, too few to test a contrast on: "
-                    f"{held.sum()} of {_LEAST} are held out",
-                    where=plain,
-                    remedy="give more labelled questions: coe fit contrast labelled.jsonl",
+                    f"{held.sum()} of {_LEAST} are held out"
                 )
+                say(f"{few[-1]}; it stays off")
+                continue
             say(f"{plain}: {len(rows)} questions, {len(arms) * len(betas) * len(alphas)} ways to decode")
             own = asked.only(rows)
             found.append(pipeline.complete(_fit(pipeline, own, plain, arms, held, betas, alphas)))
+    if not found:
+        raise InputError("; ".join(few), remedy="give more labelled questions: coe fit contrast labelled.jsonl")
     write_contrasts(
         contrasts_folder(pipeline.registry),
         [
@@ -121,11 +126,13 @@ async def _fit(
     as_it_is, *tried = await try_all(pipeline, asked.only(learn), [Variant(plain), *ways])
 
     def gain(one: Tried) -> float:
-        return float((one.right - as_it_is.right).mean())
+        both = _told(as_it_is, one)
+        return float((one.right - as_it_is.right)[both].mean())
 
     of_arm = {arm: max((one for one in tried if one.variant.arm == arm), key=gain) for arm in arms}
     best = max(of_arm.values(), key=gain).variant
     before, after = await try_all(pipeline, asked.only(check), [Variant(plain), best])
+    told = _told(before, after)
     assert best.arm is not None
     return FoundContrast(
         plain,
@@ -135,7 +142,21 @@ async def _fit(
         {arm: (gain(one), one.variant.beta, one.variant.alpha) for arm, one in of_arm.items()},
         float(as_it_is.right.mean()),
         len(learn),
-        len(check),
-        paired_difference(after.right, before.right),
+        int(told.sum()),
+        paired_difference(after.right[told], before.right[told]),
         float(after.passes.sum() / max(before.passes.sum(), 1.0)),
     )
+
+
+def _told(one: Tried, other: Tried) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """The questions that both have a reply to. Raises InputError where many have none."""
+    both = one.told & other.told
+    if both.mean() < 1 - _FAILED:
+        errors = (draft.error for tried in (one, other) for [draft, *_] in tried.drafts)
+        first = next((error.message for error in errors if error is not None), "they were cut short")
+        raise InputError(
+            f"{len(both) - both.sum()} of {len(both)} questions to {one.variant.plain} have no reply: {first}",
+            where=other.variant.arm or other.variant.plain,
+            remedy="coe experts check",
+        )
+    return both

@@ -11,6 +11,7 @@ from composer.honours import refusal
 from composer.jsonl import Dedupe, read_questions
 from composer.pipeline import Pipeline
 from composer.show import route_data, route_text
+from composer.stages.contrast import decided_contrasts
 from composer.stages.foresight import may_want
 from composer.stages.generate import first_requests
 from composer.stages.knowledge import foreseen
@@ -84,6 +85,9 @@ def preview_file(pipeline: Pipeline, source: Path, *, dedupe: Dedupe | None = No
         pairs = [(row, arm) for row, arms in enumerate(state.wanted) for arm in arms if writing(registry, arm)]
         written, more = foreseen(registry, [(arm, queries[row]) for row, arm in pairs])
         state = state.apply({"evidence": _unwritten(state.evidence, pairs)})
+        step = next((step for step in pipeline.settings.pipeline if step.use == "contrast"), None)
+        if step is not None:
+            state = state.apply({"contrasted": decided_contrasts(pipeline.kit, state, **step.options)})
         requests = [*written, *first_requests(pipeline.kit, state, **options)]
         forecast = pipeline.complete(pipeline.pool.preview(requests, pipeline.typical))
     later = sum(map(len, may_want(state))) * int(options.get("samples", 1)) + more

@@ -26,6 +26,12 @@ def stages_of(settings: Settings, kit: Kit, steps: Sequence[StageSpec], at: str)
             where=settings.where(at),
             remedy="write `- use: retrieve` between `decide` and `generate`, or remove `evidence:`",
         )
+    if "contrast" in names and names.index("contrast") > names.index("generate"):
+        raise ConfigError(
+            f"the pipeline is {', '.join(names)}: what `generate` has drawn is contrasted no more",
+            where=settings.where(f"{at}[{names.index('contrast')}]"),
+            remedy="write `- use: contrast` between `decide` and `generate`",
+        )
     return [(step.use, stage_of(settings, kit, step, f"{at}[{place}]")) for place, step in enumerate(steps)]
 
 

@@ -300,7 +300,9 @@ def contrast(
         settings = through_vllm(
             settings, as_folder(settings, found, offline=offline), {"python": found, "in_process": True}
         )
-    own, least = numbers(betas, "--betas"), numbers(alphas, "--alphas")
+    own, least = numbers(betas, "--betas", 10), numbers(alphas, "--alphas", 1)
+    if not own or not least:
+        raise InputError("there is nothing to try", where="--betas, --alphas", remedy="write 0.1,0.5")
     with TemporaryDirectory() as folder:
         report = run(settings, engine, groups, n, Path(folder), betas=own, alphas=least, offline=offline, say=say)
     for line in lines(report):

@@ -109,6 +109,8 @@ def measure(
         asked = prepared(pipeline, questions(group, "test", n, corpus))
         say(f"{group}: {len(asked.items)} test questions")
         found = pipeline.complete(_test(pipeline, asked, arm, list(best.values())))
+        if failed := sum(int((~one.told).sum()) for one in found):
+            say(f"{group}: {failed} test drafts failed, and count as wrong")
         results = _results(asked, found, rated[group])
         whole = range(len(asked.items))
         rows += [_row(result, group, engine, tried) for result, tried in results]

@@ -13,7 +13,8 @@ class Engine(Protocol):
 
     A class that also has `plumbing`, names of its options, says that these never change a text (how long it waits, where
     its key is): they are no part of what a draft is known by. One with `release`, a static method of its options, says
-    what would serve a model, and in which version: the lock file writes it down.
+    what would serve a model, and in which version: the lock file writes it down. One with `why_not` says of a request of
+    several streams why it decodes no such ones, None where it does, before anything is opened.
     """
 
     @property

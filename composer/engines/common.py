@@ -92,6 +92,28 @@ async def answered(
             yield name, piece
 
 
+class Places:
+    """So many streams at once: a request of several waits until there is a place for all of them, in order of arrival."""
+
+    def __init__(self, many: int) -> None:
+        self._free = self.many = many
+        self._turn, self._left = asyncio.Lock(), asyncio.Event()
+
+    @contextlib.asynccontextmanager
+    async def taken(self, streams: int) -> AsyncGenerator[None, None]:
+        """Hold as many places (not more than there are)."""
+        async with self._turn:
+            while self._free < streams:
+                self._left.clear()
+                await self._left.wait()
+            self._free -= streams
+        try:
+            yield
+        finally:
+            self._free += streams
+            self._left.set()
+
+
 def _untold(_: Delta) -> None:
     """Nobody reads along."""
 

@@ -42,6 +42,11 @@ class LlamaCppEngine:
         """The version of llama.cpp's binding."""
         return f"xllamacpp {version('xllamacpp')}"
 
+    @staticmethod
+    def why_not(request: Request) -> str | None:
+        """Why it decodes no such streams together; None where it does."""
+        return unsupported(request)
+
     @property
     def caps(self) -> Caps:
         """Everything but `slots` is constant; the host sets those."""

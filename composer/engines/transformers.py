@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
-from composer.engines.common import answered
+from composer.engines.common import Places, answered
 from composer.engines.vllm_adapters import Adapters
 from composer.engines.vllm_keeper import Keeper, environment, make_folder
 from composer.engines.vllm_pipe import Pipe
@@ -67,6 +67,7 @@ class TransformersEngine:
             scores=True,
         )
         self._host: Host | None = None
+        self._places = Places(1)
         self._process: _Process | None = None
         self._pipe: Pipe | None = None
         self._adapters: dict[str, Adapters] = {}  # by base, ours first
@@ -76,6 +77,12 @@ class TransformersEngine:
     def release(options: Mapping[str, Any]) -> str:
         """The versions of transformers, torch and peft that a host would be computed by."""
         return torch_versions(find_python(options.get("python")))
+
+    def why_not(self, request: Request) -> str | None:
+        """Why it decodes no such request; None where it does."""
+        if request.sampling.schema is not None:
+            return f"{_PROGRAM} does not keep to a schema: `llamacpp` and `vllm` do"
+        return None
 
     @property
     def caps(self) -> Caps:
@@ -92,7 +99,7 @@ class TransformersEngine:
         folders = [_folder(base) for base in bases]
         if len({base.name for base in bases}) < len(bases):
             raise EngineError("two bases have one name", where=host.name)
-        self._host, self._caps = host, replace(self._caps, slots=host.slots)
+        self._host, self._caps, self._places = host, replace(self._caps, slots=host.slots), Places(host.slots)
         try:
             await self._start(bases, folders)
             assert self._pipe is not None and self._process is not None
@@ -129,7 +136,7 @@ class TransformersEngine:
         raise EngineError(f"adapter {name!r} is not attached{why}", where=self._where)
 
     async def generate(self, requests: Sequence[Request]) -> AsyncIterator[tuple[str, Delta | Draft]]:
-        """As many at once as there are slots, a token of each in turn.
+        """As many streams at once as there are slots, a token of each in turn.
 
         Failures are of the kinds of `Pipe.complete`, `unsupported` (this host cannot), `closed`, or `host_died`: then every
         further request fails alike. Deltas come for requests that want them.
@@ -228,7 +235,8 @@ class TransformersEngine:
         problem = self._unsupported(request, host)
         if problem is not None:
             return self._failed(Failure("unsupported", problem))
-        draft = await pipe.complete(_plain(request), _fields(request, names[0]), tell, names)
+        async with self._places.taken(len(request.streams)):  # the estimate of memory counts their caches
+            draft = await pipe.complete(_plain(request), _fields(request, names[0]), tell, names)
         if draft.error is None:
             passes = draft.usage.tokens_out * len(request.streams) if request.target is None else 1
             return replace(draft, usage=replace(draft.usage, passes=passes))
@@ -254,8 +262,10 @@ class TransformersEngine:
     def _unsupported(self, request: Request, host: Host) -> str | None:
         """Why the request cannot be served; None if it can."""
         wanted = request.sampling.logprobs or 0
-        if request.sampling.schema is not None:
-            return f"{_PROGRAM} does not keep to a schema: `llamacpp` and `vllm` do"
+        if (why := self.why_not(request)) is not None:
+            return why
+        if len(request.streams) > self._places.many:
+            return f"it has {self._places.many} slots, and {len(request.streams)} streams take one each; raise `slots`"
         if request.target is not None and len(request.streams) > 1:
             return "a given text is scored by one stream, not by several"
         if wanted > self._caps.max_logprobs:

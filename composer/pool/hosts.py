@@ -224,6 +224,8 @@ class Hosts:
         if caps.adapters != "live" or len(needed) > (caps.adapter_slots or len(needed)):
             return None
         files = {adapter.name: adapter for adapter in (await self._host(name, needed)).adapters}
+        if not files.keys() >= set(needed) - running.adapters:
+            return None  # one stands on a base that was opened beside, and those are attached where it opens
         worth = {adapter: -place for place, adapter in enumerate(wished)}
         spare = sorted(running.adapters.difference(needed), key=lambda one: (-worth.get(one, -len(worth)), one))
         for adapter in sorted(needed):
@@ -287,7 +289,7 @@ class Hosts:
         # The estimate stays where it is larger: the cache of a host that has answered nothing may not be touched yet.
         memory = max(host.memory, measured.memory)
         self._grown[model] = self._grown.get(model, 0) + memory - host.memory
-        adapters = {adapter.name for adapter in host.adapters}
+        adapters = {adapter.name for one in (host, *host.beside) for adapter in one.adapters}
         running = self._open[name] = Running(engine, host, adapters, Held(memory, measured.seconds), ahead)
         if self.memory is not None and memory > host.memory and not await self._fits_after_all(name, busy, ahead=ahead):
             return None

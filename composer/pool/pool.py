@@ -211,7 +211,7 @@ class Pool:
                     self._deliver(job, stored[job.key])
                     if place % _BREATH == 0:
                         await asyncio.sleep(0)
-            for job in [job for job in submission.fresh if job.request.target or job.request.mix]:
+            for job in [job for job in submission.fresh if _special(job.request)]:
                 if (refused := cannot_serve(self._resolver, job.host, job.request)) and submission.claim(job):
                     self._deliver(job, replace(refused, key=job.key))
             needs: dict[str, dict[frozenset[str], None]] = {}
@@ -302,7 +302,8 @@ class Pool:
 
     def hear(self, job: Job, delta: Delta) -> None:
         """Pass a piece on, and keep it for who joins later."""
-        job.written += delta.text
+        # An engine that begins a draft again says from where on.
+        job.written = (job.written if delta.at is None else job.written[: delta.at]) + delta.text
         for submission, request in job.wants:
             submission.hear(request, delta)
 
@@ -381,6 +382,11 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _special(request: Request) -> bool:
+    """Whether it is more than a plain draft, which every engine can."""
+    return request.target is not None or request.mix is not None or any(one.routing for one in request.streams)
 
 
 def _late(job: Job) -> Draft:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from composer.errors import ConfigError
 from composer.stages.kit import Kit, Stage
 from composer.stages.partnering import contrasted
-from composer.state import State, Update
+from composer.state import Contrasted, State, Update
 
 FITTED = "auto"  # what `coe fit contrast` installed
 
@@ -21,21 +23,24 @@ def contrast(kit: Kit, *, use: str = FITTED) -> Stage:
         )
 
     async def stage(state: State) -> Update:
-        if state.course is None:
-            return {}
-        records = kit.contrasts() if use == FITTED else {}
-        declared = [arm for arm in kit.registry.contrasts() if arm.partition("~")[2] == use]
-        found = [dict(own) for own in state.contrasted]
-        for row, own in enumerate(found):
-            for plain, record in records.items():
-                if plain not in own and plain in state.arms:
-                    chosen = contrasted(kit.registry, state, row, record.arm)
-                    assert chosen is not None
-                    own[plain] = chosen.but(record.beta, record.alpha, record.why)
-            for arm in declared:
-                plain = arm.partition("~")[0]
-                if plain not in own and (chosen := contrasted(kit.registry, state, row, arm)) is not None:
-                    own[plain] = chosen.but(chosen.beta, chosen.alpha, f"every arm that can is decoded with `{use}`")
-        return {"contrasted": tuple(found)}
+        return {} if state.course is None else {"contrasted": decided_contrasts(kit, state, use=use)}
 
     return stage
+
+
+def decided_contrasts(kit: Kit, state: State, *, use: str = FITTED) -> tuple[Mapping[str, Contrasted], ...]:
+    """The contrasts of every row, with those that this stage puts onto arms which have none yet."""
+    records = kit.contrasts() if use == FITTED else {}
+    declared = [arm for arm in kit.registry.contrasts() if arm.partition("~")[2] == use]
+    found = [dict(own) for own in state.contrasted]
+    for row, own in enumerate(found):
+        for plain, record in records.items():
+            if plain not in own and plain in state.arms:
+                chosen = contrasted(kit.registry, state, row, record.arm)
+                assert chosen is not None
+                own[plain] = chosen.but(record.beta, record.alpha, record.why)
+        for arm in declared:
+            plain = arm.partition("~")[0]
+            if plain not in own and (chosen := contrasted(kit.registry, state, row, arm)) is not None:
+                own[plain] = chosen.but(chosen.beta, chosen.alpha, f"every arm that can is decoded with `{use}`")
+    return tuple(found)

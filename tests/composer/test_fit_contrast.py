@@ -14,7 +14,7 @@ from composer.fit_contrast import fit_contrasts
 from composer.jsonl import Labelled, read_questions
 from composer.places import contrasts_folder
 from composer.state import Query, trace_of
-from composer.types import Request
+from composer.types import Failure, Request
 from tests.composer.scripted import Scripted
 from tests.composer.stages.test_contrasted import CAN, EXPERTS
 
@@ -65,7 +65,7 @@ def test_what_helps_is_installed_and_used_and_the_trace_says_why(
     assert found.questions + found.held == 400
     assert found.learnt["general~d"][0] == 0
     assert found.learnt["general~c"][0] == pytest.approx(0.25, abs=0.06)
-    assert any("on" in line for line in found.lines())
+    assert list(found.lines())[-1] == "  on"
 
     seen: list[Request] = []
 
@@ -117,11 +117,29 @@ def test_a_damaged_record_is_told_with_its_file(scripted: Scripted) -> None:
     assert "contrasts.json" in (refused.value.where or "")
 
 
+def test_drafts_that_fail_are_told_and_no_reason_to_turn_anything_on(
+    scripted: Scripted, items: tuple[Labelled, ...]
+) -> None:
+    def now_and_then(request: Request) -> str | Failure:
+        return Failure("timeout", "late") if len(request.streams) == 1 and number(request) % 20 == 0 else "0"
+
+    def often(request: Request) -> str | Failure:
+        return Failure("timeout", "late") if len(request.streams) == 1 and number(request) % 4 == 0 else "0"
+
+    with pytest.raises(InputError, match="have no reply: late"):
+        fit_contrasts(scripted.pipeline(TEXT, often), items)
+    [found] = fit_contrasts(scripted.pipeline(TEXT, now_and_then), items)
+    assert (found.installed, found.difference[0]) == (False, 0)
+
+
 def test_too_few_questions_and_none_of_the_arm_are_told(scripted: Scripted, items: tuple[Labelled, ...]) -> None:
     with pytest.raises(InputError, match="too few to test a contrast on"):
         fit_contrasts(scripted.pipeline(TEXT, helps), items[:60])
-    with pytest.raises(InputError, match="gives 0 of these questions to sums"):
-        fit_contrasts(scripted.pipeline(TEXT.replace("arms: [general]", "arms: [sums]", 1), helps), items)
+    heard: list[str] = []
+    text = TEXT.replace("arms: [general]", "arms: [sums]", 1)
+    [found] = fit_contrasts(scripted.pipeline(text, helps), items, say=heard.append)
+    assert (found.plain, found.arm) == ("general", "general~d")
+    assert any("gives 0 of these questions to sums" in line and "stays off" in line for line in heard)
     with pytest.raises(InputError, match="declares no contrast"):
         fit_contrasts(scripted.pipeline(EXPERTS, helps), items)
 

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from composer.errors import ConfigError
+from composer.forecasting import preview_file
+from composer.pipeline import Pipeline
 from composer.retrieval.build import build
 from composer.stages.partnering import contrasted
 from composer.state import Query, State, trace_of
@@ -104,6 +106,20 @@ def test_a_large_model_against_a_small_one_is_one_host_of_both(scripted: Scripte
     opened = [engine.opens[0] for engine in scripted.engines if engine.opens]
     assert [(host.name, [adapter.name for adapter in host.adapters]) for host in opened] == [("small&tiny", ["sums"])]
     assert [beside.name for beside in opened[0].beside] == ["tiny"]
+
+
+@pytest.mark.parametrize("caps", [CAN, replace(CAN, adapters="live", mixed_adapters=True)], ids=["fixed", "live"])
+def test_a_partner_that_is_an_adapter_on_another_base_comes_with_it(scripted: Scripted, caps: Caps) -> None:
+    scripted.caps = caps
+    tuned = f"  mini: {{model: tiny, adapter: {{path: a.gguf, sha256: {ADAPTER}}}, system: Mini.}}\n"
+    text = registry("against: mini").replace("  mini: {model: tiny, system: Mini.}\n", tuned)
+    request, _ = one(scripted, text, "sums~c")
+    assert [(stream.adapter, stream.base) for stream in request.streams] == [("sums", None), ("mini", "tiny")]
+    pipeline = scripted.pipeline(text)
+    state = asyncio.run(asyncio.wait_for(pipeline.astate([Query("r", "And 3 + 4?")], by="units~c"), 20))
+    assert state.answers[0].status == "ok"
+    [host] = [engine.opens[-1] for engine in scripted.engines if engine.opens][-1:]
+    assert [adapter.name for beside in host.beside for adapter in beside.adapters] == ["mini"]
 
 
 @pytest.mark.parametrize(("low", "high"), [("law", "units"), ("units", "law")])
@@ -229,3 +245,40 @@ def test_a_request_that_reaches_the_pool_all_the_same_opens_no_host(scripted: Sc
     assert error is not None
     assert (error.kind, seen.asked) == ("unsupported", [])
     assert not any(engine.opens for engine in scripted.engines)
+
+
+def test_bases_of_other_options_are_refused(scripted: Scripted) -> None:
+    text = registry("against: mini, arms: [sums]").replace("model: m}}\nexperts", "model: other}}\nexperts")
+    with pytest.raises(ConfigError, match="`options` differ"):
+        scripted.pipeline(text)
+
+
+def test_a_contrast_after_the_drafts_is_refused(scripted: Scripted) -> None:
+    steps = "pipeline: [{use: decide}, {use: generate}, {use: contrast}, {use: verify}, {use: aggregate}]\n"
+    with pytest.raises(ConfigError, match="is contrasted no more"):
+        scripted.pipeline(registry("against: base") + steps)
+
+
+def test_a_file_is_foretold_as_it_will_be_asked(scripted: Scripted, tmp_path: Path) -> None:
+    steps = "pipeline: [{use: decide}, {use: contrast, options: {use: c}}, {use: generate}, {use: verify}, {use: aggregate}]\n"
+    text = registry("against: mini, arms: [general]") + steps
+    source = tmp_path / "q.jsonl"
+    source.write_text('{"id": "1", "question": "What is 2 + 2?"}\n')
+    before = preview_file(scripted.pipeline(text), source).forecast
+    asyncio.run(scripted.pipeline(text).astate([Query("1", ASKED)]))
+    after = preview_file(scripted.pipeline(text), source).forecast
+    assert [step.host for step in before.steps] == ["small&tiny"]
+    assert (before.calls, before.stored, after.calls, after.stored) == ({"general": 1}, {}, {}, {"general": 1})
+
+
+def test_what_llama_cpp_does_not_decode_is_refused_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"adapter")
+    local = f"models:\n  small: {{sources: [small.gguf], sha256: {'a' * 64}, memory: 1MiB}}\n"
+    experts = EXPERTS[EXPERTS.index("experts:") :].replace("  mini: {model: tiny, system: Mini.}\n", "")
+    for more, words in (("alpha: 0", "alpha above 0"), ("beta: 0.5", "")):
+        (tmp_path / "experts.yaml").write_text(f"{local}{experts}contrasts:\n  c: {{against: base, {more}}}\n")
+        if words:
+            with pytest.raises(ConfigError, match=words):
+                Pipeline.from_file(tmp_path / "experts.yaml")
+        else:
+            assert Pipeline.from_file(tmp_path / "experts.yaml").settings.contrasting
