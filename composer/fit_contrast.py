@@ -72,8 +72,8 @@ def fit_contrasts(
     contrast is declared, every arm is given too few questions, or many drafts fail.
     """
     declared: dict[str, list[str]] = {}
-    for arm in pipeline.registry.contrasts():
-        declared.setdefault(arm.partition("~")[0], []).append(arm)
+    for arm, plain in pipeline.registry.contrasts().items():
+        declared.setdefault(plain, []).append(arm)
     if not declared:
         raise InputError(
             "this registry declares no contrast", where=str(pipeline.settings.path), remedy="add `contrasts:` to it"

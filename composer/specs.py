@@ -78,6 +78,11 @@ class ArmSpec:
     evidence: EvidenceSpec | None = None
     contrast: ContrastSpec | None = None
 
+    @property
+    def plain(self) -> str:
+        """The arm without the contrast."""
+        return self.expert if self.evidence is None else f"{self.expert}+{self.evidence.name}"
+
 
 @dataclass(frozen=True, slots=True)
 class EncoderSpec:

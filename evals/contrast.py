@@ -102,7 +102,7 @@ def measure(
     reader = next((arm.name for arm in pipeline.settings.reading), "")
     for group in groups:
         arm = arm_of(group, reader)
-        own = [name for name in pipeline.registry.contrasts() if name.partition("~")[0] == arm]
+        own = [name for name, plain in pipeline.registry.contrasts().items() if plain == arm]
         tuning = prepared(pipeline, questions(group, "calibration", n // 2, corpus))
         say(f"{group}: {len(tuning.items)} questions to choose on, {len(own) * len(betas) * len(alphas)} ways")
         best, rated[group] = pipeline.complete(_choose(pipeline, tuning, arm, own, betas, alphas))

@@ -78,9 +78,9 @@ class Registry:
         """What is taken off of what the arm says."""
         return self.settings.arms[arm].contrast
 
-    def contrasts(self) -> Sequence[str]:
-        """The arms with a contrast."""
-        return [arm.name for arm in self.settings.contrasting]
+    def contrasts(self) -> dict[str, str]:
+        """The arms with a contrast, and what each is without it."""
+        return {arm.name: arm.plain for arm in self.settings.contrasting}
 
     def partners(self, arm: str) -> Sequence[str]:
         """Who may be the one that is taken off: several where they are chosen question by question."""
@@ -204,9 +204,10 @@ class Registry:
         return engine
 
     def cost(self, request: Request, usage: Usage) -> float | None:
-        """Tokens at the model's price; None where it declares none."""
-        price = self._model(request.streams[0].expert).price
-        if price is None:
+        """Tokens at the model's price; None where it declares none, or streams have several."""
+        prices = {self._model(stream.expert).price for stream in request.streams}
+        price = prices.pop()
+        if price is None or prices:  # of several models nobody says which has read what
             return None
         return (usage.tokens_in * price.tokens_in + usage.tokens_out * price.tokens_out) / 1e6
 

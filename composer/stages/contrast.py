@@ -16,8 +16,7 @@ def contrast(kit: Kit, *, use: str = FITTED) -> Stage:
     """Arms of which `coe fit contrast` has shown that a contrast helps are decoded with it from now on, under their own name
     (`auto`); or `use` names a contrast of the registry, and all that have it are. The trace says with whom, how much, and
     why. Who asks for an expert by name gets that arm as it is."""
-    known = {arm.partition("~")[2] for arm in kit.registry.contrasts()}
-    if use != FITTED and use not in known:
+    if use != FITTED and not _named(kit, use):
         raise ConfigError(
             f"no contrast is called {use!r}", where="use", remedy=f"declare it in `contrasts:`, or write {FITTED}"
         )
@@ -31,7 +30,7 @@ def contrast(kit: Kit, *, use: str = FITTED) -> Stage:
 def decided_contrasts(kit: Kit, state: State, *, use: str = FITTED) -> tuple[Mapping[str, Contrasted], ...]:
     """The contrasts of every row, with those that this stage puts onto arms which have none yet."""
     records = kit.contrasts() if use == FITTED else {}
-    declared = [arm for arm in kit.registry.contrasts() if arm.partition("~")[2] == use]
+    declared = _named(kit, use)
     found = [dict(own) for own in state.contrasted]
     for row, own in enumerate(found):
         for plain, record in records.items():
@@ -39,8 +38,13 @@ def decided_contrasts(kit: Kit, state: State, *, use: str = FITTED) -> tuple[Map
                 chosen = contrasted(kit.registry, state, row, record.arm)
                 assert chosen is not None
                 own[plain] = chosen.but(record.beta, record.alpha, record.why)
-        for arm in declared:
-            plain = arm.partition("~")[0]
+        for arm, plain in declared.items():
             if plain not in own and (chosen := contrasted(kit.registry, state, row, arm)) is not None:
                 own[plain] = chosen.but(chosen.beta, chosen.alpha, f"every arm that can is decoded with `{use}`")
     return tuple(found)
+
+
+def _named(kit: Kit, contrast: str) -> dict[str, str]:
+    """The arms with the contrast of this name, and what each is without it."""
+    arms = kit.registry.contrasts().items()
+    return {arm: plain for arm, plain in arms if (spec := kit.registry.contrast(arm)) and spec.name == contrast}

@@ -80,8 +80,8 @@ class Arms(Protocol):
         """What is taken off of what the arm says."""
         ...
 
-    def contrasts(self) -> Sequence[str]:
-        """The arms with a contrast, as `arithmetic~base`."""
+    def contrasts(self) -> Mapping[str, str]:
+        """The arms with a contrast, as `arithmetic~base`, and what each is without it."""
         ...
 
     def partners(self, arm: str) -> Sequence[str]:

@@ -26,7 +26,7 @@ def contrasted(registry: Arms, state: State, row: int, arm: str) -> Contrasted |
         return None
     if spec.against not in (UNCHOSEN, RANDOM):
         return Contrasted(spec.against, "named", spec.beta, spec.alpha)
-    asked = {one.partition("~")[0].partition("+")[0] for one in state.asked[row]}
+    asked = {registry.stream(one, "").expert for one in state.asked[row]}
     every = registry.partners(arm)
     free = [name for name in every if name not in asked] or list(every)
     if spec.against == UNCHOSEN and state.scores is not None:

@@ -73,8 +73,8 @@ class Fake:
     def contrast(self, arm: str) -> None:
         return None
 
-    def contrasts(self) -> tuple[str, ...]:
-        return ()
+    def contrasts(self) -> dict[str, str]:
+        return {}
 
     def partners(self, arm: str) -> tuple[str, ...]:
         return ()

@@ -46,8 +46,8 @@ class Arms:
     def contrast(self, arm: str) -> None:
         return None
 
-    def contrasts(self) -> tuple[str, ...]:
-        return ()
+    def contrasts(self) -> dict[str, str]:
+        return {}
 
     def partners(self, arm: str) -> tuple[str, ...]:
         return ()
