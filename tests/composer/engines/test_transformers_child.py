@@ -44,6 +44,7 @@ class Base:
     ends: frozenset[int] = frozenset()
     adapters: list[str] = field(default_factory=list)
     asked: list[tuple[str | None, tuple[int, ...]]] = field(default_factory=list)
+    weak: list[bool] = field(default_factory=list)
 
     def read(self, asked: Mapping[str, Any], options: Mapping[str, Any]) -> list[int]:
         return [ord(one) for one in asked["prompt"]]
@@ -54,7 +55,8 @@ class Base:
     def spell(self, token: int) -> str:
         return chr(token)
 
-    def stream(self, adapter: str | None, prompt: Sequence[int]) -> Source:
+    def stream(self, adapter: str | None, prompt: Sequence[int], *, weak: bool = False) -> Source:
+        self.weak.append(weak)
         return Source(self, adapter, prompt)
 
     def attach(self, name: str, folder: Path) -> None:
@@ -163,9 +165,11 @@ def test_streams_are_combined_as_the_mix_says() -> None:
     asked, base = loop()
     told(asked, load("law"))
     parts = [{"model": "law", "weight": 1.5, "prompt": "A"}, {"model": "smol", "weight": -0.5, "prompt": "MN"}]
+    parts[1]["routing"] = "weak"
     mix = {"space": "logit", "alpha": 0.1, "mask_from": 0, "top_p": 1.0}
 
     [last] = told(asked, {"ask": [{**ask("two", "A"), "streams": parts, "mix": mix}]}, 3)
 
     assert base.asked[:4] == [(None, (77, 78)), ("law", (65,)), (None, (66,)), ("law", (66,))]
     assert last["choices"][0]["text"] == "BCD" and last["usage"]["prompt_tokens"] == 3 and last["passes"] == 6
+    assert base.weak == [False, True]
