@@ -139,7 +139,9 @@ async def _scores(engine: Engine, request: Request) -> None:
 
 
 async def _contrasts(engine: Engine, requests: Sequence[Request]) -> None:
-    strong, weak = (request.streams[0] for request in requests[:2])
+    strong, *others = (request.streams[0] for request in requests)
+    alike = [one for one in others if isinstance(one.prompt, str) == isinstance(strong.prompt, str)]
+    weak = alike[0] if alike else strong  # some engines take either text or messages, and no mixture
     told = replace(_SHORT, logprobs=2) if engine.caps.max_logprobs >= 2 else _SHORT
 
     def asked(name: str, recipe: recipes.Recipe, other: Stream, sampling: Sampling = told) -> Request:

@@ -320,7 +320,7 @@ async def test_a_given_text_has_the_score_that_llamacpp_and_transformers_give_it
 
     by_vllm = await drafts(opened.engine, asked)
     by_llama = {name: piece async for name, piece in other.generate(asked) if isinstance(piece, Draft)}
-    client = other._client
+    client = other._processes[0].client
     assert client is not None
     shown = await client.ask("/apply-template", {"messages": [{"role": "user", "content": prompt[0].content}]}, 1e9)
     before = (await client.ask("/tokenize", {"content": shown["prompt"], "parse_special": True}, 1e9))["tokens"]
