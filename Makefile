@@ -29,7 +29,7 @@ slow:
 
 # Real vLLM servers; they take the environment that COE_VLLM names, else .venv-vllm.
 vllm:
-	$(PYTHON) -m pytest -m vllm -rs
+	$(PYTHON) -m pytest -m 'vllm and not slow' -rs
 
 # vLLM for machines without a GPU, 3.4 GB in a folder of its own. The CPU build of torch may lie with the index that pip
 # is set up with; elsewhere PyTorch's own index has it.

@@ -55,6 +55,7 @@ def test_calibration_and_test_share_no_problem_and_every_way_has_a_name() -> Non
 
 
 @pytest.mark.vllm
+@pytest.mark.slow
 def test_a_model_is_trained_measured_and_the_same_again(tmp_path: Path) -> None:
     """Three steps teach nothing: this is about the way from one end to the other."""
     for name in ("one", "two"):

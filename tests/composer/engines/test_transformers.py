@@ -41,7 +41,9 @@ async def test_contrast_is_two_caches_and_a_formula_token_for_token(vllm_env: En
     (strong, weak), mix = contrast(0.5, 0.1)
     kinds = [("units", "smol"), ("smol", "arithmetic"), ("units", "arithmetic")]
     sides: list[tuple[Side, Side]] = [
-        ((one, strong, prompt), (two, weak, prompt)) for one, two in kinds for prompt in QUESTIONS
+        ((one, strong, prompt), (two, weak, prompt))
+        for (one, two), prompts in zip(kinds, (QUESTIONS, QUESTIONS[:1], QUESTIONS[3:]), strict=True)
+        for prompt in prompts
     ]
     told = (Message("system", "Answer in one word."), Message("user", "What is the capital of France?"))
     sides += [
