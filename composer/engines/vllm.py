@@ -46,9 +46,8 @@ from composer.types import (
 LONGEST_START = 1200.0  # seconds; large models on slow disks, and graphs to be compiled, take many minutes
 _UNTIL_DEAD = 2.0  # seconds between a broken connection and the news that the server has ended
 _LOOK, _LONGEST_PROBE = 0.2, 300.0
-_LIMITS = Limits(
-    first=LONGEST_CALL, idle=LONGEST_CALL
-)  # the first adapter may be compiled for, others' prompts come between
+# The first adapter may be compiled for, others' prompts come between.
+_LIMITS = Limits(first=LONGEST_CALL, idle=LONGEST_CALL)
 _CLOSED = Failure("closed", "it is not open")
 _LESS_MEMORY = "lower `context` or `slots`, or keep fewer models resident (--memory)"
 
@@ -102,11 +101,8 @@ class VllmEngine:
         self._in_process = in_process
         self._url = url.rstrip("/").removesuffix("/v1") if url is not None else None
         self._model, self._key, self._python = model, key, python
-        self._max_loras, self._max_logprobs, self._start_within = (
-            max(max_loras, max_cpu_loras or 0),
-            max_logprobs,
-            start_within,
-        )
+        self._max_loras = max(max_loras, max_cpu_loras or 0)
+        self._max_logprobs, self._start_within = max_logprobs, start_within
         self._chat_options = json_object(chat_options, "chat_options")
         if thinking_budget is not None:
             self._chat_options[BUDGET] = thinking_budget
