@@ -22,8 +22,7 @@ def user_folder(registry: Registry) -> Path:
 
 def router_folder(registry: Registry) -> Path:
     """Where `coe fit router` keeps what it installed for this registry file."""
-    profiles = user_folder(registry)
-    return profiles.parent.with_name("routers") / profiles.name
+    return _beside(registry, "routers")
 
 
 def has_router(registry: Registry) -> bool:
@@ -35,23 +34,25 @@ def has_router(registry: Registry) -> bool:
 
 def answers_folder(registry: Registry) -> Path:
     """Where `coe fit answers` keeps the aggregator it fitted for this registry file."""
-    profiles = user_folder(registry)
-    return profiles.parent.with_name("answers") / profiles.name
+    return _beside(registry, "answers")
 
 
 def gates_folder(registry: Registry) -> Path:
     """Where `coe fit gate` keeps the gates it fitted for this registry file."""
-    profiles = user_folder(registry)
-    return profiles.parent.with_name("gates") / profiles.name
+    return _beside(registry, "gates")
 
 
 def contrasts_folder(registry: Registry) -> Path:
     """Where `coe fit contrast` keeps what it showed to help for this registry file."""
-    profiles = user_folder(registry)
-    return profiles.parent.with_name("contrasts") / profiles.name
+    return _beside(registry, "contrasts")
 
 
 def trust_folder(registry: Registry) -> Path:
     """Where it is kept how far answers of this registry file are to be believed."""
+    return _beside(registry, "trust")
+
+
+def _beside(registry: Registry, kind: str) -> Path:
+    """The folder of this kind, named as that of the profile is."""
     profiles = user_folder(registry)
-    return profiles.parent.with_name("trust") / profiles.name
+    return profiles.parent.with_name(kind) / profiles.name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 from composer.contrast import BASE, RANDOM, UNCHOSEN, UNREAD, WEAK
@@ -16,9 +16,9 @@ from composer.types import Evidence, Mix, Stream
 
 def contrasted(registry: Arms, state: State, row: int, arm: str) -> Contrasted | None:
     """What is taken off of what the arm says about this row's question, None where nothing is: what was decided for the row
-    (by the stage `contrast`), else what the arm's name says. `unchosen` is the expert on
-    the same base, of those that the row does not ask, which the router ranks last; where nobody has ranked them, because
-    the arm was asked for by name, one is drawn as for `random`, and it says so."""
+    (by the stage `contrast`), else what the arm's name says. `unchosen` is the expert on the same base, of those that the
+    row does not ask, which the router ranks last; where nobody has ranked them, because the arm was asked for by name, one
+    is drawn as for `random`, and it says so."""
     if (decided := state.contrasted[row].get(arm)) is not None:
         return decided
     spec = registry.contrast(arm)
@@ -63,12 +63,7 @@ def streams_of(
         weak = registry.stream(arm, prompt_of(registry, query, arm, None))
     else:
         weak = registry.stream(against.partner, prompt_of(registry, query, against.partner, read))
-    weights, mix = contrast(against.beta, against.alpha)
-    host, other = registry.host_of(arm), registry.host_of(weak.expert)
-    return _weighted([(own, None), (weak, other if other != host else None)], weights), mix
-
-
-def _weighted(streams: Sequence[tuple[Stream, str | None]], weights: Sequence[float]) -> tuple[Stream, ...]:
-    return tuple(
-        replace(stream, weight=weight, base=base) for (stream, base), weight in zip(streams, weights, strict=True)
-    )
+    (more, less), mix = contrast(against.beta, against.alpha)
+    host = registry.host_of(weak.expert)
+    base = host if host != registry.host_of(arm) else None
+    return (replace(own, weight=more), replace(weak, weight=less, base=base)), mix
