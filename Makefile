@@ -3,7 +3,7 @@ PYTHON ?= python
 VLLM_ENV ?= .venv-vllm
 CPU_TORCH = https://download.pytorch.org/whl/cpu
 
-.PHONY: check fix lint types imports test slow vllm vllm-cpu bench contrast-equality faults
+.PHONY: check fix lint types imports test slow vllm vllm-cpu bench bench-vllm contrast-equality faults
 
 check: lint imports types test
 
@@ -46,6 +46,11 @@ bench:
 	$(PYTHON) -m evals.bench.serve
 	$(PYTHON) -m evals.bench.pool
 	$(PYTHON) -m evals.bench.engines
+
+# What contrast and adapters cost, in the engines of the environment that COE_VLLM names: a quarter of an hour on an idle machine.
+bench-vllm:
+	$(PYTHON) -m evals.bench.contrast
+	$(PYTHON) -m evals.bench.vllm_lora
 
 # Do engines decode several streams as it is defined? Some minutes; they need the environment that COE_VLLM names.
 contrast-equality:

@@ -44,6 +44,7 @@ def _start(words: list[str]) -> Loop:
     from vllm.v1.engine.llm_engine import LLMEngine  # noqa: PLC0415
 
     from composer.engines.vllm_contrast import Watched  # noqa: PLC0415 lent, and it needs vLLM
+    from composer.engines.vllm_lora import install as by_adapter  # noqa: PLC0415
     from composer.engines.vllm_steps import Loop  # noqa: PLC0415
 
     parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="vllm"))
@@ -54,6 +55,8 @@ def _start(words: list[str]) -> Loop:
     watched = Watched if arguments.speculative_config is None else None  # vLLM takes one or the other
     if watched is not None:
         arguments.logits_processors = [*(arguments.logits_processors or ()), watched]
+    if os.environ.get("COE_VLLM_ADAPTERS") != "vllm":  # who wants vLLM's own way, such as a bench
+        by_adapter()
     engine = LLMEngine.from_engine_args(arguments)
     template = told.chat_template.read_text(encoding="utf-8") if told.chat_template else None
     thoughts = None
