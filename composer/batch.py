@@ -19,6 +19,7 @@ from composer.budget import Budget, Why
 from composer.document import text_of
 from composer.errors import StoreError, plain_errors
 from composer.honours import refusal
+from composer.installed import installed_sha
 from composer.jsonl import Dedupe, check_outputs, read_questions, write_atomic
 from composer.outputs import (
     Form,
@@ -156,7 +157,8 @@ def run_file(
         write_rows(bad, map(asdict, read.errors))
     inputs = [(query.id, row.line, query.sha) for query, row in zip(queries, read.rows, strict=True)]
     origin = replace(_origin(pipeline, source, out, inputs), options=tuple(options))
-    same = (origin.out, content_sha(pipeline.settings), code_version(), origin.inputs_sha)
+    made_with = content_sha(pipeline.settings), installed_sha(pipeline.registry), code_version()
+    same = (origin.out, *made_with, origin.inputs_sha)
     run_id = _sha(*same)[:16]  # what differs in any of these is another run: results of two are never mixed
     shown = {row.id: int(row.id) for row in read.rows if row.numeric}
     bad_rows, results = len(read.errors), Results([query.id for query in queries])
