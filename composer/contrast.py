@@ -24,6 +24,9 @@ KINDS = {
 }
 """What an arm can be contrasted with beside an expert that is named."""
 
+FITTED = "auto"
+"""What the stage `contrast` uses where it names no contrast: what `coe fit contrast` installed."""
+
 CONTRASTING = "`llamacpp`, `transformers`, or `vllm` with `in_process: true`"
 """The engines that decode several streams together."""
 
