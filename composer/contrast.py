@@ -115,7 +115,9 @@ def check_engines(settings: Settings, engine: Callable[[str], Engine]) -> None:
             Stream(expert.name, "x", weight=-arm.contrast.beta),
         )
         refused = getattr(made, "why_not", lambda _: None)(Request("check", streams, expert.sampling, mix=mix))
-        if not caps.contrast:
+        if not caps.contrast and refused is not None:
+            what, remedy = refused, "change its options, or remove the contrast"
+        elif not caps.contrast:
             what = f"the engine of {own.name}, `{own.engine}`, decodes no streams together as it is set up"
             remedy = f"serve it by {CONTRASTING}, or remove the contrast"
         elif arm.contrast.against == WEAK and caps.level != "hooks":

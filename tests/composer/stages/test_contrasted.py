@@ -275,6 +275,22 @@ def test_a_file_is_foretold_as_it_will_be_asked(scripted: Scripted, tmp_path: Pa
     assert (before.calls, before.stored, after.calls, after.stored) == ({"general": 1}, {}, {}, {"general": 1})
 
 
+@pytest.mark.parametrize("word", ["--speculative-config", "--speculative_config.method", "-sc", "--spec-model"])
+def test_a_vllm_that_speculates_is_refused_before_anything_is_loaded(tmp_path: Path, word: str) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"adapter")
+    experts = EXPERTS[EXPERTS.index("experts:") :].replace("  mini: {model: tiny, system: Mini.}\n", "")
+
+    def pipeline(arguments: str) -> Pipeline:
+        model = f"sources: [./m], engine: vllm, options: {{in_process: true, arguments: '{arguments}'}}"
+        text = f"models:\n  small: {{{model}, sha256: {'a' * 64}, memory: 1MiB}}\n{experts}contrasts:\n  c: {{against: base}}\n"
+        (tmp_path / "experts.yaml").write_text(text)
+        return Pipeline.from_file(tmp_path / "experts.yaml")
+
+    assert pipeline("--max-num-seqs 8").settings.contrasting
+    with pytest.raises(ConfigError, match="combines no streams while it speculates"):
+        pipeline(f"{word}=x")
+
+
 def test_progress_counts_a_draft_of_two_bases_under_their_host(
     scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
