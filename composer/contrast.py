@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from composer.errors import ConfigError, suggest
@@ -100,6 +101,7 @@ def _unfit(arm: ArmSpec, spec: ContrastSpec, experts: Mapping[str, ExpertSpec]) 
 def check_engines(settings: Settings, engine: Callable[[str], Engine]) -> None:
     """Refuse contrasts that the engines of their models cannot decode, before anything is loaded. `engine` makes the one of
     a model. Raises ConfigError."""
+    engine = cache(engine)
     for arm in settings.contrasting:
         assert arm.contrast is not None
         at = f"contrasts.{arm.contrast.name}"

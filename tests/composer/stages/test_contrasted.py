@@ -251,6 +251,13 @@ def test_a_request_that_reaches_the_pool_all_the_same_opens_no_host(scripted: Sc
     assert not any(engine.opens for engine in scripted.engines)
 
 
+def test_an_engine_is_made_once_to_ask_what_it_can(scripted: Scripted) -> None:
+    pipeline = scripted.pipeline(registry("against: base"))
+    made = len(scripted.engines)  # one for the arms of all contrasts, which are of one model
+    asyncio.run(pipeline.astate([Query(str(n), f"What is {n} + 2?") for n in range(5)], by="sums~c"))
+    assert (made, len(scripted.engines) - made) == (1, 2)  # one more to ask, and one that is opened
+
+
 def test_bases_of_other_options_are_refused(scripted: Scripted) -> None:
     text = registry("against: mini, arms: [sums]").replace("model: m}}\nexperts", "model: other}}\nexperts")
     with pytest.raises(ConfigError, match="`options` differ"):
