@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from composer.contrast import FITTED
 from composer.errors import InputError
 from composer.folders import mend
 from composer.places import answers_folder, contrasts_folder, gates_folder, router_folder
@@ -20,7 +21,8 @@ def installed_sha(registry: Registry) -> str:
     folders = {"router": router_folder(registry), "answers": answers_folder(registry)}
     if "retrieve" in stages:
         folders["gates"] = gates_folder(registry)
-    if "contrast" in stages:
+    steps = [step for step in registry.settings.pipeline if step.use == "contrast"]
+    if any(step.options.get("use", FITTED) == FITTED for step in steps):
         folders["contrasts"] = contrasts_folder(registry)
     found = {kind: list(_digests(folder)) for kind, folder in folders.items()}
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
