@@ -66,9 +66,10 @@ async def refuse_change(store: DraftStore, origin: Origin, run_id: str, config_s
                 "what `coe fit` has installed for this registry has changed since this run was begun",
                 "bring back what was installed then",
             )
+        shown = f"\n{change}" if change else ""
         raise ChangedError(
             f"{what}: {run.done} of {run.questions} questions are finished, and the others would be answered "
-            f"in another way{change and chr(10)}{change}",
+            f"in another way{shown}",
             where=f"run {run.run_id} ({origin.out})",
             remedy=f"{back} and run the same command again; or begin anew with --accept-config-change "
             "(drafts that are still valid are taken from the store)",
