@@ -85,7 +85,7 @@ def _source(
         prices = {arm.name: arm.price for arm in pipeline.registry.arms()}
         with pipeline:
             traces = pipeline.complete(pipeline.store.traces())
-        record = from_runs(traces, labelled, prices, run_code=run_code)
+        record = from_runs(traces, labelled, prices, run_code=run_code, say=say)
         for line in alarm_lines(audit(traces, labelled, run_code=run_code)):
             say(line)
     else:

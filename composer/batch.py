@@ -19,6 +19,7 @@ from composer.budget import Budget, Why
 from composer.document import text_of
 from composer.errors import StoreError, plain_errors
 from composer.honours import refusal
+from composer.installed import installed_sha
 from composer.jsonl import Dedupe, check_outputs, read_questions, write_atomic
 from composer.outputs import (
     Form,
@@ -32,10 +33,11 @@ from composer.pool.status import Status
 from composer.registry.indexes import content_sha
 from composer.results import Results
 from composer.resume import code_version, refuse_change
+from composer.serving import experts_of, put_on, served_by
 from composer.state import Answer, Query, State, as_queries, trace_of
 from composer.store import Charge, Ending, Origin, Question, RunHandle
 from composer.trace import Drafted, Event, Planned
-from composer.types import Request
+from composer.types import Mix, Request, Sampling
 from routers.types import Route
 
 _WINDOW = 8192  # questions that are under way together, twice over
@@ -156,7 +158,8 @@ def run_file(
         write_rows(bad, map(asdict, read.errors))
     inputs = [(query.id, row.line, query.sha) for query, row in zip(queries, read.rows, strict=True)]
     origin = replace(_origin(pipeline, source, out, inputs), options=tuple(options))
-    same = (origin.out, content_sha(pipeline.settings), code_version(), origin.inputs_sha)
+    made_with = content_sha(pipeline.settings), installed_sha(pipeline.registry), code_version()
+    same = (origin.out, *made_with, origin.inputs_sha)
     run_id = _sha(*same)[:16]  # what differs in any of these is another run: results of two are never mixed
     shown = {row.id: int(row.id) for row in read.rows if row.numeric}
     bad_rows, results = len(read.errors), Results([query.id for query in queries])
@@ -167,7 +170,7 @@ def run_file(
         with run:
             sweep_drafts_of(out, partial)  # nobody else is here
             try:
-                clock = _Clock(pipeline.registry.host_of)
+                clock = _Clock(_host_of(pipeline))
                 pipeline.complete(_settled(pipeline, run, queries, results, budget, guard, clock))
                 done = replace(
                     _written(pipeline, run, results, budget, out, form, shown),
@@ -333,12 +336,23 @@ async def _settled(
         pipeline.registry.stopped = True  # else a download would have to end before we can
 
 
+def _host_of(pipeline: Pipeline) -> Callable[[str], str]:
+    """The host of an arm, as the pipeline decodes it."""
+    registry = pipeline.registry
+    decoded = put_on(registry, lambda: pipeline.contrasts)
+    return lambda arm: served_by(registry, decoded.get(arm, arm))
+
+
 def _fits(pipeline: Pipeline) -> bool:
     """Whether every host fits into memory beside the others: then the order of the questions costs no load, and a large
     file is routed and asked a window after the other."""
     registry = pipeline.registry
-    names = [*(arm.name for arm in registry.arms()), *pipeline.settings.writers]
-    every = [Request(name, (registry.stream(name, ""),), registry.sampling(name), arm=name) for name in names]
+    decoded = put_on(registry, lambda: pipeline.contrasts)
+    names = [*(decoded.get(arm.name, arm.name) for arm in registry.arms()), *pipeline.settings.writers]
+    every = []
+    for name in names:
+        streams = tuple(registry.stream(one, "") for one in experts_of(registry, name))
+        every.append(Request(name, streams, Sampling(), mix=Mix("logit") if streams[1:] else None, arm=name))
     return pipeline.pool.keeps(every)
 
 

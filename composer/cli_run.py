@@ -107,7 +107,7 @@ def run(
         again = resume_command(source, out, config, *told)
         pipeline = make_pipeline(config, memory, offline)
         try:
-            with watch(pipeline, "drafts", lambda: budget.stopped):
+            with watch(pipeline, "drafts", lambda: budget.stopped, routed=True):
                 done = run_file(
                     pipeline,
                     source,

@@ -12,8 +12,10 @@ from composer.errors import InputError
 from composer.exits import CORRUPT, INCOMPLETE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Mapping
 
+    from composer.contrast_records import ContrastRecord
+    from composer.registry.experts import Registry
     from composer.store import DraftStore, RunRecord
 
 T = TypeVar("T")
@@ -69,10 +71,17 @@ def status(
         return
     found = find_run(known_runs(), name)
     if as_json:
-        print_json(in_store(lambda store: status_data(store, found, questions=questions)))
+        print_json(in_store(lambda store: status_data(store, found, questions=questions, installed=_contrasts)))
         return
-    for line in in_store(lambda store: status_lines(store, found)):
+    for line in in_store(lambda store: status_lines(store, found, installed=_contrasts)):
         typer.echo(line)
+
+
+def _contrasts(registry: Registry) -> Mapping[str, ContrastRecord]:
+    """Those that `coe fit contrast` installed."""
+    from composer.fitted import contrasts_of
+
+    return contrasts_of(registry, lambda _: None)
 
 
 def _tell_traffic(name: str | None, as_json: bool) -> None:
@@ -85,7 +94,7 @@ def _tell_traffic(name: str | None, as_json: bool) -> None:
             f"--traffic is about all runs, and {name!r} is one", where="--traffic", remedy=f"coe status {name}"
         )
     runs = known_runs()
-    found = in_store(lambda store: traffic(store, runs))
+    found = in_store(lambda store: traffic(store, runs, installed=_contrasts))
     if as_json:
         print_json(found.as_dict())
         return

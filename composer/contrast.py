@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from composer.errors import ConfigError, suggest
@@ -23,6 +24,9 @@ KINDS = {
     WEAK: "itself, in each layer the one expert of the model that it would not choose",
 }
 """What an arm can be contrasted with beside an expert that is named."""
+
+FITTED = "auto"
+"""What the stage `contrast` uses where it names no contrast: what `coe fit contrast` installed."""
 
 CONTRASTING = "`llamacpp`, `transformers`, or `vllm` with `in_process: true`"
 """The engines that decode several streams together."""
@@ -97,6 +101,7 @@ def _unfit(arm: ArmSpec, spec: ContrastSpec, experts: Mapping[str, ExpertSpec]) 
 def check_engines(settings: Settings, engine: Callable[[str], Engine]) -> None:
     """Refuse contrasts that the engines of their models cannot decode, before anything is loaded. `engine` makes the one of
     a model. Raises ConfigError."""
+    engine = cache(engine)
     for arm in settings.contrasting:
         assert arm.contrast is not None
         at = f"contrasts.{arm.contrast.name}"
@@ -112,7 +117,9 @@ def check_engines(settings: Settings, engine: Callable[[str], Engine]) -> None:
             Stream(expert.name, "x", weight=-arm.contrast.beta),
         )
         refused = getattr(made, "why_not", lambda _: None)(Request("check", streams, expert.sampling, mix=mix))
-        if not caps.contrast:
+        if not caps.contrast and refused is not None:
+            what, remedy = refused, "change its options, or remove the contrast"
+        elif not caps.contrast:
             what = f"the engine of {own.name}, `{own.engine}`, decodes no streams together as it is set up"
             remedy = f"serve it by {CONTRASTING}, or remove the contrast"
         elif arm.contrast.against == WEAK and caps.level != "hooks":

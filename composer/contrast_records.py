@@ -20,7 +20,7 @@ _AGAIN = "fit them again: coe fit contrast"
 class ContrastRecord:
     """The arm `plain` is decoded as the declared arm `arm` is, with these `beta` and `alpha`: it was right more often by
     `gain` (95 % interval `low` to `high`, above 0) on `questions` held-out ones. `prints` are those of both arms when
-    they were asked: with others it says nothing."""
+    they were asked (`fitted.contrast_prints`): with others it says nothing."""
 
     plain: str
     arm: str

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composer.errors import InputError
+from composer.fitted import decided_by
 from composer.jsonl import Labelled
 from composer.marks import mark
 from composer.pipeline import Pipeline
@@ -79,7 +80,7 @@ def prepared(pipeline: Pipeline, items: Sequence[Labelled]) -> Asked:
         raise InputError("there is no question to ask", remedy="give a labelled file")
     texts = tuple(lettered(item.question.text, item.question.choices) for item in items)
     questions = Questions(tuple(item.question.id for item in items), texts, pipeline.encoder().encode(texts))
-    router = pipeline.router("auto")
+    router = pipeline.router(decided_by(pipeline.settings))
     queries = tuple(
         Query(one.question.id, one.question.text, one.question.choices, kind=one.question.kind) for one in items
     )

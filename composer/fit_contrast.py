@@ -10,6 +10,7 @@ import numpy as np
 from composer.contrast_records import ContrastRecord, write_contrasts
 from composer.contrasting import Asked, Tried, Variant, prepared, try_all
 from composer.errors import InputError
+from composer.fitted import contrast_prints
 from composer.jsonl import Labelled
 from composer.pipeline import Pipeline
 from composer.places import contrasts_folder
@@ -78,7 +79,7 @@ def fit_contrasts(
         raise InputError(
             "this registry declares no contrast", where=str(pipeline.settings.path), remedy="add `contrasts:` to it"
         )
-    prints = pipeline.registry.prints()
+    prints = contrast_prints(pipeline.registry)
     found: list[FoundContrast] = []
     few: list[str] = []
     with pipeline:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
+from composer.contrast import UNCHOSEN
 from composer.plugins import load
 from composer.registry.experts import Registry
+from composer.specs import Settings
 from routers.baselines import Unprofiled
 from routers.errors import RouterError
 from routers.types import Outcomes, Questions, Router
@@ -15,6 +19,7 @@ from routers.types import Outcomes, Questions, Router
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.contrast_records import ContrastRecord
+    from composer.profile import Profile
     from composer.retrieval.records import GateRecord
 
 LEARNT = "learnt"  # the aggregator that exists only after `coe fit answers`
@@ -53,10 +58,7 @@ def decider(registry: Registry, name: str, say: Callable[[str], None]) -> Router
         return Unprofiled(every, generalist)
     if known == {generalist}:
         return Unprofiled(every, generalist, "no other expert has a record yet")
-    # Without a record, too, the generalist takes what is nobody's skill.
-    arms = [arm for arm in every if arm.name in known or arm.name == generalist]
-    questions, _ = profile.columns()
-    outcomes = profile.outcomes(questions, arms)
+    questions, outcomes = _learnt_from(registry, profile)
     if name == AUTO_ROUTER:
         found = _installed(registry, questions, outcomes, say)
         if found is not None:
@@ -87,12 +89,35 @@ def contrasts_of(registry: Registry, say: Callable[[str], None]) -> dict[str, Co
     """What `coe fit contrast` installed, by plain arm; of arms that have changed since then nothing, and the user is told.
     Raises InputError where it cannot be read."""
     from composer.contrast_records import read_contrasts  # noqa: PLC0415 only where there may be some
+    from composer.folders import mend  # noqa: PLC0415
     from composer.places import contrasts_folder  # noqa: PLC0415
 
-    found, stale = read_contrasts(contrasts_folder(registry), registry.prints())
+    folder = contrasts_folder(registry)
+    mend(folder)  # before it is asked whether it is there
+    found, stale = read_contrasts(folder, contrast_prints(registry) if folder.exists() else {})
     if stale:
-        say(f"the contrasts of {', '.join(stale)} are of other weights or settings and left out: coe fit contrast")
+        say(
+            f"the contrasts of {', '.join(stale)} are of other weights, settings or another router and left out: "
+            "coe fit contrast"
+        )
     return found
+
+
+def contrast_prints(registry: Registry) -> dict[str, str]:
+    """What the record of each arm's contrast belongs to: the arm's print, and where the router says who the partner is,
+    also that of the router. Raises ConfigError where the profile cannot be read."""
+    prints = registry.prints()
+    ranked = [arm.name for arm in registry.settings.contrasting if arm.contrast and arm.contrast.against == UNCHOSEN]
+    if ranked:
+        router = _router_print(registry, decided_by(registry.settings))
+        prints |= {name: hashlib.sha256(f"{prints[name]} {router}".encode()).hexdigest() for name in ranked}
+    return prints
+
+
+def decided_by(settings: Settings) -> str:
+    """The name of the router that the registry's `pipeline:` decides by."""
+    options = next((step.options for step in settings.pipeline if step.use == "decide"), {})
+    return str(options.get("router", AUTO_ROUTER))
 
 
 def typical_tokens(registry: Registry) -> dict[str, float]:
@@ -107,6 +132,29 @@ def typical_tokens(registry: Registry) -> dict[str, float]:
     lengths = [outcomes.length[outcomes.arm == place] for place in places]
     means = {outcomes.arms[place].name: float(lengths[place].mean()) for place in places if len(lengths[place])}
     return {name: max(1.0, mean / _CHARS) for name, mean in means.items()}
+
+
+def _learnt_from(registry: Registry, profile: Profile) -> tuple[Questions, Outcomes]:
+    """What routers are fitted on. Without a record, too, the generalist takes what is nobody's skill."""
+    questions, _ = profile.columns()
+    arms = [arm for arm in registry.arms() if arm.name in profile.known or arm.name == registry.generalist]
+    return questions, profile.outcomes(questions, arms)
+
+
+def _router_print(registry: Registry, name: str) -> str:
+    """The sha256 of all that decides how the router `name` ranks the arms."""
+    from composer.places import has_router, router_folder  # noqa: PLC0415 pyarrow: only where there may be a contrast
+    from composer.profile import find_profile  # noqa: PLC0415
+    from routers.store import fingerprint  # noqa: PLC0415
+
+    told = [name, registry.encoder_sha, registry.generalist, *(f"{arm.name} {arm.price}" for arm in registry.arms())]
+    profile, _ = find_profile(registry)
+    if profile.known:
+        told.append(fingerprint(*_learnt_from(registry, profile)))
+    if name == AUTO_ROUTER and has_router(registry):
+        files = sorted(path for path in router_folder(registry).iterdir() if path.is_file())
+        told += [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 def _installed(

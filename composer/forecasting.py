@@ -57,7 +57,8 @@ class Preview:
             work = "" if step.work_seconds is None else f", to answer {step.work_seconds:.1f} s"
             yield f"  {step.host}: {step.calls} calls{seconds}{work}"
         bound = ", where answers are as long as they may be" if found.bound else ""
-        yield f"about {found.tokens_in} tokens read and {found.tokens_out} written{bound}"
+        passes = f", in up to {found.passes} passes" if found.passes > found.tokens_out else ""
+        yield f"about {found.tokens_in} tokens read and {found.tokens_out} written{passes}{bound}"
         yield (
             "seconds: unknown; `coe calibrate` measures this machine once"
             if found.seconds is None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,25 +23,37 @@ def from_runs(
     prices: Mapping[str, float] | None = None,
     *,
     run_code: bool = False,
+    say: Callable[[str], None] = lambda _text: None,
 ) -> Recorded:
     """The outcomes of the experts that runs asked, without asking anybody again.
 
     `traces` are what the store keeps of answered questions (`DraftStore.traces`); a question is known by its text. Cells
     that no run asked stay unobserved; the same arm asked again with the same sample counts once. A draft that failed
-    says nothing about its arm, one that was cut off or holds no answer is wrong. `prices` are per arm; `run_code` allows
+    says nothing about its arm, one that was cut off or holds no answer is wrong. A draft that a contrast was put onto says
+    nothing about the arm as it is: it is left out, and `say` hears how many were; an arm that was asked by the name of its
+    contrast is an arm of its own. `prices` are per arm; `run_code` allows
     that programs are run here against their tests. Raises InputError when no run asked any of the questions, or one that
     was asked wants a program, and programs may not or cannot be run.
     """
     place = {item.question.text: i for i, item in enumerate(labelled)}
     cells: dict[tuple[int, str, int], Mapping[str, Any]] = {}
+    contrasted: Counter[str] = Counter()
     for trace in traces:
         row = place.get(str(trace["question"]))
         for draft in trace["drafts"] if row is not None else ():
-            if row is not None and draft["error"] is None:
+            if row is None or draft["error"] is not None:
+                continue
+            if draft.get("contrast", {}).get("why"):  # it has one that its name does not say
+                contrasted[str(draft["name"])] += 1
+            else:
                 cells.setdefault((row, str(draft["name"]), int(draft["sample"])), draft)
+    if contrasted:
+        told = ", ".join(f"{count} of {arm}" for arm, count in sorted(contrasted.items()))
+        say(f"drafts that were decoded with a contrast say nothing about the expert as it is, and are left out: {told}")
     if not cells:
+        all_of_them = " as they are: all drafts have a contrast" if contrasted else ""
         raise InputError(
-            "no run in the store asked any of these questions",
+            f"no run in the store asked any of these questions{all_of_them}",
             remedy="answer them with `coe run`, or use `coe profile`",
         )
     check_programs([labelled[row] for row, _, _ in cells], "the labelled questions", run_code=run_code)

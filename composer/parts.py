@@ -50,6 +50,9 @@ class Parts:
         self.registry = Registry(settings, offline=offline, progress=progress)
         if settings.contrasting:
             check_engines(settings, self.registry.engine)
+            from composer.registry.vocabularies import check_vocabularies  # noqa: PLC0415 only for several bases
+
+            check_vocabularies(self.registry)
         self._say = say
         self._store_path = store
         self.memory = memory if memory is not None else settings.memory

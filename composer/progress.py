@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from composer.pipeline import Pipeline
+from composer.serving import put_on, served_by
 from composer.trace import Drafted, Event, Routed
 
 EVERY = 5.0  # seconds between two plain lines
@@ -194,12 +195,19 @@ def line(view: View, what: str) -> str:
 
 
 @contextmanager
-def watch(pipeline: Pipeline, what: str, stopping: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+def watch(
+    pipeline: Pipeline,
+    what: str,
+    stopping: Callable[[], str | None] = lambda: None,
+    *,
+    routed: bool = False,
+) -> Iterator[None]:
     """Show how many of the planned drafts of `pipeline` are done, until the block ends; `stopping` says why no more are
-    asked. A terminal gets a table (without colours where NO_COLOR is set), anything else a line now and then."""
+    asked; `routed`: the questions go through `pipeline:`, which may put contrasts onto arms. A terminal gets a table (without colours where NO_COLOR is set), anything else a line now and then."""
     registry = pipeline.registry
     known = {*pipeline.settings.arms, *pipeline.settings.writers}
-    tally = Tally(lambda name: registry.host_of(name) if name in known else OTHERS)
+    decoded = put_on(registry, lambda: pipeline.contrasts) if routed else {}
+    tally = Tally(lambda name: served_by(registry, decoded.get(name, name)) if name in known else OTHERS)
 
     def now() -> View:
         pool, view = pipeline.opened_pool, tally.view(stopping=stopping())

@@ -17,7 +17,8 @@ _MOST_LINES = 200  # of a diff
 
 
 class ChangedError(ComposerError):
-    """The same work was begun with another registry, or another version of this program, and is not finished."""
+    """The same work was begun with another registry, other things fitted for it, or another version of this program, and
+    is not finished."""
 
     code = "changed"
     exit_code = USAGE
@@ -36,7 +37,8 @@ def code_version() -> str:
 
 async def refuse_change(store: DraftStore, origin: Origin, run_id: str, config_sha: str, *, accept: bool) -> None:
     """Raise ChangedError where `origin`'s questions are on their way into its file with another registry or program than
-    now, with the difference; with `accept` such a run is given up instead, and the store says so."""
+    now, or with something else fitted for it, with the difference; with `accept` such a run is given up
+    instead, and the store says so."""
     for run in await store.same_work(origin):
         if run.state in SETTLED or run.run_id == run_id:
             continue
@@ -59,9 +61,15 @@ async def refuse_change(store: DraftStore, origin: Origin, run_id: str, config_s
             change = "\n".join(filter(None, (f"- coe {run.code_version}\n+ coe {code_version()}", change)))
             if run.config_sha == config_sha:
                 what, back = "this program has changed since this run was begun", "install the old version"
+        elif run.config_sha == config_sha:  # it has another name all the same (`installed_sha`)
+            what, back = (
+                "what `coe fit` has installed for this registry has changed since this run was begun",
+                "bring back what was installed then",
+            )
+        shown = f"\n{change}" if change else ""
         raise ChangedError(
             f"{what}: {run.done} of {run.questions} questions are finished, and the others would be answered "
-            f"in another way\n{change}",
+            f"in another way{shown}",
             where=f"run {run.run_id} ({origin.out})",
             remedy=f"{back} and run the same command again; or begin anew with --accept-config-change "
             "(drafts that are still valid are taken from the store)",

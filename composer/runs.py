@@ -12,7 +12,7 @@ from composer.errors import InputError
 from composer.resume import resume_of
 from composer.show import printable
 from composer.store import SETTLED, DraftStore, RunRecord, default_path
-from composer.traffic import traffic
+from composer.traffic import Installed, traffic
 
 FEWEST = 4  # characters of an id that name a run
 _NAMED = 5  # so many open questions are spelt out
@@ -90,8 +90,11 @@ def run_lines(runs: Iterable[RunRecord]) -> list[str]:
     ]
 
 
-async def status_data(store: DraftStore, run: RunRecord, *, questions: bool = False) -> dict[str, Any]:
-    """How far a run is, as `coe status --json` prints it; with `questions` also what each of them cost."""
+async def status_data(
+    store: DraftStore, run: RunRecord, *, questions: bool = False, installed: Installed = lambda _: {}
+) -> dict[str, Any]:
+    """How far a run is, as `coe status --json` prints it; with `questions` also what each of them cost. `installed` as in
+    `traffic`."""
     missing = await store.open_questions(run.run_id)
     sums = await store.costs(run.run_id)
     drafts, asked = await store.landed(run.run_id)
@@ -103,7 +106,7 @@ async def status_data(store: DraftStore, run: RunRecord, *, questions: bool = Fa
         "registry": run.origin.registry_path if run.origin else None,
         "code_version": run.code_version,
         "ledger": sums.as_dict(),
-        "traffic": (await traffic(store, [run], run.run_id)).as_dict(),
+        "traffic": (await traffic(store, [run], run.run_id, installed=installed)).as_dict(),
         "summary": run.summary,
     }
     if questions:
@@ -112,8 +115,8 @@ async def status_data(store: DraftStore, run: RunRecord, *, questions: bool = Fa
     return data
 
 
-async def status_lines(store: DraftStore, run: RunRecord) -> list[str]:
-    """How far a run is, in one screen."""
+async def status_lines(store: DraftStore, run: RunRecord, *, installed: Installed = lambda _: {}) -> list[str]:
+    """How far a run is, in one screen; `installed` as in `traffic`."""
     missing = await store.open_questions(run.run_id)
     sums = await store.costs(run.run_id)
     by_status = ", ".join(f"{count} {status}" for status, count in sorted(run.results.items()))
@@ -132,7 +135,7 @@ async def status_lines(store: DraftStore, run: RunRecord) -> list[str]:
         lines.append(f"{what:8} {len(missing)}: {named}")
     lines.append("spent    " + cost_text(sums.run))
     lines += [f"         {name}: {cost_text(line)}" for name, line in sums.arms.items()]
-    lines += (await traffic(store, [run], run.run_id)).lines()
+    lines += (await traffic(store, [run], run.run_id, installed=installed)).lines()
     again = resume_of(run)
     if again:
         lines.append(f"go on    {again}")

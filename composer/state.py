@@ -133,8 +133,8 @@ class Answer:
     `status` is `ok`, `degraded` (answered, but an expert that was asked failed or was cut off, or no answer could be read,
     or it is a program that fails a test) or `failed`.
     `score` is the router's score of the arm whose draft was taken, `agreement` the share of drafts that say the same,
-    `sure` is P(right) where the pipeline was rehearsed on its profile and the question lies inside it (`calibrated`), else
-    how much the aggregator believes the answer, in [0, 1] (None: it took a text in which no answer could be read). `marks` say why the answer may be wrong
+    `sure` is P(right) where the pipeline was rehearsed on its profile, the question lies inside it, and no draft has a
+    contrast (`calibrated`), else how much the aggregator believes the answer, in [0, 1] (None: it took a text in which no answer could be read). `marks` say why the answer may be wrong
     all the same: its question's flags, that the experts disagree, that the chosen one is known to be sure and wrong here,
     that its text speaks of something else; heuristics. A question that was not answered on purpose is `failed`, with why
     in its trace.

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from composer.errors import ComposerError
+from composer.pool.queues import AND
+from composer.serving import experts_of, put_on
 from composer.store import DraftStore, RunRecord
 
 if TYPE_CHECKING:
+    from composer.contrast_records import ContrastRecord
     from composer.pool.locality import Advice
     from composer.registry.experts import Registry
 
 WINDOW = 16  # questions that the oracle foresees
 LATEST = 10_000  # questions that are looked at: what was asked before says little about what will be
 _MEBIBYTE = 2**20
+
+Installed = Callable[["Registry"], "Mapping[str, ContrastRecord]"]
+"""What `coe fit contrast` installed for a registry. Raises ComposerError where it cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +77,15 @@ class Traffic:
         return f"{told}: --memory {-(-self.memory // _MEBIBYTE)}MiB"
 
 
-async def traffic(store: DraftStore, runs: Sequence[RunRecord], run_id: str | None = None) -> Traffic:
-    """What the latest questions of a run (None: of all `runs`) needed. Registries are read where the runs found them."""
+async def traffic(
+    store: DraftStore, runs: Sequence[RunRecord], run_id: str | None = None, *, installed: Installed = lambda _: {}
+) -> Traffic:
+    """What the latest questions of a run (None: of all `runs`) needed. Registries are read where the runs found them, and
+    arms count as these decode them now: with the contrasts that their `pipeline:` puts onto them, `installed` ones too."""
     asked = (await store.uses(run_id))[-LATEST:]
     places = {run.run_id: run.origin.registry_path for run in runs if run.origin is not None}
     registries = {place: _registry(place) for place in {places.get(run, "") for run, _ in asked}}
-    hosts = _Hosts()
+    hosts = _Hosts(installed)
     sets = [hosts.of(registries[places.get(run, "")], arms) for run, arms in asked]
     sets = [used for used in sets if used]  # nothing but what somebody else serves: it needs no room
     sizes = hosts.sizes()
@@ -94,10 +103,12 @@ async def traffic(store: DraftStore, runs: Sequence[RunRecord], run_id: str | No
 class _Hosts:
     """Hosts of one or several registries: equal weights under one name are one host."""
 
-    def __init__(self) -> None:
+    def __init__(self, installed: Installed) -> None:
+        self._installed = installed
         self.unknown = False  # whether somebody's host is
         self._labels: dict[tuple[str, str], str] = {}  # by weights and name
-        self._asked: dict[str, tuple[Registry, str, set[str]]] = {}  # host: its registry, model, and adapters
+        self._asked: dict[str, tuple[Registry, dict[str, set[str]]]] = {}  # host: its registry, adapters by model
+        self._decoded: dict[int, dict[str, str]] = {}  # arms as the pipeline of a registry decodes them
 
     def of(self, registry: Registry | None, arms: Sequence[str]) -> tuple[str, ...]:
         """The hosts in memory that these arms need, each once."""
@@ -106,24 +117,37 @@ class _Hosts:
     def sizes(self) -> dict[str, int | None]:
         """Bytes of every host that was met, with all adapters it was asked for; None where nobody knows."""
         found: dict[str, int | None] = dict.fromkeys(self._labels.values())
-        for label, (registry, model, adapters) in self._asked.items():
-            if registry.is_sized(model):
-                found[label] = max(registry.estimate(model, sorted(adapters)), _measured(registry, model))
+        for label, (registry, models) in self._asked.items():
+            if all(registry.is_sized(model) for model in models):
+                sizes = [
+                    max(registry.estimate(model, sorted(adapters)), _measured(registry, model))
+                    for model, adapters in models.items()
+                ]
+                found[label] = sum(sizes)
         return found
 
     def _host(self, registry: Registry | None, arm: str) -> str | None:
-        known = registry.settings.arms.get(arm) if registry is not None else None
-        if registry is None or known is None:
+        if registry is None or arm not in registry.settings.arms:
             self.unknown = True
             return self._label("", arm)
-        expert = registry.settings.experts[known.expert]
-        if not registry.estimate(expert.model, ()):
+        experts = [registry.settings.experts[name] for name in experts_of(registry, self._as_decoded(registry, arm))]
+        if not any(registry.estimate(expert.model, ()) for expert in experts):
             return None  # somebody else serves it
-        label = self._label(registry.weights(expert.model), expert.model)
-        self._asked.setdefault(label, (registry, expert.model, set()))[2].update(
-            [expert.name] if expert.adapter else ()
-        )
+        weights = AND.join(registry.weights(expert.model) for expert in experts)
+        label = self._label(weights, AND.join(expert.model for expert in experts))
+        models = self._asked.setdefault(label, (registry, {}))[1]
+        for expert in experts:
+            models.setdefault(expert.model, set()).update([expert.name] if expert.adapter else ())
         return label
+
+    def _as_decoded(self, registry: Registry, arm: str) -> str:
+        """The arm with the contrast that the registry's pipeline puts onto it now."""
+        if id(registry) not in self._decoded:
+            try:
+                self._decoded[id(registry)] = put_on(registry, lambda: self._installed(registry))
+            except ComposerError:  # what cannot be read is put onto nobody
+                self._decoded[id(registry)] = {}
+        return self._decoded[id(registry)].get(arm, arm)
 
     def _label(self, weights: str, name: str) -> str:
         key = weights, name

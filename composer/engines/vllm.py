@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +23,7 @@ from composer.engines.vllm_fields import BUDGET, fields_of, json_object, unsuppo
 from composer.engines.vllm_keeper import MAKE_ONE
 from composer.engines.vllm_null import runs_on_cpu
 from composer.engines.vllm_pipe import Pipe
-from composer.engines.vllm_server import Inside, Launch, Loras, Server, arguments_for, split_environment
+from composer.engines.vllm_server import Inside, Launch, Loras, Server, arguments_for, words_of
 from composer.errors import ConfigError, EngineError
 from composer.registry.memory import available_memory, mebibytes
 from composer.registry.vllm_home import find_python, vllm_version
@@ -106,13 +105,8 @@ class VllmEngine:
         self._chat_options = json_object(chat_options, "chat_options")
         if thinking_budget is not None:
             self._chat_options[BUDGET] = thinking_budget
-        try:
-            words, self._environment = shlex.split(arguments), split_environment(environment)
-        except ValueError as why:
-            raise ConfigError(
-                f"options `arguments` and `environment` are words as a shell takes them: {why}",
-                remedy='write environment: "A=1 B=2"',
-            ) from why
+        words, self._environment = words_of(arguments, environment)
+        self._speculates = any(word.startswith(("--spec", "-sc")) for word in words)
         self._loras = Loras(max_loras, self._max_loras, max_lora_rank)
         self._own = [
             *("--dtype", dtype, "--max-logprobs", str(max_logprobs)),
@@ -130,7 +124,7 @@ class VllmEngine:
             slots=8,
             max_logprobs=max_logprobs,
             scores=not in_process,
-            contrast=in_process,
+            contrast=in_process and not self._speculates,
         )
         self._host: Host | None = None
         self._server: Server | Inside | None = None
@@ -146,6 +140,12 @@ class VllmEngine:
     def release(options: Mapping[str, Any]) -> str:
         """The version of vLLM that a host of ours would be; of somebody else's server, the version of this client."""
         return f"coe {__version__}" if options.get("url") else vllm_version(find_python(options.get("python")))
+
+    def why_not(self, request: Request) -> str | None:
+        """Why it decodes no such streams together as it is set up; None where it does, or is not set up for any."""
+        if request.mix is None or not self._speculates:
+            return None
+        return "vLLM combines no streams while it speculates: remove the draft model from `arguments`"
 
     @property
     def caps(self) -> Caps:

@@ -167,6 +167,17 @@ def _environment(host: Host, more: Mapping[str, str], folder: str) -> dict[str, 
     }
 
 
+def words_of(arguments: str, environment: str) -> tuple[list[str], dict[str, str]]:
+    """What is passed on to vLLM: words as a shell takes them, and variables. Raises ConfigError."""
+    try:
+        return shlex.split(arguments), split_environment(environment)
+    except ValueError as why:
+        raise ConfigError(
+            f"options `arguments` and `environment` are words as a shell takes them: {why}",
+            remedy='write environment: "A=1 B=2"',
+        ) from why
+
+
 def split_environment(text: str) -> dict[str, str]:
     """`A=1 B="two words"` as a mapping. Raises ValueError.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from heapq import nlargest
 
 from composer.pool.order import Waiting, order_of
-from composer.pool.queues import HostQueue, Job, host_for
+from composer.pool.queues import AND, HostQueue, Job, host_for
 from composer.pool.residency import Held, to_evict
 from composer.pool.speeds import Speeds
 from composer.types import Prompt, Request
@@ -69,6 +69,8 @@ class Forecast:
     `floor` is the fewest loads possible, the distinct weight files that are not open yet; `peak` the most bytes at a
     time; `seconds` of wall time, None where a host's speed is unknown. Tokens are an estimate: prompts by their length,
     answers as long as those the store has of the arm, else as long as they may be (`bound` says that this was needed).
+    `passes` are those of the answers' tokens, at most: every stream of a request computes each of them, of which one is
+    written.
     """
 
     calls: Mapping[str, int]
@@ -81,6 +83,7 @@ class Forecast:
     tokens_out: int
     bound: bool
     seconds: float | None
+    passes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,15 +146,18 @@ def forecast(
     steps: list[Step] = []
     running: list[tuple[float, str]] = []  # when the last turns end, and whose they are
     begun = over = 0.0  # when the last turn had its host open, and when all have ended
-    tokens_in = tokens_out = 0
+    tokens_in = tokens_out = passes = 0
     bound, known = False, True
     names = [batch.host for batch in plan.batches]
     for place, batch in enumerate(plan.batches):
-        read, written, guessed = _tokens(batch, typical or {})
-        tokens_in, tokens_out, bound = tokens_in + read, tokens_out + written, bound or guessed
+        shares = _shares(batch, typical or {})
+        tokens_in += sum(own.read for own in shares.values()) // _CHARS
+        tokens_out += round(sum(_written(request, typical or {}) for request in batch.requests))
+        passes += round(sum(own.computed for own in shares.values()))
+        bound = bound or any(request.arm not in (typical or {}) for request in batch.requests)
         calls, opened, memory = len(batch.requests), batch.host not in held, machine.memory(batch.host, batch.adapters)
         turn = min(running)[0] if len(running) == machine.at_once else 0.0
-        open_at, load = turn, 0.0 if not opened else speeds.load_seconds(batch.host, memory) if speeds else None
+        open_at, load = turn, 0.0 if not opened else _opening(speeds, batch.host, memory)
         if opened:
             early = min(begun, turn) if machine.ahead else turn
             for open_at in sorted({early, turn, *(end for end, _ in running if end > turn)}):
@@ -163,8 +169,7 @@ def forecast(
                 del held[name]
             held[batch.host] = Held(memory)
             peak = max(peak, sum(host.memory for host in held.values()))
-        speed = speeds.hosts.get(batch.host) if speeds else None
-        work = speed.work_seconds(calls, read, written) if speed else None
+        work = _work(speeds, shares)
         steps.append(Step(batch.host, calls, opened, memory, load, work))
         known = known and load is not None and work is not None
         begun = max(turn, open_at + (1.0 if load is None else load))
@@ -182,6 +187,7 @@ def forecast(
         tokens_out=tokens_out,
         bound=bound,
         seconds=over if known else None,
+        passes=passes,
     )
 
 
@@ -194,13 +200,50 @@ def _lanes(queue: HostQueue) -> tuple[Lane, ...]:
     return tuple(Lane(adapter or None, tuple(lanes[adapter])) for adapter in order)
 
 
-def _tokens(batch: Batch, typical: Mapping[str, float]) -> tuple[int, int, bool]:
-    """Tokens that a batch reads and writes, and whether a length of answers was unknown."""
-    read = sum(_length(stream.prompt) for request in batch.requests for stream in request.streams) // _CHARS
-    written = sum(
-        min(typical.get(request.arm, float("inf")), request.sampling.max_tokens) for request in batch.requests
+@dataclass(slots=True)
+class _Share:
+    """What one base has to do for a batch: its `streams`, the characters they read, and the tokens they compute."""
+
+    streams: int = 0
+    read: int = 0
+    computed: float = 0.0
+
+
+def _shares(batch: Batch, typical: Mapping[str, float]) -> dict[str, _Share]:
+    """What each base of the host has to do: every stream of a request reads its own prompt and computes every token."""
+    first = batch.host.split(AND)[0]
+    found: dict[str, _Share] = {}
+    for request in batch.requests:
+        written = _written(request, typical)
+        for stream in request.streams:
+            own = found.setdefault(stream.base or first, _Share())
+            own.streams, own.read = own.streams + 1, own.read + _length(stream.prompt)
+            own.computed += written
+    return found
+
+
+def _written(request: Request, typical: Mapping[str, float]) -> float:
+    """Tokens of its answer."""
+    return min(typical.get(request.arm, float("inf")), request.sampling.max_tokens)
+
+
+def _opening(speeds: Speeds | None, host: str, memory: int) -> float | None:
+    """Seconds to open a host; of several bases the sum of what each took, where that was measured."""
+    if speeds is None:
+        return None
+    bases = host.split(AND)
+    if len(bases) > 1 and speeds.hosts.keys() >= set(bases):
+        return sum(speeds.hosts[base].load for base in bases)
+    return speeds.load_seconds(host, memory)
+
+
+def _work(speeds: Speeds | None, shares: Mapping[str, _Share]) -> float | None:
+    """Seconds that a host computes: its bases take turns, since each token waits for all of its streams."""
+    if speeds is None or not speeds.hosts.keys() >= shares.keys():
+        return None
+    return sum(
+        speeds.hosts[base].work_seconds(own.streams, own.read // _CHARS, own.computed) for base, own in shares.items()
     )
-    return read, round(written), any(request.arm not in typical for request in batch.requests)
 
 
 def _length(prompt: Prompt) -> int:

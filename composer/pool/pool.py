@@ -212,7 +212,8 @@ class Pool:
                     if place % _BREATH == 0:
                         await asyncio.sleep(0)
             for job in [job for job in submission.fresh if _special(job.request)]:
-                if (refused := cannot_serve(self._resolver, job.host, job.request)) and submission.claim(job):
+                refused = cannot_serve(self._resolver.unopened(job.host), job.host, job.request)
+                if refused is not None and submission.claim(job):
                     self._deliver(job, replace(refused, key=job.key))
             needs: dict[str, dict[frozenset[str], None]] = {}
             for job in jobs:

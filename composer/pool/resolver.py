@@ -64,10 +64,9 @@ def replicas_of(resolver: Resolver, name: str) -> int:
     return max(1, int(ask(name))) if ask is not None else 1
 
 
-def cannot_serve(resolver: Resolver, name: str, request: Request) -> Draft | None:
-    """The failed draft of a request that the host's engine is not made for, so that nothing is opened for it: it scores no
+def cannot_serve(engine: Engine, name: str, request: Request) -> Draft | None:
+    """The failed draft of a request that the host's `engine`, which need not be open, is not made for, so that nothing is opened for it: it scores no
     given text, or decodes no streams together, or none of several bases. None where it can."""
-    engine = resolver.engine(name)
     caps, several = engine.caps, len({stream.base for stream in request.streams} | {None}) > 1
     if request.target is not None and not caps.scores:
         why = "scores no given text; `llamacpp`, `transformers` and a server of `vllm` do"

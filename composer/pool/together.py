@@ -17,6 +17,7 @@ class Together:
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
+        self._unopened: dict[str, Engine] = {}
         self.host_of = resolver.host_of
         self.fingerprint = resolver.fingerprint
         self.cost = resolver.cost
@@ -44,6 +45,12 @@ class Together:
     def engine(self, name: str) -> Engine:
         """An engine of the first one's kind."""
         return self._resolver.engine(_bases(name)[0])
+
+    def unopened(self, name: str) -> Engine:
+        """An engine of that kind to be asked what it can do, made once, and never opened."""
+        if name not in self._unopened:
+            self._unopened[name] = self.engine(name)
+        return self._unopened[name]
 
     def replicas(self, name: str) -> int:
         """One of several bases; else as many as the resolver says."""

@@ -175,6 +175,10 @@ class Registry:
         """The sha256 of the model's file, or its name where none is pinned."""
         return self.settings.models[name].sha256 or name
 
+    def here(self, name: str) -> Path | None:
+        """The model's file or folder where it is on this machine already; nobody has looked into it."""
+        return self._here(self.settings.models[name])
+
     def folder(self, name: str) -> Path | str | None:
         """Where the model's folder is, of one that is a folder; `UNSEEN` while it is not here, None for a file."""
         model = self.settings.models[name]

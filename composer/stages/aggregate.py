@@ -60,6 +60,8 @@ class _Aggregate:
         trust = kit.trust()
         scored = state.scores is not None  # of an expert by name nobody has said how good it is
         sure, inside = verdicts.sure, np.array([GAP not in reason.flags for reason in state.reasons], dtype=bool)
+        plain = [not any(r.arm in own for r in state.replies[row]) for row, own in enumerate(state.contrasted)]
+        inside &= np.array(plain, dtype=bool)  # what was rehearsed are the arms as they are
         if trust:
             sure = np.where(inside, trust.sureness.probable(sure, ballots.signals), sure)
         taken = [

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from composer.contrast import FITTED
 from composer.errors import ConfigError
 from composer.stages.kit import Kit, Stage
 from composer.stages.partnering import contrasted
 from composer.state import Contrasted, State, Update
-
-FITTED = "auto"  # what `coe fit contrast` installed
 
 
 def contrast(kit: Kit, *, use: str = FITTED) -> Stage:

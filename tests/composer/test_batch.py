@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from composer.errors import InputError, MemoryBudgetError, StoreError
 from composer.jsonl import DuplicateIds
 from composer.outputs import row_of
 from composer.pipeline import Pipeline
+from composer.places import answers_folder, contrasts_folder, gates_folder, router_folder
 from composer.registry.experts import Registry
 from composer.resume import ChangedError
 from composer.store import DraftStore
@@ -519,3 +521,35 @@ def test_nothing_is_routed_any_more_when_a_run_is_stopped(
 
     assert done.stopped == "interrupted" and done.unfinished + done.drafts == 40
     assert len(routed) <= 12
+
+
+@pytest.mark.parametrize(
+    ("place", "stage"),
+    [(router_folder, ""), (answers_folder, ""), (gates_folder, "retrieve"), (contrasts_folder, "contrast")],
+)
+def test_what_was_fitted_between_two_starts_is_a_change_as_well(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Callable[[Registry], Path], stage: str
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    source, out, path = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl", tmp_path / "experts.yaml"
+    last = "{use: generate}, {use: verify}, {use: aggregate}"
+    plain = path.read_text()
+
+    def begun_and_fitted(steps: str) -> str:
+        path.write_text(plain + steps)
+        began = run_file(make(failing()), source, out, budget=Budget(Limits(calls=1)), accept_change=True).run_id
+        folder = place(make(failing()).registry)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "fitted.json").write_text("[]")
+        return began
+
+    first = begun_and_fitted(f"pipeline: [{{use: decide}}, {f'{{use: {stage}}}, ' if stage else ''}{last}]\n")
+    with pytest.raises(ChangedError, match="what `coe fit` has installed") as refused:
+        run_file(make(failing()), source, out)
+    assert first in str(refused.value) and "--accept-config-change" in str(refused.value)
+
+    shutil.rmtree(place(make(failing()).registry))
+    assert run_file(make(failing()), source, out, budget=Budget(Limits(calls=1))).run_id == first  # as it was
+    if stage:  # who has no stage for it does not mind
+        other = begun_and_fitted(f"pipeline: [{{use: decide}}, {last}]\n")
+        assert run_file(make(failing()), source, out).run_id == other

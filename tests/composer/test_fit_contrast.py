@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from composer.contrast_records import ContrastRecord, read_contrasts, write_cont
 from composer.errors import ConfigError, InputError
 from composer.fit_contrast import fit_contrasts
 from composer.jsonl import Labelled, read_questions
-from composer.places import contrasts_folder
+from composer.pipeline import Pipeline
+from composer.places import contrasts_folder, router_folder
 from composer.state import Query, trace_of
 from composer.types import Failure, Request
 from tests.composer.scripted import Scripted
@@ -102,6 +104,40 @@ def test_a_record_of_other_settings_is_left_out_and_the_user_is_told(
     changed = scripted.pipeline(TEXT.replace("Law.", "Judge."), helps)
     assert changed.contrasts == {}
     assert any("general~c" in text and "left out" in text for text in scripted.said)
+
+
+def test_of_the_unchosen_a_record_is_left_out_where_another_router_ranks(
+    scripted: Scripted, items: tuple[Labelled, ...]
+) -> None:
+    def any_helps(request: Request) -> str:
+        n, much = number(request), len(request.streams) == 2 and request.streams[1].weight <= -0.5
+        return str(n) if n % 4 < (3 if much else 2) else "0"
+
+    unchosen = f"{EXPERTS}contrasts:\n  c: {{against: unchosen, arms: [general]}}\n{STEPS}"
+    for text, told in ((unchosen, True), (unchosen.replace("unchosen", "law"), False)):
+        fit_contrasts(scripted.pipeline(text, any_helps), items, betas=(0.9,))
+        assert set(scripted.pipeline(text).contrasts) == {"general"}
+        by_another = text.replace("{use: decide}", "{use: decide, options: {router: neighbours}}")
+        assert set(scripted.pipeline(by_another).contrasts) == (set() if told else {"general"})
+        folder = router_folder(scripted.pipeline(text).registry)
+        folder.mkdir(parents=True)
+        (folder / "router.json").write_text('{"another": "router"}')  # as `coe fit router` installs one
+        scripted.said.clear()
+        assert set(scripted.pipeline(text).contrasts) == (set() if told else {"general"})
+        assert any("another router" in line for line in scripted.said) == told
+        shutil.rmtree(folder)
+        assert set(scripted.pipeline(text).contrasts) == {"general"}
+
+
+def test_questions_are_given_out_by_the_router_that_the_pipeline_decides_by(
+    scripted: Scripted, items: tuple[Labelled, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named: list[str] = []
+    real = Pipeline.router
+    monkeypatch.setattr(Pipeline, "router", lambda self, name: named.append(name) or real(self, name))
+    text = TEXT.replace("{use: decide}", "{use: decide, options: {router: neighbours}}")
+    fit_contrasts(scripted.pipeline(text, helps), items, betas=(0.9,))
+    assert set(named) == {"neighbours"}
 
 
 def test_a_damaged_record_is_told_with_its_file(scripted: Scripted) -> None:

@@ -58,6 +58,24 @@ def test_without_a_common_question_the_user_is_told() -> None:
         from_runs(TRACES[2:], LABELLED)
 
 
+def test_a_draft_with_a_contrast_is_no_outcome_of_the_arm_as_it_is() -> None:
+    def with_one(name: str, text: str, why: str) -> dict[str, Any]:
+        told = {"partner": "law", "chosen": "named", "beta": 0.5, "alpha": 0.1, "why": why}
+        return {**draft(name, text), "contrast": told}
+
+    put_on = with_one("a", "1 + 1 = 3", "right +3.1 points more often")
+    by_name = with_one("a~law", "1 + 1 = 5", "")
+    heard: list[str] = []
+
+    record = from_runs([trace(0, "1 + 1?", put_on, by_name), *TRACES], LABELLED, say=heard.append)
+
+    assert [arm.name for arm in record.outcomes.arms] == ["a", "a~law", "b"]
+    assert record.outcomes.matrix(2)[0].tolist() == [1.0, 0.0, 0.0]  # `a` as it is was asked later, and was right
+    assert "1 of a" in heard[0] and len(heard) == 1
+    with pytest.raises(InputError, match="all drafts have a contrast"):
+        from_runs([trace(0, "1 + 1?", put_on)], LABELLED)
+
+
 async def test_the_store_gives_back_what_runs_finished(tmp_path: Path) -> None:
     with DraftStore.open(tmp_path / "drafts.sqlite") as store:
         for name, own in (("r1", TRACES[:2]), ("r2", TRACES[2:])):

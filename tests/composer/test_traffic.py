@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from composer.contrast_records import ContrastRecord
 from composer.runs import status_data, status_lines
 from composer.store import Charge, DraftStore, Origin
 from composer.traffic import traffic
@@ -186,3 +187,24 @@ async def test_measured_memory_counts_where_it_is_larger(
         found = await traffic(store, await store.runs(), "one")
 
     assert found.hosts == {"m3": 9 * HERE, "m4": 5 * HERE}
+
+
+async def test_a_draft_with_a_contrast_on_another_base_needs_the_host_of_both(tmp_path: Path, registry: Path) -> None:
+    steps = "pipeline: [{use: decide}, {use: contrast}, {use: generate}, {use: verify}, {use: aggregate}]\n"
+    declared = "contrasts:\n  c: {against: e2, arms: [e0, e1, e5]}\n"
+    records = {"e1": ContrastRecord("e1", "e1~c", 0.5, 0.1, 0.1, 0.1, 0.1, 40, ("", ""))}
+    plain = registry.read_text()
+    async with DraftStore.open(tmp_path / "drafts.sqlite") as store:
+        await record(store, "one", registry, [["e0~c"], ["e5~c", "e0"], ["e1"]])
+        registry.write_text(plain + declared + steps)
+        runs = await store.runs()
+        fitted = await traffic(store, runs, installed=lambda _: records)
+        nothing = await traffic(store, runs)
+        registry.write_text(plain + declared + steps.replace("use: contrast}", "use: contrast, options: {use: c}}"))
+        by_name = await traffic(store, runs)
+
+    both, one = 1 * HERE + 3 * HERE, 2 * HERE
+    assert fitted.hosts == {"m0&m2": both, "m0": HERE, "m1&m2": one + 3 * HERE}
+    assert nothing.hosts == {"m0&m2": both, "m0": HERE, "m1": one}
+    assert by_name.hosts == {"m0&m2": both, "m1&m2": one + 3 * HERE}
+    assert (fitted.uses, nothing.uses, by_name.uses) == (4, 4, 3)

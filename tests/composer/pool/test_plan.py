@@ -12,7 +12,7 @@ from composer.errors import MemoryBudgetError
 from composer.pool.plan import Batch, Lane, Machine, Plan, forecast, make_plan
 from composer.pool.pool import Pool
 from composer.pool.speeds import HostSpeed, Speeds
-from composer.types import Request, Sampling, Stream
+from composer.types import Mix, Request, Sampling, Stream
 
 HOSTS = {"base": "small", "sums": "small", "sorts": "small", "law": "large"}
 
@@ -154,6 +154,36 @@ def test_answers_are_as_long_as_they_were() -> None:
     found = forecast(make_plan(some("a", 4), str), machine(None), typical={"a arm": 5.0})
 
     assert (found.tokens_out, found.bound) == (20, False)
+
+
+def pairs(weak: str, base: str | None, n: int = 4) -> list[Request]:
+    """Requests of two streams: that of `a` against that of `weak`, on `base` where that is another one."""
+    streams = Stream("a", "x" * 40, weight=1.5), Stream(weak, "y" * 80, weight=-0.5, base=base)
+    return [Request(f"p{i}", streams, Sampling(max_tokens=20), arm="a~c", mix=Mix("logit", 0.1)) for i in range(n)]
+
+
+def test_two_streams_of_one_base_compute_every_token_twice() -> None:
+    plan = make_plan(pairs("sums", None), lambda expert: "a")
+
+    found = forecast(plan, machine(None), speeds=Speeds(1.0, 1.0, {"a": FAST}))
+
+    assert [step.host for step in found.steps] == ["a"]
+    assert (found.tokens_in, found.tokens_out, found.passes) == (120, 80, 160)
+    assert found.seconds == pytest.approx(2.0 + 120 / 100 + 160 / 40)
+
+
+def test_a_host_of_two_bases_takes_the_time_of_both() -> None:
+    plan = make_plan(pairs("b", "b"), str)
+    slow = replace(FAST, prefill=FAST.prefill / 2, decode=20.0, load=3.0)
+
+    found = forecast(plan, machine(None), speeds=Speeds(1.0, 1.0, {"a": FAST, "b": slow}))
+    half = forecast(plan, machine(None), speeds=Speeds(1.0, 1.0, {"a": FAST}))
+
+    assert [step.host for step in found.steps] == ["a&b"]
+    assert (found.tokens_in, found.tokens_out, found.passes) == (120, 80, 160)
+    assert found.steps[0].load_seconds == 5.0
+    assert found.steps[0].work_seconds == pytest.approx(40 / 100 + 80 / 40 + 80 / 50 + 80 / 20)
+    assert (half.steps[0].work_seconds, half.seconds) == (None, None), "nobody has measured one of them"
 
 
 async def test_a_preview_opens_nothing_and_counts_what_the_store_has() -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from composer.batch import _fits, run_file
 from composer.errors import ConfigError
 from composer.forecasting import preview_file
 from composer.pipeline import Pipeline
+from composer.progress import Tally, watch
 from composer.retrieval.build import build
+from composer.serving import served_by
 from composer.stages.partnering import contrasted
 from composer.state import Query, State, trace_of
 from composer.types import Caps, Mix, Request
@@ -247,6 +251,13 @@ def test_a_request_that_reaches_the_pool_all_the_same_opens_no_host(scripted: Sc
     assert not any(engine.opens for engine in scripted.engines)
 
 
+def test_an_engine_is_made_once_to_ask_what_it_can(scripted: Scripted) -> None:
+    pipeline = scripted.pipeline(registry("against: base"))
+    made = len(scripted.engines)  # one for the arms of all contrasts, which are of one model
+    asyncio.run(pipeline.astate([Query(str(n), f"What is {n} + 2?") for n in range(5)], by="sums~c"))
+    assert (made, len(scripted.engines) - made) == (1, 2)  # one more to ask, and one that is opened
+
+
 def test_bases_of_other_options_are_refused(scripted: Scripted) -> None:
     text = registry("against: mini, arms: [sums]").replace("model: m}}\nexperts", "model: other}}\nexperts")
     with pytest.raises(ConfigError, match="`options` differ"):
@@ -269,6 +280,60 @@ def test_a_file_is_foretold_as_it_will_be_asked(scripted: Scripted, tmp_path: Pa
     after = preview_file(scripted.pipeline(text), source).forecast
     assert [step.host for step in before.steps] == ["small&tiny"]
     assert (before.calls, before.stored, after.calls, after.stored) == ({"general": 1}, {}, {}, {"general": 1})
+
+
+@pytest.mark.parametrize("word", ["--speculative-config", "--speculative_config.method", "-sc", "--spec-model"])
+def test_a_vllm_that_speculates_is_refused_before_anything_is_loaded(tmp_path: Path, word: str) -> None:
+    (tmp_path / "a.gguf").write_bytes(b"adapter")
+    experts = EXPERTS[EXPERTS.index("experts:") :].replace("  mini: {model: tiny, system: Mini.}\n", "")
+
+    def pipeline(arguments: str) -> Pipeline:
+        model = f"sources: [./m], engine: vllm, options: {{in_process: true, arguments: '{arguments}'}}"
+        text = f"models:\n  small: {{{model}, sha256: {'a' * 64}, memory: 1MiB}}\n{experts}contrasts:\n  c: {{against: base}}\n"
+        (tmp_path / "experts.yaml").write_text(text)
+        return Pipeline.from_file(tmp_path / "experts.yaml")
+
+    assert pipeline("--max-num-seqs 8").settings.contrasting
+    with pytest.raises(ConfigError, match="combines no streams while it speculates"):
+        pipeline(f"{word}=x")
+
+
+def test_progress_counts_a_draft_of_two_bases_under_their_host(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = "pipeline: [{use: decide}, {use: contrast, options: {use: c}}, {use: generate}, {use: verify}, {use: aggregate}]\n"
+    text, source = registry("against: mini, arms: [general]") + steps, tmp_path / "q.jsonl"
+    source.write_text('{"id": "1", "question": "What is 2 + 2?"}\n')
+    tallies: list[Tally] = []
+    monkeypatch.setattr("composer.progress.Tally", lambda host_of: tallies.append(Tally(host_of)) or tallies[-1])
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+
+    pipeline = scripted.pipeline(text)
+    with watch(pipeline, "drafts", routed=True):
+        run_file(pipeline, source, tmp_path / "out.jsonl")
+
+    assert {host: (one.queued, one.done) for host, one in tallies[0].view().hosts.items()} == {"small&tiny": (0, 1)}
+    [asked] = [served_by(pipeline.registry, arm) for arm in ("sums",)]
+    assert (asked, served_by(pipeline.registry, "general~c")) == ("small", "small&tiny")
+    with watch(scripted.pipeline(text), "drafts"):
+        assert tallies[1].host_of("general") == "small"  # asked by its own name
+    assert tallies[1].host_of("general~c") == "small&tiny"
+
+
+def test_whether_all_hosts_fit_is_asked_of_both_bases(scripted: Scripted) -> None:
+    local = "".join(
+        f"  {name}: {{sources: [{name}.gguf], sha256: {letter * 64}, memory: 6MiB}}\n"
+        for name, letter in (("small", "a"), ("tiny", "b"))
+    )
+    steps = "pipeline: [{use: decide}, {use: contrast, options: {use: c}}, {use: generate}, {use: verify}, {use: aggregate}]\n"
+    text = registry("against: mini, arms: [general]").replace(EXPERTS[: EXPERTS.index("experts:")], f"models:\n{local}")
+
+    def fits(more: str, limit: str) -> bool:
+        pipeline = scripted.pipeline(f"memory: {limit}\n{text}{more}")
+        with pipeline:
+            return _fits(pipeline)
+
+    assert (fits("", "16MiB"), fits(steps, "16MiB"), fits(steps, "64MiB")) == (True, False, True)
 
 
 def test_what_llama_cpp_does_not_decode_is_refused_by_its_line(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from composer.answers.trust import DISSOCIATION, OFF_DOMAIN, Alarm, Content, Tru
 from composer.stages.aggregate import aggregate
 from composer.stages.kit import Kit
 from composer.stages.verify import verify
-from composer.state import Answer, State, trace_of
+from composer.state import Answer, Contrasted, State, trace_of
 from routers.coverage import BOUNDARY, GAP
 from routers.doubting import DISAGREEMENT
 from routers.testing import HashEncoder, simulate
@@ -77,3 +77,19 @@ async def test_p_right_is_calibrated_inside_the_profile_only(flags: tuple[str, .
     assert answer.calibrated is calibrated
     inside = 1 / (1 + np.exp(-(0.5 + 0.5 * np.log(9))))  # the router's score of `sums` is 0.9
     assert answer.sure == pytest.approx(inside if calibrated else 0.9, abs=1e-4)
+
+
+@pytest.mark.parametrize(("against", "calibrated"), [("sums", False), ("law", False), ("base", True)])
+async def test_p_right_is_not_calibrated_where_a_draft_has_a_contrast(against: str, calibrated: bool) -> None:
+    sureness = Sureness()
+    sureness.weights_ = np.array([0.5, 0.5, 0.0, 0.0])
+    kit = replace(Bench().kit, trust=lambda: Trust(sureness, (), Content(), 300))
+    state = asked(("sums", "Paris"), ("law", "Paris"))
+    contrasted = {against: Contrasted("mini", "named", 0.5, 0.1, "right more often")}
+
+    answer = await marked(state.apply({"contrasted": (contrasted,)}), kit)  # of these `base` has no draft
+
+    plain = await marked(state, kit)
+    assert plain.calibrated and plain.sure is not None and answer.sure is not None
+    assert answer.calibrated is calibrated
+    assert (answer.sure == plain.sure) is calibrated
