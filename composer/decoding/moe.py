@@ -162,7 +162,11 @@ class Routing:
                 pairs = torch.cat(own)
                 self._pairs[widths] = pairs, hidden.new_ones(len(pairs), 1)
             pairs, ones = self._pairs[widths]
-            return hidden[pairs], torch.cat([indices.reshape(-1) for _, indices in found])[:, None], ones
+            return (
+                hidden.index_select(0, pairs),
+                torch.cat([indices.reshape(-1) for _, indices in found])[:, None],
+                ones,
+            )
 
         return hook
 
@@ -199,9 +203,7 @@ class Routing:
                 remedy="run the whole batch in one pass",
             )
 
-    def _chosen(
-        self, number: int, layer: int, router: Any, logits: Any, weights: Any, indices: Any
-    ) -> tuple[Any, Any]:
+    def _chosen(self, number: int, layer: int, router: Any, logits: Any, weights: Any, indices: Any) -> tuple[Any, Any]:
         """Weights and indices for the tokens of a group."""
         group = self._groups[number]
         where, plan = group.where, self._plans[group.path][layer]

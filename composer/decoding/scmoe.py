@@ -138,7 +138,11 @@ def decode(
             )
             cache = passed.past_key_values
             passes += len(told)
-            rows = combine(list(passed.logits[:, -1].float().chunk(len(names))), weights, mix).cpu().numpy()
+            logits = passed.logits[:, -1].float()
+            if device.type == "cpu":  # numpy's functions take two thirds of the time
+                rows = combine(logits.numpy().reshape(len(names), len(open_), -1), weights, mix)
+            else:
+                rows = combine(logits.chunk(len(names)), weights, mix).cpu().numpy()
             best = rows.argmax(-1).tolist()
             step: list[int] = []
             kept: list[int] = []
