@@ -21,7 +21,7 @@ import argparse
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -236,17 +236,15 @@ def streamed(heard: Heard) -> Equal:
     return Equal(len(heard.texts) - len(parted), len(heard.texts), tuple((case, 0, 0.0) for case in parted))
 
 
-def measure(names: Sequence[str], n: int, tokens: int, say: Callable[[str], None]) -> dict[str, Fared]:
-    """All engines beside the one reference."""
+def measure(names: Sequence[str], n: int, tokens: int, say: Callable[[str], None]) -> Iterator[tuple[str, Fared]]:
+    """Every engine beside the one reference, as soon as it is through."""
     python = find_python(None)
     place = Place(python, as_folder(load_settings(packaged_registry()), python))
     say(f"the reference: {n} cases of at most {tokens} tokens and some shorter ones, a pass per stream and token")
     known = cases(place, n, tokens)
-    found = {}
     for name in names:
         say(f"asking {name}")
-        found[name] = asyncio.run(fares(ENGINES[name], place, known))
-    return found
+        yield name, asyncio.run(fares(ENGINES[name], place, known))
 
 
 def kept(name: str, one: Fared) -> bool:
@@ -265,7 +263,7 @@ def report(name: str, one: Fared) -> list[str]:
         f"{name}, beside plain requests: contrasted equal {contrasted.equal} of {contrasted.of}, "
         f"plain equal {alone.equal} of {alone.of} tokens"
     )
-    lines += [*_parted(contrasted), *_parted(alone)]
+    lines += [*_parted(contrasted, "contrasted case"), *_parted(alone, "plain case")]
     lines.append(f"{name}, seeded: equal {one.seeded.equal} of {one.seeded.of} tokens (alone and beside others)")
     lines += _parted(one.seeded, drawn=True)
     if one.drawn is not None:
@@ -274,9 +272,9 @@ def report(name: str, one: Fared) -> list[str]:
     return [*lines, f"{name}, streamed: equal {one.streamed.equal} of {one.streamed.of} texts"]
 
 
-def _parted(one: Equal, *, drawn: bool = False) -> list[str]:
+def _parted(one: Equal, what: str = "case", *, drawn: bool = False) -> list[str]:
     near = "" if drawn else ", where the second choice is {:.2g} behind"
-    return [f"  case {case} parts at token {at}{near.format(gap)}" for case, at, gap in one.parted]
+    return [f"  {what} {case} parts at token {at}{near.format(gap)}" for case, at, gap in one.parted]
 
 
 def main() -> None:
@@ -287,14 +285,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=TOKENS)
     parser.add_argument("--json", type=Path, help="write the figures here")
     asked = parser.parse_args()
-    found = measure(asked.engines, asked.cases, asked.tokens, lambda line: print(line, file=sys.stderr, flush=True))
+    found: dict[str, Fared] = {}
+    for name, one in measure(asked.engines, asked.cases, asked.tokens, lambda line: print(line, file=sys.stderr)):
+        found[name] = one
+        with suppress(BrokenPipeError):
+            print("\n".join(report(name, one)), flush=True)
     if asked.json is not None:
         told = {name: asdict(one) for name, one in found.items()}
         asked.json.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-    with suppress(BrokenPipeError):
-        for name, one in found.items():
-            print("\n".join(report(name, one)))
-        sys.exit(0 if all(kept(name, one) for name, one in found.items()) else 1)
+    sys.exit(0 if all(kept(name, one) for name, one in found.items()) else 1)
 
 
 if __name__ == "__main__":

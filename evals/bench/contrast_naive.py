@@ -31,14 +31,16 @@ def main() -> None:
 
     torch.set_num_threads(1)
     tokenizer = AutoTokenizer.from_pretrained(config["model"])
-    model: Any = AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32)
+    bare, adapted = (
+        AutoModelForCausalLM.from_pretrained(config["model"], dtype=torch.float32).eval() for _ in range(2)
+    )
     for name, folder in config["adapters"].items():
-        if isinstance(model, PeftModel):
-            model.load_adapter(folder, adapter_name=name)
+        if isinstance(adapted, PeftModel):
+            adapted.load_adapter(folder, adapter_name=name)
         else:
-            model = PeftModel.from_pretrained(model, folder, adapter_name=name)
-    model.eval()
-    ends = model.generation_config.eos_token_id
+            adapted = PeftModel.from_pretrained(adapted, folder, adapter_name=name)
+    adapted.eval()
+    ends = bare.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
     package = types.ModuleType("composer")
     package.__path__ = [config["package"]]
@@ -48,12 +50,12 @@ def main() -> None:
     print(json.dumps({"ends": sorted(ends)}), file=reply, flush=True)
     with torch.inference_mode():
         for line in sys.stdin:
-            ids, gaps = decode(torch, model, tokenizer, json.loads(line), ends)
+            ids, gaps = decode(torch, bare, adapted, tokenizer, json.loads(line), ends)
             print(json.dumps({"ids": ids, "gaps": gaps}), file=reply, flush=True)
 
 
 def decode(
-    torch: Any, model: Any, tokenizer: Any, case: dict[str, Any], ends: set[int]
+    torch: Any, bare: Any, adapted: Any, tokenizer: Any, case: dict[str, Any], ends: set[int]
 ) -> tuple[list[int], list[float]]:
     """The tokens of one case, and the distance of the second choice at each (0 where the best was not drawn)."""
     draw = drawing(case) if case["temperature"] > 0 else None
@@ -65,8 +67,10 @@ def decode(
     while len(ids) < case["tokens"] and not (ids and ids[-1] in ends):
         scores = []
         for place, stream in enumerate(streams):
-            with alone(model, stream["adapter"]):
-                out = model(feeds[place], past_key_values=caches[place], use_cache=True)
+            model = bare if stream["adapter"] is None else adapted
+            if stream["adapter"] not in (None, getattr(model, "active_adapter", None)):
+                model.set_adapter(stream["adapter"])  # takes long, so only where it is another
+            out = model(feeds[place], past_key_values=caches[place], use_cache=True)
             caches[place] = out.past_key_values
             scores.append(out.logits[0, -1].double())
         strong = torch.log_softmax(scores[0], -1)
@@ -88,16 +92,6 @@ def drawing(case: dict[str, Any]) -> Any:
     from composer.types import Sampling
 
     return Draws(Sampling(temperature=case["temperature"], seed=case["seed"]))
-
-
-def alone(model: Any, adapter: str | None) -> Any:
-    """The model with this adapter, or without any, until the end of a `with`."""
-    from contextlib import nullcontext
-
-    if adapter is None:
-        return model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext()
-    model.set_adapter(adapter)
-    return nullcontext()
 
 
 if __name__ == "__main__":

@@ -100,12 +100,12 @@ def test_an_engine_that_says_the_same_is_equal_whether_it_tells_the_end_or_not(s
         (
             "case 2, short",
             "vllm, beside plain requests: contrasted equal 10 of 12, plain equal 12 of 12",
-            "  case 2 parts",
+            "  contrasted case 2 parts",
         ),
         (
             "case 2, plain",
             "vllm, beside plain requests: contrasted equal 12 of 12, plain equal 10 of 12",
-            "  case 2 parts",
+            "  plain case 2 parts",
         ),
         ("case 3, drawn", "vllm, seeded, by the reference: equal 10 of 12", "  case 3 parts at token 1"),
     ],
