@@ -52,7 +52,7 @@ def batch(size: int, adapters: Sequence[str | None]) -> list[Request]:
     return [
         Request(
             str(i),
-            (Stream("smol", f"List {i}: " + "red, blue, " * 5, adapters[i % len(adapters)]),),
+            (Stream("smol", f"List {i}:" + " red, blue," * 5, adapters[i % len(adapters)]),),
             Sampling(max_tokens=TOKENS),
         )
         for i in range(size)
