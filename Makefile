@@ -52,7 +52,7 @@ bench-vllm:
 	$(PYTHON) -m evals.bench.contrast
 	$(PYTHON) -m evals.bench.vllm_lora
 
-# Do engines decode several streams as it is defined? Some minutes; they need the environment that COE_VLLM names.
+# Do engines decode several streams as it is defined? Nine minutes; they need the environment that COE_VLLM names.
 contrast-equality:
 	$(PYTHON) -m evals.bench.contrast_equality
 

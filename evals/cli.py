@@ -267,7 +267,9 @@ def contrast(
     ] = 80,
     betas: Annotated[str, typer.Option(help="How much of the partner is tried.")] = "0.1,0.3,0.5,0.7,0.9",
     alphas: Annotated[str, typer.Option(help="Which shares of the best token make one plausible.")] = "0.1",
-    engine: Annotated[str, typer.Option(help="llamacpp, or vllm (in process), which wants COE_VLLM.")] = "llamacpp",
+    engine: Annotated[
+        str, typer.Option(help="llamacpp; or vllm (in process) or transformers, by the interpreter COE_VLLM.")
+    ] = "llamacpp",
     json_file: JsonFile = None,
     offline: Offline = False,
 ) -> None:
@@ -280,6 +282,7 @@ def contrast(
     from composer.config import load_settings, packaged_registry
     from composer.errors import InputError, suggest
     from evals.contrast import GROUPS, lines, run
+    from evals.engines import served_by
     from evals.report import write_json
 
     def say(text: str) -> None:
@@ -289,26 +292,19 @@ def contrast(
     for name in groups:
         if name not in GROUPS:
             raise InputError(f"nothing is called {name!r} here", where="--benchmark", remedy=suggest(name, GROUPS))
-    if engine not in ("llamacpp", "vllm"):
-        raise InputError(f"{engine!r} is no engine here", where="--engine", remedy="write llamacpp or vllm")
-    settings = load_settings(packaged_registry())
-    if engine == "vllm":
-        from composer.registry.vllm_home import find_python
-        from evals.engines import as_folder, through_vllm
-
-        found = find_python(None)
-        settings = through_vllm(
-            settings, as_folder(settings, found, offline=offline), {"python": found, "in_process": True}
-        )
     own, least = numbers(betas, "--betas", 10), numbers(alphas, "--alphas", 1)
     if not own or not least:
         raise InputError("there is nothing to try", where="--betas, --alphas", remedy="write 0.1,0.5")
+    packaged = load_settings(packaged_registry())
+    settings = served_by(packaged, engine, offline=offline)
+    ranked = packaged if settings is not packaged else None  # its profile is of the packaged weights
     with TemporaryDirectory() as folder:
-        report = run(settings, engine, groups, n, Path(folder), betas=own, alphas=least, offline=offline, say=say)
+        report = run(
+            settings, engine, groups, n, Path(folder), ranked=ranked, betas=own, alphas=least, offline=offline, say=say
+        )
     for line in lines(report):
         typer.echo(line)
     if json_file is not None:
+        more = {name: dict(getattr(report, name)) for name in ("chosen_by", "matched", "notes")}
         gaps = {group: [asdict(one) for one in found] for group, found in report.gaps.items()}
-        write_json(
-            json_file, "eval contrast", f"{n} per group", report.rows, gaps=gaps, chosen_by=dict(report.chosen_by)
-        )
+        write_json(json_file, "eval contrast", f"{n} per group", report.rows, gaps=gaps, **more)

@@ -17,19 +17,24 @@ import numpy as np
 
 from composer.adapter import AdapterSpec, folder_sha
 from composer.config import PACKAGED
+from composer.engines.transformers import MAKE_ONE as TORCH
+from composer.engines.vllm_keeper import MAKE_ONE as VLLM
+from composer.errors import InputError, suggest
 from composer.pipeline import Pipeline
 from composer.registry.cache import Cache
 from composer.registry.experts import Registry
 from composer.registry.hf import digest
 from composer.registry.to_hf import converted
+from composer.registry.vllm_home import find_python, torch_versions, vllm_version
 from composer.sources import PathSource
 from composer.specs import Settings
-from composer.types import Scalar
+from composer.types import DEFAULT_ENGINE, Scalar
 from evals.metrics import Gap, Result, Row, gap, row
 from evals.runner import Table, ask_all
 from evals.tasks.skills import DEFAULT, Item, items
 
 GROUPS = (*DEFAULT, "all")
+CONTRASTING = (DEFAULT_ENGINE, "vllm", "transformers")  # that decode several streams together
 _SEED = 1  # of the test questions, as in `coe eval skills`
 
 
@@ -62,15 +67,40 @@ def evaluate(systems: Mapping[str, Settings], n: int, say: Callable[[str], None]
 
 def through_vllm(settings: Settings, folder: Path, options: Mapping[str, Scalar]) -> Settings:
     """The packaged registry with its model from a folder, served by vLLM, and its adapters from their PEFT folders."""
+    return _through(settings, "vllm", 16, folder, {"dtype": "bfloat16"} | dict(options))
+
+
+def served_by(settings: Settings, engine: str, *, offline: bool = False) -> Settings:
+    """The packaged registry served by one of `CONTRASTING`: vLLM in process (bfloat16), or transformers (float32). Raises
+    InputError for another name and where it is not installed, ConvertError, SourceError."""
+    if engine not in CONTRASTING:
+        raise InputError(f"{engine!r} is no engine here", where="--engine", remedy=suggest(engine, CONTRASTING))
+    if engine == DEFAULT_ENGINE:
+        return settings
+    python = find_python(None)
+    vllm = engine == "vllm"
+    missing = (
+        vllm_version(python) == "unknown" if vllm else not {"torch", "peft"} <= set(torch_versions(python).split())
+    )
+    if missing:
+        what = "vLLM is not" if vllm else "torch, transformers and peft are not all"
+        raise InputError(f"{what} installed for {python}", where=f"--engine {engine}", remedy=VLLM if vllm else TORCH)
+    folder = as_folder(settings, python, offline=offline)
+    if vllm:
+        return through_vllm(settings, folder, {"python": python, "in_process": True})
+    return _through(settings, engine, 8, folder, {"dtype": "float32", "python": python})
+
+
+def _through(settings: Settings, engine: str, slots: int, folder: Path, options: Mapping[str, Scalar]) -> Settings:
     [model] = settings.models.values()
     served = replace(
         model,
-        engine="vllm",
+        engine=engine,
         sources=(PathSource(str(folder)),),
         sha256=digest(folder, Cache()),
         memory=None,
-        slots=16,
-        options=tuple(({"dtype": "bfloat16"} | dict(options)).items()),
+        slots=slots,
+        options=tuple(options.items()),
     )
     experts = {
         name: replace(expert, adapter=_peft(PACKAGED / "adapters" / name)) if expert.adapter else expert

@@ -28,7 +28,7 @@ def combine(streams: Sequence[Any], weights: Sequence[float], mix: Mix) -> Any:
     if any(stream.shape != streams[0].shape for stream in streams):
         raise ValueError(f"streams of shapes {', '.join(str(tuple(stream.shape)) for stream in streams)}")
     xp = _library(streams[0])
-    total: Any = xp.zeros_like(streams[0])
+    total: Any = None
     for weight, stream in zip(weights, streams, strict=True):
         if weight == 0:  # 0 times -inf would be no number
             continue
@@ -37,7 +37,9 @@ def combine(streams: Sequence[Any], weights: Sequence[float], mix: Mix) -> Any:
             part = xp.exp(part)
         elif weight < 0:
             part = _finite(part)
-        total = total + weight * part
+        total = weight * part if total is None else total + weight * part
+    if total is None:
+        total = xp.zeros_like(streams[0])
     if mix.space == "prob":
         some = total > 0
         total = xp.where(some, xp.log(xp.where(some, total, 1.0)), -math.inf)
@@ -49,8 +51,10 @@ def plausible(scores: Any, alpha: float, top_p: float = 1.0) -> Any:
     probability), and among the fewest that hold `top_p` of it. The best one always is."""
     xp = _library(scores)
     logprobs = log_softmax(scores)
-    best = xp.amax(logprobs, axis=-1, keepdims=True)
-    kept = (logprobs > -math.inf) & (logprobs >= best + (math.log(alpha) if alpha > 0 else -math.inf))
+    if alpha > 0:
+        kept = logprobs >= xp.amax(logprobs, axis=-1, keepdims=True) + math.log(alpha)
+    else:
+        kept = logprobs > -math.inf
     if top_p == 1:
         return kept
     order = xp.argsort(-logprobs, axis=-1)
@@ -69,8 +73,11 @@ def log_softmax(scores: Any) -> Any:
 def _finite(scores: Any) -> Any:
     """The scores, with the least finite one of each row in the place of -inf."""
     xp = _library(scores)
-    least = xp.amin(xp.where(scores == -math.inf, math.inf, scores), axis=-1, keepdims=True)
-    return xp.where(scores == -math.inf, least, scores)
+    none = scores == -math.inf
+    if not none.any():  # so nearly always
+        return scores
+    least = xp.amin(xp.where(none, math.inf, scores), axis=-1, keepdims=True)
+    return xp.where(none, least, scores)
 
 
 def _library(array: Any) -> Any:

@@ -48,11 +48,9 @@ class Softmax:
         return logits.float().softmax(-1)
 
     def weigh(self, router: Any, logits: Any, chosen: Any, used: Any, scale: Any, normalise: bool) -> Any:
+        if normalise and chosen.shape[-1] == 1:  # one of a low rank may have a probability of 0, which is no divisor
+            return logits.new_ones(chosen.shape).float()
         found = _scaled(self.raw(router, logits).gather(-1, chosen), chosen, used, scale)
-        if (
-            normalise and chosen.shape[-1] == 1
-        ):  # an expert of a low rank may have a probability of 0, which is no divisor
-            return found.new_ones(found.shape)
         return _normalised(found, scale) if normalise else found
 
     def reachable(self, router: Any, allowed: Any) -> int:

@@ -23,11 +23,13 @@ from composer.errors import RequestError, RoutingError
 
 @dataclass(frozen=True, slots=True)
 class Moe:
-    """A model whose routing can be controlled: `check` makes it. `routers` are by layer."""
+    """A model whose routing can be controlled: `check` makes it. By layer: `routers`, the modules that choose experts, and
+    `banks`, those that compute them."""
 
     model: Any
     family: Family
     routers: Mapping[int, Any]
+    banks: Mapping[int, Any]
 
     @property
     def default_k(self) -> int:
@@ -42,10 +44,11 @@ class Moe:
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """A path and which tokens are its own: a slice, or their numbers."""
+    """A path, which tokens are its own (a slice, or their numbers), and the row of the batch of each."""
 
     path: str
     where: Any
+    rows: Any
 
 
 class Routing:
@@ -61,13 +64,16 @@ class Routing:
             name: {layer: plan_of(moe.family, router, policy, layer) for layer, router in moe.routers.items()}
             for name, policy in paths.items()
         }
-        self._groups: list[_Group] = []
+        # Of the shape of a batch, which stays from one token to the next:
         self._batch: tuple[Any, ...] = ()
-        self._rows: Any = None
-        self._paths: Any = None
-        self._real: Any = None
-        self._positions: Any = None
-        self._made: dict[int, tuple[Any, Any]] = {}
+        self._groups: list[_Group] = []
+        self._pairs: dict[tuple[int, ...], tuple[Any, Any]] = {}
+        # Of one pass; the lists are by group:
+        self._tokens = 0
+        self._real: list[Any] = []
+        self._positions: list[Any] = []
+        self._made: dict[int, list[tuple[Any, Any]]] = {}
+        self._unequal: set[int] = set()
         self._phase: Phase = "prefill"
 
     def before(self, model: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -92,23 +98,27 @@ class Routing:
             raise RequestError("padding is only known from a mask of shape [rows, tokens]", where="attention_mask")
         if positions is None:
             positions = torch.arange(seen, seen + length, device=given.device)[None]
-        batch_of = tuple(names), length, given.device
-        if batch_of != self._batch:  # from one token to the next it is the same
-            self._batch, self._groups = batch_of, _grouped(names, length, given.device)
-            self._rows = torch.arange(batch, device=given.device).repeat_interleave(length)
-            self._paths = self._rows.new_empty(len(self._rows))
-            for group in self._groups:
-                self._paths[group.where] = [*self._plans].index(group.path)
-        self._real = (
-            self._rows.new_ones(len(self._rows)).bool() if mask is None else mask[:, -length:].reshape(-1).bool()
-        )
-        self._positions = positions.expand(batch, length).reshape(-1)
-        self._made = {}
+        batch_of = names, length, given.device
+        if batch_of != self._batch:
+            self._batch, self._groups, self._pairs = batch_of, _grouped(names, length, given.device), {}
+        self._tokens = batch * length
+        real = given.new_ones(self._tokens, dtype=torch.bool) if mask is None else mask[:, -length:].reshape(-1).bool()
+        positions = positions.expand(batch, length).reshape(-1)
+        self._real = [real[group.where] for group in self._groups]
+        self._positions = [positions[group.where] for group in self._groups]
+        self._made, self._unequal = {}, set()
 
     def after(self, *_: Any) -> None:
         """After each pass that did not fail: count it."""
+        if self._unequal:
+            raise RoutingError(
+                "its experts were not asked by their module",
+                where=f"layer {min(self._unequal)} of {self._moe.family.name}",
+                remedy="load it without fused kernels",
+            )
         if self._counts is not None:
-            self._counts.add([*self._plans], self._paths, self._real, self._moe.experts, self._made)
+            names = [group.path for group in self._groups]
+            self._counts.add(names, self._real, self._moe.experts, self._made)
 
     def at(self, layer: int) -> Any:
         """The hook of one layer's router."""
@@ -116,16 +126,14 @@ class Routing:
 
         def hook(router: Any, _: Any, told: tuple[Any, Any, Any]) -> tuple[Any, Any, Any] | None:
             logits, weights, indices = told[first], told[second], told[third]
-            if len(logits) != len(self._rows):
-                raise RoutingError(
-                    f"its router was given {len(logits)} tokens of {len(self._rows)}",
-                    where=f"layer {layer} of {self._moe.family.name}",
-                    remedy="run the whole batch in one pass",
-                )
-            found = [
-                (group.where, *self._chosen(group, layer, router, logits, weights, indices)) for group in self._groups
+            self._whole(len(logits), layer, "router")
+            self._made[layer] = found = [
+                self._chosen(number, layer, router, logits, weights, indices) for number in range(len(self._groups))
             ]
-            self._made[layer] = own = found[0][1:] if len(found) == 1 else _merged(found, len(logits))
+            if len({one.shape[-1] for _, one in found}) > 1:
+                self._unequal.add(layer)  # what the router says is of no account: `asked` says it
+                return None
+            own = found[0] if len(found) == 1 else _merged(self._groups, found, self._tokens)
             if own[0] is weights and own[1] is indices:
                 return None  # as it was
             placed: list[Any] = [None, None, None]
@@ -134,19 +142,80 @@ class Routing:
 
         return hook
 
-    def _chosen(
-        self, group: _Group, layer: int, router: Any, logits: Any, weights: Any, indices: Any
-    ) -> tuple[Any, Any]:
-        """Weights and indices for the tokens of a path."""
+    def asked(self, layer: int) -> Any:
+        """The hook before one layer's experts. Where paths choose unequal numbers of them, each pair of a token and an
+        expert is handed over as if it were a token with one expert, of weight 1, so that nobody's row is filled up."""
+        torch = sys.modules["torch"]
+
+        def hook(_: Any, given: tuple[Any, ...]) -> tuple[Any, Any, Any] | None:
+            if layer not in self._unequal:
+                return None
+            hidden, found = given[0], self._made[layer]
+            self._whole(len(hidden), layer, "experts")
+            widths = tuple(indices.shape[-1] for _, indices in found)
+            if widths not in self._pairs:
+                tokens = torch.arange(self._tokens, device=hidden.device)
+                own = [
+                    tokens[group.where].repeat_interleave(width)
+                    for group, width in zip(self._groups, widths, strict=True)
+                ]
+                pairs = torch.cat(own)
+                self._pairs[widths] = pairs, hidden.new_ones(len(pairs), 1)
+            pairs, ones = self._pairs[widths]
+            return (
+                hidden.index_select(0, pairs),
+                torch.cat([indices.reshape(-1) for _, indices in found])[:, None],
+                ones,
+            )
+
+        return hook
+
+    def answered(self, layer: int) -> Any:
+        """The hook after one layer's experts: what the pairs came to is weighed and summed for each token, in the order and
+        the precision of transformers' own kernels."""
+        torch = sys.modules["torch"]
+
+        def hook(_: Any, given: tuple[Any, ...], told: Any) -> Any:
+            if layer not in self._unequal:
+                return None
+            self._unequal.discard(layer)
+            found, at = self._made[layer], 0
+            parts: list[Any] = []
+            for weights, _indices in found:
+                count, width = weights.shape
+                own = told[at : at + count * width].view(count, width, -1) * weights[..., None]
+                parts.append((own[:, 0] if width == 1 else own.sum(1)).to(told.dtype))
+                at += count * width
+            if _in_order(self._groups):
+                return torch.cat(parts)
+            placed = told.new_empty(self._tokens, told.shape[-1])
+            for group, part in zip(self._groups, parts, strict=True):
+                placed[group.where] = part
+            return placed
+
+        return hook
+
+    def _whole(self, tokens: int, layer: int, what: str) -> None:
+        if tokens != self._tokens:
+            raise RoutingError(
+                f"its {what} was given {tokens} tokens of {self._tokens}",
+                where=f"layer {layer} of {self._moe.family.name}",
+                remedy="run the whole batch in one pass",
+            )
+
+    def _chosen(self, number: int, layer: int, router: Any, logits: Any, weights: Any, indices: Any) -> tuple[Any, Any]:
+        """Weights and indices for the tokens of a group."""
+        group = self._groups[number]
         where, plan = group.where, self._plans[group.path][layer]
         if len(self._groups) > 1:
-            logits, weights, indices = logits[where], weights[where], indices[where]
+            weights, indices = weights[where], indices[where]
         if plan is None:
             return weights, indices
         family = self._moe.family
         view = RouterView(
-            layer, logits, weights, indices, self._normalises(router), int(router.top_k), family.name, self._phase,
-            self._positions[where], self._rows[where], self._real[where], plan.k, plan.forbidden, plan.scale, router, family,
+            layer, logits if len(self._groups) == 1 else logits[where], weights, indices, self._normalises(router),
+            int(router.top_k), family.name, self._phase, self._positions[number], group.rows, self._real[number],
+            plan.k, plan.forbidden, plan.scale, router, family,
         )  # fmt: skip
         return plan.decide(view)
 
@@ -159,28 +228,31 @@ def _grouped(names: Sequence[str], length: int, device: Any) -> list[_Group]:
     """Whose each of a batch's tokens is; a path whose rows stand together has a slice of them."""
     torch = sys.modules["torch"]
     found: list[_Group] = []
+    of = torch.arange(len(names), device=device).repeat_interleave(length)
     for name in dict.fromkeys(names):
         rows = [row for row, one in enumerate(names) if one == name]
         where: Any = slice(rows[0] * length, (rows[-1] + 1) * length)
         if rows[-1] - rows[0] + 1 != len(rows):
             starts = torch.tensor(rows, device=device)[:, None] * length
             where = (starts + torch.arange(length, device=device)).reshape(-1)
-        found.append(_Group(name, where))
+        found.append(_Group(name, where, of[where]))
     return found
 
 
-def _merged(found: Sequence[tuple[Any, Any, Any]], tokens: int) -> tuple[Any, Any]:
-    """One choice [tokens, most k] of several; who has fewer experts gets weight 0 and the first of its own, which no
-    kernel stumbles over and which loads no further expert."""
-    most = max(weights.shape[-1] for _, weights, _ in found)
-    all_weights = found[0][1].new_zeros(tokens, most)
-    all_indices = found[0][2].new_zeros(tokens, most)
-    for where, weights, indices in found:
-        width = weights.shape[-1]
-        all_weights[where, :width] = weights
-        all_indices[where, :width] = indices
-        if width < most:
-            all_indices[where, width:] = indices[:, :1]
+def _in_order(groups: Sequence[_Group]) -> bool:
+    """Whether the groups' tokens, one group after the other, are the batch's."""
+    return all(isinstance(group.where, slice) for group in groups)  # they begin in the order of their first rows
+
+
+def _merged(groups: Sequence[_Group], found: Sequence[tuple[Any, Any]], tokens: int) -> tuple[Any, Any]:
+    """One choice [tokens, k] of several, all of one k."""
+    torch = sys.modules["torch"]
+    if _in_order(groups):
+        return torch.cat([weights for weights, _ in found]), torch.cat([indices for _, indices in found])
+    k = found[0][0].shape[-1]
+    all_weights, all_indices = found[0][0].new_empty(tokens, k), found[0][1].new_empty(tokens, k)
+    for group, (weights, indices) in zip(groups, found, strict=True):
+        all_weights[group.where], all_indices[group.where] = weights, indices
     return all_weights, all_indices
 
 
@@ -210,6 +282,10 @@ def routing(
         stack.callback(moe.model.register_forward_hook(hooks.after).remove)
         for layer, router in moe.routers.items():
             stack.callback(router.register_forward_hook(hooks.at(layer)).remove)
+        if len(paths) > 1:
+            for layer, bank in moe.banks.items():
+                stack.callback(bank.register_forward_pre_hook(hooks.asked(layer)).remove)
+                stack.callback(bank.register_forward_hook(hooks.answered(layer)).remove)
         yield hooks
 
 
@@ -261,10 +337,14 @@ def _found(model: Any) -> Moe:
         raise RoutingError(
             "it is being trained, and may choose with noise", where=where, remedy="call its eval() first"
         )
-    layers = {int(number[0]) if (number := re.findall(r"\d+", name)) else 0: router for name, router in routers.items()}
-    if len(layers) != len(routers) or len({(one.num_experts, one.top_k) for one in routers.values()}) > 1:
+    named = {int(number[0]) if (number := re.findall(r"\d+", name)) else 0: name for name in routers}
+    if len(named) != len(routers) or len({(one.num_experts, one.top_k) for one in routers.values()}) > 1:
         raise RoutingError("its layers have several routers, or unequal ones", where=where, remedy=remedy)
-    return Moe(model, FAMILIES[kinds.pop()], layers)
+    blocks = {layer: model.get_submodule(name.rpartition(".")[0]) for layer, name in named.items()}
+    if not all(hasattr(block, "experts") for block in blocks.values()):
+        raise RoutingError("its experts are no module beside their router", where=where, remedy=remedy)
+    banks = {layer: block.experts for layer, block in blocks.items()}
+    return Moe(model, FAMILIES[kinds.pop()], {layer: routers[name] for layer, name in named.items()}, banks)
 
 
 def _transformers() -> str:

@@ -153,39 +153,52 @@ class Counts:
         return sum(map(sum, self.experts(path).values())) / max(1, self.tokens[path])
 
     def add(
-        self, names: Sequence[str], paths: Any, real: Any, experts: int, made: Mapping[int, tuple[Any, Any]]
+        self,
+        names: Sequence[str],
+        real: Sequence[Any],
+        experts: int,
+        made: Mapping[int, Sequence[tuple[Any, Any]]],
     ) -> None:
-        """Note a pass: which of the path `names` each token is of [tokens], which are `real`, and by layer, of so many
-        experts, the weights and indices [tokens, k] they were given."""
-        self._pending.append((tuple(names), paths, real, experts, made))
+        """Note a pass: the `names` of its paths, for each path which of its tokens are `real` [tokens], and by layer, of so
+        many `experts`, for each path the weights and indices [tokens, k] its tokens were given."""
+        self._pending.append((names, real, experts, made))
         if len(self._pending) >= _PENDING:
             self._fold()
 
     def _fold(self) -> None:
-        """Count what is pending. Many passes at once: one by one would cost as much as a small model's layer."""
-        concatenated = sys.modules["torch"].cat if self._pending else None
-        same: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
-        for names, paths, real, experts, made in self._pending:
-            same.setdefault((names, experts, None, 1), []).append((paths, real))
-            for layer, (weights, indices) in made.items():
-                kind = names, experts, layer, indices.shape[-1]
-                same.setdefault(kind, []).append((paths, real, weights, indices))
+        """Count what is pending. Many passes and layers at once: one by one would cost as much as a small model's layer."""
+        torch = sys.modules["torch"] if self._pending else None
+        shared: dict[str, list[Any]] = {}
+        same: dict[tuple[str, int, int], dict[int, list[tuple[Any, Any, Any]]]] = {}
+        for names, real, experts, made in self._pending:
+            for place, name in enumerate(names):
+                shared.setdefault(name, []).append(real[place])
+                for layer, chosen in made.items():
+                    weights, indices = chosen[place]
+                    layers = same.setdefault((name, experts, indices.shape[-1]), {})
+                    layers.setdefault(layer, []).append((real[place], weights, indices))
         self._pending.clear()
-        for (names, experts, layer, _), parts in same.items():
-            paths, real, *chosen = (concatenated(part) for part in zip(*parts, strict=True))  # type: ignore[misc]
-            if layer is None:
-                self._tokens.update(dict(zip(names, paths[real].bincount(minlength=len(names)).tolist(), strict=True)))
-                continue
-            weights, indices = chosen
-            used = (weights != 0) & real[:, None]
-            found = (paths[:, None] * experts + indices)[used].bincount(minlength=len(names) * experts)
-            for name, served in zip(names, found.view(len(names), experts), strict=True):
-                own = self._tables.setdefault(name, {})
+        for name, parts in shared.items():
+            self._tokens[name] += int(torch.cat(parts).sum())  # type: ignore[union-attr]
+        for (name, experts, _), layers in same.items():
+            own = self._tables.setdefault(name, {})
+            for layer, served in _served(torch, experts, layers).items():
                 own[layer] = own[layer] + served if layer in own else served
 
 
+def _served(torch: Any, experts: int, layers: Mapping[int, Sequence[tuple[Any, Any, Any]]]) -> dict[int, Any]:
+    """By layer, how many tokens each expert [experts] served, of (real [tokens], weights and indices [tokens, k])."""
+    real, weights, indices = (
+        torch.cat([one[place] for parts in layers.values() for one in parts]) for place in range(3)
+    )
+    sizes = torch.tensor([sum(len(one[0]) for one in parts) for parts in layers.values()], device=indices.device)
+    places = torch.arange(len(layers), device=indices.device).repeat_interleave(sizes)[:, None] * experts + indices
+    found = places[(weights != 0) & real[:, None]].bincount(minlength=len(layers) * experts)
+    return dict(zip(layers, found.view(len(layers), experts), strict=True))
+
+
 _PENDING = 64  # passes
-_Pass = tuple[tuple[str, ...], Any, Any, int, Mapping[int, tuple[Any, Any]]]
+_Pass = tuple[Sequence[str], Sequence[Any], int, Mapping[int, Sequence[tuple[Any, Any]]]]
 
 WeakWeight = Literal["one", "raw"]
 """The weight of a weak expert: `one`, normalised over itself alone; `raw`, what it has among all experts."""

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from composer.decoding.combine import combine, log_softmax
+from composer.decoding.combine import combine
 from composer.decoding.draw import Draws
 from composer.decoding.moe import Moe, routing
 from composer.decoding.policies import Counts, Policy, RandomExpert, RankExpert, WeakWeight
@@ -118,13 +118,16 @@ def decode(
     padding = [longest - len(prompt) for prompt in prompts]
     open_ = [row for row in range(len(prompts)) if given[row].max_tokens > 0]
     told = torch.tensor([[0] * padding[row] + list(prompts[row]) for row in open_] * len(names), device=device)
-    mask = torch.tensor([[0] * padding[row] + [1] * len(prompts[row]) for row in open_] * len(names), device=device)
-    places = (mask.cumsum(-1) - 1).clamp(min=0)
+    mask: Any = None  # without padding the model needs none
+    places = torch.arange(longest, device=device).expand(len(told), -1)
+    if any(padding):
+        mask = torch.tensor([[0] * padding[row] + [1] * len(prompts[row]) for row in open_] * len(names), device=device)
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
     cache: Any = None
     passes = 0
     with torch.inference_mode(), routing(moe, paths, counts=counts) as hooks:
+        hooks.rows = [name for name in names for _ in open_]
         while open_:
-            hooks.rows = [name for name in names for _ in open_]
             passed = moe.model(
                 input_ids=told,
                 attention_mask=mask,
@@ -135,10 +138,13 @@ def decode(
             )
             cache = passed.past_key_values
             passes += len(told)
-            scores = combine(list(passed.logits[:, -1].float().chunk(len(names))), weights, mix)
-            logprobs = log_softmax(scores).cpu().numpy()
-            rows = scores.cpu().numpy()
+            logits = passed.logits[:, -1].float()
+            if device.type == "cpu":  # numpy's functions take two thirds of the time
+                rows = combine(logits.numpy().reshape(len(names), len(open_), -1), weights, mix)
+            else:
+                rows = combine(logits.chunk(len(names)), weights, mix).cpu().numpy()
             best = rows.argmax(-1).tolist()
+            step: list[int] = []
             kept: list[int] = []
             for place, row in enumerate(open_):
                 if _is_greedy(given[row]):
@@ -147,23 +153,36 @@ def decode(
                     repeated = {*prompts[row], *said[row]} if given[row].repetition_penalty != 1 else ()
                     token = draws[row].next(rows[place], repeated)
                 said[row].append(token)
-                sure[row].append(float(logprobs[place, token]))
+                step.append(token)
                 if token not in end and len(said[row]) < given[row].max_tokens:
                     kept.append(place)
-            told = torch.tensor([[said[open_[place]][-1]] for place in kept] * len(names), device=device)
+            for row, value in zip(open_, _logprobs(rows, best, step), strict=True):
+                sure[row].append(value)
+            told = torch.tensor([[step[place]] for place in kept] * len(names), device=device)
             if len(kept) < len(open_):
                 chosen = [path * len(open_) + place for path in range(len(names)) for place in kept]
                 open_ = [open_[place] for place in kept]
+                hooks.rows = [name for name in names for _ in open_]
                 if open_:
                     cache.batch_select_indices(torch.tensor(chosen, device=device))
-                    mask, places = mask[chosen], places[chosen]
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
+                    mask, places = mask if mask is None else mask[chosen], places[chosen]
+            if mask is not None:
+                mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
             places = places[:, -1:] + 1
     written = tuple(
         Written(tuple(tokens), tuple(each), "stop" if tokens and tokens[-1] in end else "length")
         for tokens, each in zip(said, sure, strict=True)
     )
     return Decoded(written, passes, {name: counts.per_token(name) for name in names}, counts)
+
+
+def _logprobs(rows: Any, best: Sequence[int], tokens: Sequence[int]) -> list[float]:
+    """What `log_softmax` of numpy's rows [rows, vocabulary] has for one token of each, without the rest; `best` are those of
+    the highest scores."""
+    np, every = sys.modules["numpy"], range(len(rows))
+    most = rows[every, best]
+    total = np.exp(rows - most[:, None]).sum(-1)
+    return (rows[every, tokens] - most - np.log(total)).tolist()  # type: ignore[no-any-return]
 
 
 def _is_greedy(sampling: Sampling) -> bool:

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from composer.decoding.moe import Moe, check, routing
 from composer.decoding.policies import RankExpert
+from composer.errors import RoutingError
 
 if TYPE_CHECKING:
     from routers.types import Array
@@ -53,7 +54,7 @@ class Base:
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model: Any = model.to(self._device).eval()
         self._peft: Any = None
-        self._moe: Moe | None = None
+        self._moe: Moe | RoutingError | None = None  # what `check` said of it, once it was asked
         self._layers: list[Any] = []
         self._active: str | None = None
         ends = model.generation_config.eos_token_id
@@ -100,8 +101,8 @@ class Base:
     def stream(self, adapter: str | None, prompt: Sequence[int], *, weak: bool = False) -> Stream:
         """A source of scores after this prompt; `weak`: by the weak routing of a mixture-of-experts model. Raises
         RoutingError for a model that has none that can be controlled."""
-        if weak and self._moe is None:
-            self._moe = check(self._model)
+        if weak:
+            self._checked()
         return Stream(self, adapter, prompt, transformers.DynamicCache(config=self._model.config), weak)
 
     def scores(
@@ -129,9 +130,21 @@ class Base:
 
     def _routed(self, *, weak: bool) -> AbstractContextManager[object]:
         """Routed by the model itself, or in each layer to the best expert that it would not choose."""
-        if not weak or self._moe is None:
+        if not weak:
             return nullcontext()
-        return routing(self._moe, {"weak": (RankExpert(self._moe.default_k),)})
+        moe = self._checked()
+        return routing(moe, {"weak": (RankExpert(moe.default_k),)})
+
+    def _checked(self) -> Moe:
+        """The model's routing, looked at once. Raises RoutingError, also what it raised the first time."""
+        if self._moe is None:
+            try:
+                self._moe = check(self._model)
+            except RoutingError as why:
+                self._moe = why
+        if isinstance(self._moe, RoutingError):
+            raise self._moe.with_traceback(None)
+        return self._moe
 
     # Adapters
 

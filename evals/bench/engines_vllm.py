@@ -185,7 +185,7 @@ def questions(name: str) -> list[Request]:
 
 def cpu_of(engine: Engine) -> float:
     """CPU seconds of the processes that an engine holds, so far."""
-    server = getattr(engine, "_server", None)
+    server = getattr(engine, "_server", None) or getattr(engine, "_process", None)
     leader = server.pid if server is not None else getattr(engine, "_processes")[0].child.pid  # noqa: B009 ours, and only here
     total = 0
     for path in Path("/proc").glob("[0-9]*/stat"):

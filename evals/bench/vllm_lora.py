@@ -22,7 +22,8 @@ from composer.config import load_settings, packaged_registry
 from composer.engines.vllm import VllmEngine
 from composer.registry.vllm_home import find_python
 from composer.types import Request, Sampling, Stream
-from evals.bench.contrast_equality import ADAPTERS, Place
+from evals.bench.contrast_cases import ADAPTERS
+from evals.bench.contrast_equality import Place
 from evals.bench.engines_vllm import spent
 from evals.engines import as_folder
 
@@ -51,7 +52,7 @@ def batch(size: int, adapters: Sequence[str | None]) -> list[Request]:
     return [
         Request(
             str(i),
-            (Stream("smol", f"List {i}: " + "red, blue, " * 5, adapters[i % len(adapters)]),),
+            (Stream("smol", f"List {i}:" + " red, blue," * 5, adapters[i % len(adapters)]),),
             Sampling(max_tokens=TOKENS),
         )
         for i in range(size)

@@ -90,10 +90,11 @@ def ask(python: str, folder: Path, ways: Sequence[Way], given: Sequence[Sum]) ->
         "ways": [asdict(way) for way in ways],
         "problems": [[one.prompt, one.target] for one in given],
     }
-    return [Told(tuple(row["right"]), row["passes"], row["activations"]) for row in _rows(python, job)]
+    return [Told(tuple(row["right"]), row["passes"], row["activations"]) for row in rows(python, job)]
 
 
-def _rows(python: str, job: dict[str, Any]) -> list[dict[str, Any]]:
+def rows(python: str, job: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the child says of a job, line by line."""
     running = child(python, _CHILD, job, bare=True)
     told, _ = running.communicate()
     if running.returncode:
@@ -124,21 +125,22 @@ def table(greedy: Told, found: Sequence[tuple[str, Way, Told]], given: Sequence[
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table, or the costs."""
     parser = argparse.ArgumentParser(prog="python -m evals.train.moe_contrast", description=__doc__)
-    parser.add_argument("folder", type=Path, help="what `evals.train.moe` wrote")
+    parser.add_argument("folder", type=Path, nargs="?", help="what `evals.train.moe` wrote; not needed with --random")
     parser.add_argument("--python", help="an interpreter with torch and transformers")
     parser.add_argument("--calibration", type=int, default=300, help="problems of each skill")
     parser.add_argument("--test", type=int, default=800, help="problems of each skill")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cost", action="store_true")
     parser.add_argument(
-        "--random", action="store_true", help="of a random model of 21 M parameters, whose experts weigh more"
+        "--random", action="store_true", help="cost of a random model of 21 M parameters, whose experts weigh more"
     )
     given = parser.parse_args(arguments)
+    if (given.random and not given.cost) or (given.folder is None and not given.random):
+        parser.error("a random model has a cost and nothing else; the rest needs the FOLDER of a trained one")
     python = find_python(given.python)
     if given.cost:
-        for row in _rows(
-            python, {"folder": str(given.folder), "cost": [1, 8, 32], "random": LARGER if given.random else None}
-        ):
+        model = {"random": LARGER} if given.random else {"folder": str(given.folder)}
+        for row in rows(python, {"cost": [1, 8, 32], **model}):
             print(
                 f"batch {row['batch']}: greedy {1000 * row['greedy']:.2f} CPU ms a token, "
                 + ", ".join(
@@ -158,11 +160,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     test = problems("test", given.test, given.seed)
     ways = [Way("greedy"), *chosen.values()]
     greedy, *told = ask(python, given.folder, ways, test)
-    rows = [
+    lines = [
         ("greedy", Way(""), greedy),
         *((name, way, one) for (name, way), one in zip(chosen.items(), told, strict=True)),
     ]
-    print("\n".join(table(greedy, rows, test, given.seed)))
+    print("\n".join(table(greedy, lines, test, given.seed)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from composer.types import Sampling
 _LONGEST = 16  # tokens of an answer
 _TOGETHER = 100  # prompts in a batch
 _ROUNDS = 5
-_TIMED = 24  # tokens
+_TIMED = 24  # tokens of a text
 
 
 def decoded(moe: Moe, way: dict[str, Any], prompts: Sequence[Sequence[int]], end: int) -> Decoded:
@@ -70,7 +70,7 @@ def bare(moe: Moe, prompts: Sequence[Sequence[int]]) -> None:
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], -1)
 
 
-def cost(moe: Moe, batch: int, vocabulary: int) -> dict[str, Any]:
+def cost(moe: Moe, batch: int, vocabulary: int, rounds: int = _ROUNDS) -> dict[str, Any]:
     """CPU seconds per token: the median of rounds in which every way has its turn."""
     prompts = torch.randint(2, vocabulary, (batch, 12), generator=torch.Generator().manual_seed(0)).tolist()
     sampling = Sampling(_TIMED)
@@ -83,7 +83,7 @@ def cost(moe: Moe, batch: int, vocabulary: int) -> dict[str, Any]:
     spent: dict[str, list[float]] = {name: [] for name in ways}
     for way in ways.values():
         way()  # what is only made once
-    for _ in range(_ROUNDS):
+    for _ in range(rounds):
         for name, way in ways.items():
             began = time.process_time()
             way()
@@ -96,15 +96,17 @@ def main(file: str) -> None:
     job = json.loads(Path(file).read_text(encoding="utf-8"))
     Path(file).unlink()
     torch.set_num_threads(1)
-    tokens = json.loads((Path(job["folder"]) / "characters.json").read_text(encoding="utf-8"))["tokens"]
-    moe = check(AutoModelForCausalLM.from_pretrained(job["folder"], dtype=torch.float32).eval())
     if job.get("random"):
         torch.manual_seed(0)
         moe = check(MixtralForCausalLM(MixtralConfig(**job["random"])).eval())
+    else:
+        moe = check(AutoModelForCausalLM.from_pretrained(job["folder"], dtype=torch.float32).eval())
     if "cost" in job:
         for batch in job["cost"]:
-            print(json.dumps(cost(moe, batch, int(moe.model.config.vocab_size))), flush=True)
+            told = cost(moe, batch, int(moe.model.config.vocab_size), job.get("rounds", _ROUNDS))
+            print(json.dumps(told), flush=True)
         return
+    tokens = json.loads((Path(job["folder"]) / "characters.json").read_text(encoding="utf-8"))["tokens"]
     asked = [[[tokens.index(letter) for letter in text] for text in one] for one in job["problems"]]
     for way in job["ways"]:
         print(json.dumps(tried(moe, way, asked, tokens.index("<end>"))), flush=True)

@@ -10,7 +10,7 @@ import json
 import math
 import traceback
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -283,6 +283,29 @@ def rows_have_policies_of_their_own(family: str, moe: Moe) -> None:
             near(turned[row], together[row])
     # Weights of 0 are nobody's: a weak pass is one expert a layer.
     assert [counts.per_token(name) for name in paths] == [2 * LAYERS, LAYERS, 4 * LAYERS]
+
+
+def experts_compute_no_more_than_was_chosen(family: str, moe: Moe) -> None:
+    """Also where paths choose unequal numbers: a weak row costs one expert, not as many as its neighbour has."""
+    ids = torch.tensor([[5, 17, 42, 8], [71, 33, 9, 90], [14, 15, 16, 17]])
+    paths = {"strong": (), "weak": (RankExpert(2),), "also two": (KOverride(2),)}
+    for kernel in ("eager", "grouped_mm", "batched_mm"):
+        moe.model.set_experts_implementation(kernel)
+        for rows, pairs in (
+            (["strong", "weak", "weak"], 4 * (2 + 1 + 1)),
+            (["weak", "strong", "weak"], 4 * (1 + 2 + 1)),
+            (["strong", "also two", "strong"], 4 * (2 + 2 + 2)),
+        ):
+            given: list[int] = []
+            with torch.no_grad(), routing(moe, paths, rows), ExitStack() as stack:
+                for bank in moe.banks.values():
+                    note = bank.register_forward_pre_hook(lambda _, args, given=given: given.append(args[1].numel()))
+                    stack.callback(note.remove)
+                together = moe.model(ids).logits
+            assert given == [pairs] * LAYERS, (kernel, rows, given)
+            for row, name in enumerate(rows):
+                near(together[row], run(moe, ids[row : row + 1], paths[name])[0])
+    assert not any(bank._forward_hooks or bank._forward_pre_hooks for bank in moe.banks.values())
 
 
 def weak_experts_are_of_that_rank(family: str, moe: Moe) -> None:
@@ -558,6 +581,17 @@ def kernels_that_go_round_the_router_are_refused() -> None:
     refused(RoutingError, "no other choice is followed", lambda: check(model))
 
 
+def experts_that_are_not_asked_by_their_module_are_refused() -> None:
+    model = made("Mixtral")
+    moe = check(model)
+    block = model.model.layers[1].mlp
+    block.forward = lambda hidden: (
+        hidden * float(block.gate(hidden)[1].sum())
+    )  # the router is asked, its experts are not
+    with torch.no_grad(), routing(moe, {"strong": (), "weak": (RankExpert(2),)}, ["strong", "weak"]):
+        refused(RoutingError, "not asked by their module", lambda: model(torch.tensor([[5, 17, 42], [71, 33, 9]])))
+
+
 def every_kernel_takes_what_is_padded() -> None:
     for kernel in ("eager", "grouped_mm", "batched_mm"):
         model = made("OLMoE")
@@ -591,7 +625,7 @@ def main() -> None:
     alone = [
         the_golden_values, models_that_are_not_known_are_refused, a_model_that_routes_otherwise_than_its_family_is_refused,
         kernels_that_go_round_the_router_are_refused, every_kernel_takes_what_is_padded, dense_layers_are_no_layers_of_experts,
-        groups_cannot_be_left_without_experts,
+        groups_cannot_be_left_without_experts, experts_that_are_not_asked_by_their_module_are_refused,
     ]  # fmt: skip
     each = [
         the_choice_is_recomputed_bit_for_bit, default_k_reproduces_and_another_k_is_the_models_own,
@@ -600,7 +634,7 @@ def main() -> None:
         rows_have_policies_of_their_own, weak_experts_are_of_that_rank, random_experts_differ_by_seed_layer_and_place_only,
         top_p_takes_the_fewest_that_hold_it, parts_count_in_one_order, ones_own_policy_sees_and_says_everything, what_a_model_cannot_follow_is_refused,
         self_contrast_equals_two_passes_with_two_caches, those_who_end_leave_the_batch, beta_0_and_alpha_1_are_greedy,
-        several_paths_are_averaged,
+        several_paths_are_averaged, experts_compute_no_more_than_was_chosen,
     ]  # fmt: skip
     torch.set_num_threads(1)
     found: dict[str, dict[str, str | None]] = {}

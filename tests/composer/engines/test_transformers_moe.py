@@ -82,9 +82,11 @@ async def test_a_model_without_experts_refuses_it_and_serves_the_rest(vllm_env: 
     await made.open(Host("moe", "transformers", vllm_env.folder, context=128, slots=4, chat=False))
     try:
         found = await answers(made, [weak("w", TEXTS[0], 0.5), replace(ask("p", TEXTS[0]), sampling=TOLD)])
+        again = await answers(made, [weak("v", TEXTS[1], 0.5)])
     finally:
         await made.close()
 
     assert found["w"].error is not None and found["w"].error.kind == "refused"
     assert "no router of experts" in found["w"].error.message
     assert found["p"].error is None
+    assert again["v"].error == found["w"].error, "what was seen once is remembered"

@@ -16,7 +16,7 @@ from vllm_kit import Env, ask, chat, drafts
 from composer.decoding.recipes import contrast, experts
 from composer.engines.vllm import VllmEngine
 from composer.types import Delta, Draft, Mix, Prompt, Request, Sampling, Stream
-from evals.bench.contrast_equality import measure
+from evals.bench.contrast_equality import kept, measure, report
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
@@ -54,10 +54,10 @@ async def one(engine: VllmEngine, request: Request) -> Draft:
 
 async def test_it_says_what_two_caches_say_token_for_token() -> None:
     """A part of `make contrast-equality`, which takes minutes."""
-    found = (await asyncio.to_thread(measure, ["vllm"], 4, 24, lambda _: None))["vllm"]
+    [(_, found)] = await asyncio.to_thread(lambda: list(measure(["vllm"], 4, 24, lambda _: None)))
 
-    assert found.of > 70, "most of the texts go on"
-    assert found.equal == found.of, found.parted
+    assert found.greedy.of > 70, "most of the texts go on"
+    assert kept("vllm", found), report("vllm", found)
 
 
 async def test_beta_0_is_the_strong_stream_alone_and_others_are_not(engine: VllmEngine) -> None:
