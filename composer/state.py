@@ -191,6 +191,26 @@ class Contrasted:
 
 
 @dataclass(frozen=True, slots=True)
+class Stepped:
+    """A step of a plan that was taken: what was `asked`, the `answer` read out of the draft that was taken ("": there was
+    none), and of which arm (None: nobody answered)."""
+
+    asked: str
+    answer: str
+    chosen: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How a question was split: by which `planner`, the `steps` that were taken, and `why` the plan was not followed to its
+    end, where it was not: then the question was asked as it stands."""
+
+    planner: str
+    steps: tuple[Stepped, ...]
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Columns over one batch, a row per query. Stages never change it: they return an `Update`.
 
@@ -198,7 +218,8 @@ class State:
     those of the current round; `course` is how they were chosen; `open` marks rows that still want something; `round`
     counts decisions; `withheld` marks rows whose drafts a budget did not allow: they are not finished, whatever was made of
     the drafts that are there. `evidence` maps the arms of a row that are given any to it, `gated` the arms of a row to the
-    gate's decision that chose them, `contrasted` those with a contrast to what they are contrasted with.
+    gate's decision that chose them, `contrasted` those with a contrast to what they are contrasted with; `planned` is how a
+    question was split into steps (None: it was not).
     """
 
     queries: tuple[Query, ...]
@@ -212,6 +233,7 @@ class State:
     evidence: tuple[Mapping[str, Evidence], ...] = ()
     gated: tuple[Mapping[str, Gated], ...] = ()
     contrasted: tuple[Mapping[str, Contrasted], ...] = ()
+    planned: tuple[Planned | None, ...] = ()
     abstained: tuple[str | None, ...] = ()
     answers: tuple[Answer, ...] = ()
     open: tuple[bool, ...] = ()
@@ -234,6 +256,7 @@ class State:
             evidence=({},) * n,
             gated=({},) * n,
             contrasted=({},) * n,
+            planned=(None,) * n,
             abstained=(None,) * n,
             open=(True,) * n,
             withheld=(False,) * n,
@@ -306,6 +329,7 @@ _COLUMNS = (
     "evidence",
     "gated",
     "contrasted",
+    "planned",
     "abstained",
     "answers",
     "open",
@@ -379,6 +403,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
             }
             for reply in state.replies[row]
         ],
+        **({"plan": asdict(planned)} if (planned := state.planned[row]) else {}),
         "answer": answer.text,
         "status": answer.status,
         "chosen": answer.chosen,
