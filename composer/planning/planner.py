@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from composer.asker import Asker, Asking
 from composer.planning.plan import SCHEMA, Plan, PlanError, fill, read
-from composer.retrieval.knowledge import Asker, Asking
 from composer.state import Planned, Stepped
 from composer.types import Draft, Message, Prompt, Request
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from composer.asker import Asker
 from composer.errors import ConfigError
 from composer.planning.planner import Progress, plan_request
-from composer.retrieval.knowledge import Asker
 from composer.stages.kit import Kit, Stage
 from composer.state import Query, Reply, State, Update
 
