@@ -211,6 +211,15 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merger was for a row: who it is (`by`), its `reply`, None where it was not asked, and `why` not."""
+
+    by: str
+    reply: Reply | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Columns over one batch, a row per query. Stages never change it: they return an `Update`.
 
@@ -219,7 +228,7 @@ class State:
     counts decisions; `withheld` marks rows whose drafts a budget did not allow: they are not finished, whatever was made of
     the drafts that are there. `evidence` maps the arms of a row that are given any to it, `gated` the arms of a row to the
     gate's decision that chose them, `contrasted` those with a contrast to what they are contrasted with; `planned` is how a
-    question was split into steps (None: it was not).
+    question was split into steps (None: it was not), `merged` what was made of its drafts (None: nobody was to).
     """
 
     queries: tuple[Query, ...]
@@ -234,6 +243,7 @@ class State:
     gated: tuple[Mapping[str, Gated], ...] = ()
     contrasted: tuple[Mapping[str, Contrasted], ...] = ()
     planned: tuple[Planned | None, ...] = ()
+    merged: tuple[Merged | None, ...] = ()
     abstained: tuple[str | None, ...] = ()
     answers: tuple[Answer, ...] = ()
     open: tuple[bool, ...] = ()
@@ -257,6 +267,7 @@ class State:
             gated=({},) * n,
             contrasted=({},) * n,
             planned=(None,) * n,
+            merged=(None,) * n,
             abstained=(None,) * n,
             open=(True,) * n,
             withheld=(False,) * n,
@@ -330,6 +341,7 @@ _COLUMNS = (
     "gated",
     "contrasted",
     "planned",
+    "merged",
     "abstained",
     "answers",
     "open",
@@ -361,6 +373,19 @@ def _read(evidence: Evidence | None, text: str) -> dict[str, Any]:
     told = {"used": evidence.used, "dropped": evidence.dropped, "cited": cited(text, evidence)}
     without = {"without": list(evidence.without)} if evidence.without else {}
     return {"evidence": {**{name: list(ids) for name, ids in told.items()}, "missing": evidence.missing, **without}}
+
+
+def _merge(merged: Merged) -> dict[str, Any]:
+    reply = merged.reply
+    if reply is None:
+        return {"by": merged.by, "why": merged.why}
+    error = reply.draft.error
+    return {
+        "by": merged.by,
+        "draft": reply.draft.text,
+        "answer": reply.answer,
+        "error": error.message if error else None,
+    }
 
 
 def trace_of(state: State, row: int) -> dict[str, Any]:
@@ -404,6 +429,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
             for reply in state.replies[row]
         ],
         **({"plan": asdict(planned)} if (planned := state.planned[row]) else {}),
+        **({"merge": _merge(merged)} if (merged := state.merged[row]) else {}),
         "answer": answer.text,
         "status": answer.status,
         "chosen": answer.chosen,
