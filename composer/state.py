@@ -193,21 +193,31 @@ class Contrasted:
 @dataclass(frozen=True, slots=True)
 class Stepped:
     """A step of a plan that was taken: what was `asked`, the `answer` read out of the draft that was taken ("": there was
-    none), and of which arm (None: nobody answered)."""
+    none), of which arm (None: nobody answered), and that draft's text, tokens written and seconds (`cached`: it was in the
+    store)."""
 
     asked: str
     answer: str
     chosen: str | None
+    text: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
     """How a question was split: by which `planner`, the `steps` that were taken, and `why` the plan was not followed to its
-    end, where it was not: then the question was asked as it stands."""
+    end, where it was not: then the question was asked as it stands. `text`, tokens written and seconds are of the planner's
+    draft."""
 
     planner: str
     steps: tuple[Stepped, ...]
     why: str = ""
+    text: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -385,6 +395,9 @@ def _merge(merged: Merged) -> dict[str, Any]:
         "draft": reply.draft.text,
         "answer": reply.answer,
         "error": error.message if error else None,
+        "tokens_out": reply.draft.usage.tokens_out,
+        "seconds": round(reply.draft.usage.seconds, 4),
+        "cached": reply.draft.cached,
     }
 
 

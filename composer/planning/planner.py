@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from composer.asker import Asker, Asking
 from composer.planning.plan import SCHEMA, Plan, PlanError, fill, read
-from composer.state import Planned, Stepped
+from composer.state import Planned, Reply, Stepped
 from composer.types import Draft, Message, Prompt, Request
 
 
@@ -50,6 +50,7 @@ class Progress:
     """A question on its way through its plan. `why` says why it goes no further; then it is asked as it stands."""
 
     planner: str
+    draft: Draft
     plan: Plan = field(default_factory=Plan)
     taken: list[Stepped] = field(default_factory=list[Stepped])
     why: str = ""
@@ -58,13 +59,13 @@ class Progress:
     def of(cls, planner: str, draft: Draft) -> Progress:
         """What the planner's draft makes of it."""
         if draft.error is not None:
-            return cls(planner, why=f"the planner failed: {draft.error.message}")
+            return cls(planner, draft, why=f"the planner failed: {draft.error.message}")
         if draft.stop != "stop":
-            return cls(planner, why=f"the planner did not end its plan ({draft.stop})")
+            return cls(planner, draft, why=f"the planner did not end its plan ({draft.stop})")
         try:
-            return cls(planner, read(draft.text))
+            return cls(planner, draft, read(draft.text))
         except PlanError as why:
-            return cls(planner, why=str(why))
+            return cls(planner, draft, why=str(why))
 
     def next(self) -> str | None:
         """The question of the next step; None where there is none, or it cannot be asked."""
@@ -76,18 +77,24 @@ class Progress:
             self.why = f"step {len(self.taken) + 1}: {why}"
             return None
 
-    def heard(self, asked: str, answer: str | None, chosen: str | None) -> None:
-        """What a step gave; None ends the plan."""
-        self.taken.append(Stepped(asked, answer or "", chosen))
-        if answer is None:
+    def heard(self, asked: str, reply: Reply | None) -> None:
+        """What a step gave: the reply whose answer was taken; None ends the plan."""
+        if reply is None:
+            self.taken.append(Stepped(asked, "", None))
             self.why = f"step {len(self.taken)} has no answer"
+        else:
+            self.taken.append(Stepped(asked, reply.answer or "", reply.arm, reply.draft.text, *_cost(reply.draft)))
 
     @property
     def told(self) -> Planned:
         """For the trace."""
-        return Planned(self.planner, tuple(self.taken), self.why)
+        return Planned(self.planner, tuple(self.taken), self.why, self.draft.text, *_cost(self.draft))
 
     @property
     def done(self) -> bool:
         """Whether the last step has given the answer."""
         return bool(self.plan.steps) and not self.why and len(self.taken) == len(self.plan.steps)
+
+
+def _cost(draft: Draft) -> tuple[int, float, bool]:
+    return draft.usage.tokens_out, round(draft.usage.seconds, 4), draft.cached

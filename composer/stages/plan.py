@@ -58,7 +58,7 @@ async def _planned(kit: Kit, planner: str, state: State, rows: Sequence[int]) ->
                 cut.add(state.queries[row].id)
                 continue
             reply = _taken(found, place)
-            under[row].heard(text, reply.answer if reply else None, reply.arm if reply else None)
+            under[row].heard(text, reply)
             if reply is not None:
                 last[row] = found.asked[place], reply
     return _update(state, under, last, cut)
