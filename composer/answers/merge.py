@@ -49,13 +49,23 @@ def shuffled(texts: Sequence[str], key: str) -> list[int]:
     return order
 
 
-def merge_request(registry: Asking, merger: str, question: str, texts: Sequence[str], asker: Asker) -> Request:
-    """Have `merger` make one answer of `texts`, which it sees in an order of their own and without names."""
+def merge_request(
+    registry: Asking,
+    merger: str,
+    question: str,
+    texts: Sequence[str],
+    asker: Asker,
+    *,
+    role: Role = "merge",
+    place: int = 0,
+) -> Request:
+    """Have `merger` make one answer of `texts`, which it sees in an order of their own and without names. With the role
+    `discuss` it is one of several who do; `place` numbers what an expert is asked of a question."""
     own = [shown(texts[place]) for place in shuffled(texts, question)]
     mark = boundary(question, own)
     responses = "".join(f"{mark} {number}\n{text}\n" for number, text in enumerate(own, 1))
     asked = MERGE.format(mark=mark, responses=responses, question=question)
-    return _request(registry, merger, asked, asker, "merge", 0, registry.sampling(merger))
+    return _request(registry, merger, asked, asker, role, place, registry.sampling(merger))
 
 
 def judge_requests(

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from browser import opened
 
-from composer.state import Query, trace_of
+from composer.state import Query
 from composer.trace_page import trace_page
+from composer.traced import trace_of
 from composer.types import Draft, Failure, Request
 from tests.composer.scripted import MODEL, Scripted
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from composer.retrieval.evidence import as_evidence
 from composer.retrieval.split import Passage
-from composer.state import cited
+from composer.traced import cited
 from composer.untrusted import boundary, harmless
 
 

@@ -10,7 +10,8 @@ import pytest
 from composer.budget import Budget, Limits
 from composer.errors import ConfigError
 from composer.pipeline import Pipeline
-from composer.state import Query, State, trace_of
+from composer.state import Query, State
+from composer.traced import trace_of
 from composer.types import Draft, Failure, Request
 from tests.composer.scripted import MODEL, Scripted
 

@@ -12,8 +12,9 @@ from composer.budget import Budget, Limits
 from composer.errors import ConfigError
 from composer.pipeline import Pipeline
 from composer.planning.plan import SCHEMA
-from composer.state import Query, State, trace_of
+from composer.state import Query, State
 from composer.trace import Answered, Drafted, Event
+from composer.traced import trace_of
 from composer.types import Draft, Failure, Request
 from tests.composer.scripted import MODEL, Scripted
 
