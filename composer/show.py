@@ -134,8 +134,14 @@ def _merged(merge: Mapping[str, Any] | None) -> list[str]:
     """What was made of the drafts."""
     if merge is None:
         return []
+    duels = [
+        f"judge    {merge['by']}, in both orders: of {one} and {other} {won or 'neither'}"
+        for one, other, won in merge.get("duels", ())
+    ]
     if "why" in merge:
-        return [f"merge    {merge['by']} was not asked: {merge['why']}"]
+        return duels or [f"merge    {merge['by']} was not asked: {merge['why']}"]
+    if duels:
+        return duels
     said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
     lines = [f"merge    {merge['by']} ({cost_of(merge)}):"]
     return [*lines, *(f"         | {line}" for line in said.strip().splitlines())]

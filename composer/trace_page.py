@@ -107,6 +107,12 @@ def _merge(merge: Mapping[str, Any] | None) -> str:
     if merge is None:
         return ""
     head = f"<h2>What {_text(merge['by'])} made of them</h2>"
+    if merge.get("duels"):
+        rows = "".join(
+            f"<tr><td>{_text(one)}</td><td>{_text(other)}</td><td>{_text(won or 'neither')}</td></tr>"
+            for one, other, won in merge["duels"]
+        )
+        return head + _table("duels", ("of", "and", "it prefers, in both orders"), rows)
     if "why" in merge:
         return f"{head}<p>It was not asked: {_text(merge['why'])}.</p>"
     said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
@@ -124,7 +130,7 @@ def _calls(trace: Mapping[str, Any]) -> Iterator[Call]:
         for draft in trace["drafts"]:
             yield draft["name"], "draft", draft["tokens_out"], draft["seconds"], draft["cached"]
     merge = trace.get("merge")
-    if merge is not None and "draft" in merge:
+    if merge is not None and "draft" in merge and not merge.get("duels"):
         yield merge["by"], "merge", merge["tokens_out"], merge["seconds"], merge["cached"]
 
 

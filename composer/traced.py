@@ -36,11 +36,13 @@ def _discussed(one: Discussed) -> dict[str, Any]:
 
 def _merge(merged: Merged) -> dict[str, Any]:
     reply = merged.reply
+    duels = {"duels": [list(duel) for duel in merged.duels]} if merged.duels else {}
     if reply is None:
-        return {"by": merged.by, "why": merged.why}
+        return {"by": merged.by, "why": merged.why, **duels}
     error = reply.draft.error
     return {
         "by": merged.by,
+        **duels,
         "draft": reply.draft.text,
         "answer": reply.answer,
         "error": error.message if error else None,

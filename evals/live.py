@@ -35,7 +35,15 @@ TWO, NO = "twoskill", "noskill"
 GROUPS = (*DEFAULT, TWO, NO)
 SEED = 3  # of the test questions; other evaluations ask those of 1 and 2
 WARM = 0.7  # temperature of self-consistency
-ROUTED, VOTE, MERGED, PLANNED = "routed", "vote of three", "merged", "planned"
+ROUTED, VOTE, MERGED, JUDGED, DISCUSSED, PLANNED = (
+    "routed",
+    "vote of three",
+    "merged",
+    "judged",
+    "discussed",
+    "planned",
+)
+WAYS = (ROUTED, VOTE, MERGED, JUDGED, DISCUSSED, PLANNED)
 CONSISTENT = "self-consistency"
 MOST = 12
 """Samples of it, at most."""
@@ -93,6 +101,8 @@ def with_systems(settings: Settings, merger: str, planner: str | None) -> Settin
         ROUTED: (("decide", {"k": 1}), *draw, ("aggregate", {"by": "best"})),
         VOTE: (("decide", {"k": 3}), *draw, ("aggregate", {"by": "majority"})),
         MERGED: (("decide", {"k": 3}), *draw, ("merge", {"by": merger}), ("aggregate", {"by": "majority"})),
+        JUDGED: (("decide", {"k": 3}), *draw, ("judge", {"by": merger}), ("aggregate", {"by": "majority"})),
+        DISCUSSED: (("decide", {"k": 3}), *draw, ("discuss", {"rounds": 1}), ("aggregate", {"by": "majority"})),
     }
     if planner is not None:
         ways[PLANNED] = (("decide", {"k": 1}), ("plan", {"planner": planner}), *draw, ("aggregate", {"by": "best"}))
@@ -206,7 +216,7 @@ def _group(alone: _Alone, tuning: Sequence[Labelled], asked: Sequence[Labelled])
     """The best single expert on the first questions, and all systems on the second ones."""
     settings = alone.settings
     experts = [name for name, arm in settings.arms.items() if arm.evidence is None and arm.contrast is None]
-    ways = [name for name in (ROUTED, VOTE, MERGED, PLANNED) if _by(name) in settings.pipelines]
+    ways = [name for name in WAYS if _by(name) in settings.pipelines]
     rated = {one: alone(f"{one}, to choose", partial(_ran, by=one, name=one, asked=tuning)) for one in experts}
     best = max(experts, key=lambda one: float(rated[one].result.right.mean()))
     found = [alone(one, partial(_ran, by=one, name=one, asked=asked, chosen=one == best)) for one in experts]
@@ -236,7 +246,7 @@ def _notes(best: str, found: Sequence[Ran]) -> Iterator[str]:
     yield f"best single expert on calibration: {best}"
     for one in found:
         if one.skipped:
-            yield f"{one.result.system}: the merger was not asked for {one.skipped} of {len(one.result.right)} questions"
+            yield f"{one.result.system}: nobody was asked to settle {one.skipped} of {len(one.result.right)} questions"
         if one.failed:
             yield f"{one.result.system}: {one.failed} answers failed, and count as wrong"
 

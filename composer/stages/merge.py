@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from composer.answers.merge import merge_request
@@ -13,6 +12,7 @@ from composer.asker import Asker
 from composer.errors import ConfigError
 from composer.plugins import load
 from composer.stages.balloting import ballots_of
+from composer.stages.disputed import disputed, needless
 from composer.stages.kit import Kit, Stage, kind_of
 from composer.stages.reading import compared, read
 from composer.state import Merged, Reply, State, Update
@@ -37,11 +37,7 @@ def merge(
         raise ConfigError(f"no expert is called {by!r}", where="by", remedy="name an expert that answers")
 
     async def stage(state: State) -> Update:
-        rows = [
-            row
-            for row, still in enumerate(state.open)
-            if not still and state.merged[row] is None and state.abstained[row] is None and not state.withheld[row]
-        ]
+        rows = disputed(state)
         return await _merged(kit, by, vote, sure, most, state, rows) if rows else {}
 
     return stage
@@ -55,7 +51,7 @@ async def _merged(kit: Kit, by: str, vote: str, sure: float, most: int, state: S
     said = kit.aggregator(vote).combine(ballots_of(part, own))
     found, withheld, requests = list(state.merged), list(state.withheld), dict[int, Request]()
     for place, row in enumerate(rows):
-        why = _needless(own[place], float(said.sure[place]), sure)
+        why = needless(own[place], float(said.sure[place]), sure)
         if why is not None:
             found[row] = Merged(by, why=why)
             continue
@@ -75,15 +71,3 @@ async def _merged(kit: Kit, by: str, vote: str, sure: float, most: int, state: S
         *_, made = compared([*(reply for reply in state.replies[row] if reply.draft.ok), made], kind)
         found[row] = Merged(by, made)
     return {"merged": tuple(found), "withheld": tuple(withheld)}
-
-
-def _needless(own: Sequence[Reply], believed: float, sure: float) -> str | None:
-    """Why a merger is not asked; None: it is."""
-    codes = np.array([reply.code for reply in own if reply.code >= 0])
-    if len(codes) < 2:
-        return "fewer than two drafts hold an answer"
-    if (codes == codes[0]).all():
-        return "all drafts say the same"
-    if believed >= sure:
-        return f"the vote is sure enough ({believed:.2f})"
-    return None
