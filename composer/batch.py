@@ -34,9 +34,10 @@ from composer.registry.indexes import content_sha
 from composer.results import Results
 from composer.resume import code_version, refuse_change
 from composer.serving import experts_of, put_on, served_by
-from composer.state import Answer, Query, State, as_queries, trace_of
+from composer.state import Answer, Query, State, as_queries
 from composer.store import Charge, Ending, Origin, Question, RunHandle
 from composer.trace import Drafted, Event, Planned
+from composer.traced import trace_of
 from composer.types import Mix, Request, Sampling
 from routers.types import Route
 

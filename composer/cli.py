@@ -39,6 +39,7 @@ def ask(
     config: Config = None,
     as_json: AsJson = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show route and drafts below the answer.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page of route, drafts and costs here.")] = None,
     max_calls: cli_run.MaxCalls = None,
     max_tokens: cli_run.MaxTokens = None,
     max_seconds: cli_run.MaxSeconds = None,
@@ -54,6 +55,12 @@ def ask(
     began, budget = time.monotonic(), cli_run.make_budget(max_calls, max_tokens, max_seconds)
     with _pipeline(config, memory, offline) as pipeline:
         answer, trace, route, stopped = ask_once(pipeline, _text(question), budget)
+    if html is not None:
+        from composer.jsonl import write_atomic
+        from composer.trace_page import trace_page
+
+        with write_atomic(html) as file:
+            file.write(trace_page(trace, route))
     if as_json:
         drafts = [
             {

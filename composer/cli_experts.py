@@ -60,7 +60,7 @@ def list_(config: Config = None, as_json: AsJson = False) -> None:
         mixed = expert.adapter.mixture if expert.adapter else None
         what = f"{expert.model} + {mixed or 'adapter'}" if expert.adapter else expert.model
         skills = f" [{', '.join(expert.skills)}]" if expert.skills else " [generalist]" if expert.generalist else ""
-        skills = " [writes knowledge]" if expert.writes == "knowledge" else skills
+        skills = f" [writes {expert.writes}]" if expert.writes != "answers" else skills
         typer.echo(f"{expert.name:{width}}  {what}{skills}  {expert.description}")
 
 

@@ -169,7 +169,9 @@ class _Reading:
                 if expert not in experts:
                     raise self.error(at, f"no expert is called {expert!r}", suggest(expert, answering))
                 if expert not in answering:
-                    raise self.error(at, f"{expert} writes knowledge and reads none", "name experts that answer")
+                    raise self.error(
+                        at, f"{expert} writes {experts[expert].writes} and reads none", "name experts that answer"
+                    )
                 found.append(ArmSpec(f"{expert}+{name}", expert, spec))
         return tuple(found)
 
@@ -195,8 +197,8 @@ class _Reading:
         """The one declared, else the first without an adapter that is not declared otherwise."""
         declared = [name for name, row in rows.items() if row.generalist]
         for name in declared:
-            if rows[name].writes == "knowledge":
-                what = "the generalist answers, this expert writes knowledge"
+            if rows[name].writes != "answers":
+                what = f"the generalist answers, this expert writes {rows[name].writes}"
                 raise self.error(f"experts.{name}.generalist", what, "remove one of the two")
         if len(declared) > 1:
             at = f"experts.{declared[1]}.generalist"

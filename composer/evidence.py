@@ -120,7 +120,7 @@ def _writers(row: EvidenceRow, experts: Mapping[str, ExpertSpec], at: str, insid
             raise error(here, f"no expert is called {expert!r}", suggest(expert, experts))
         if experts[expert].writes != "knowledge":
             remedy = f"write `writes: knowledge` at {expert}, which is then asked no question any more"
-            raise error(here, f"{expert} writes answers", remedy)
+            raise error(here, f"{expert} writes {experts[expert].writes}", remedy)
         if expert in named[:place]:
             raise error(here, f"{expert} stands twice", "remove one of them")
     given = {option: value for option in _OF_WRITERS if (value := getattr(row, option)) is not None}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
 from composer.checks import Row
 from composer.evidence import Factuality, Way
 from composer.sources import SOURCE
-from composer.types import DEFAULT_ENGINE, Kind, Scalar
+from composer.types import DEFAULT_ENGINE, Kind, Scalar, Writes
 
 
 def _about(description: str, example: Any, **rules: Any) -> Any:
@@ -113,8 +113,9 @@ class ExpertRow(Row):
     description: str = _about("one line for people", "contracts and statutes", default="")
     skills: list[str] = _about("the skills it claims", ["arithmetic"], default_factory=list)
     answers: Kind = _about("how its answers are read and compared", "number", default="text")
-    writes: Literal["answers", "knowledge"] = _about(
-        "`knowledge`: it is asked no question; what it knows is passages for others (`evidence:` names who writes)",
+    writes: Writes = _about(
+        "`knowledge`: it is asked no question; what it knows is passages for others (`evidence:` names who writes); "
+        "`plans`: it splits questions into steps (`- use: plan` names it)",
         "knowledge",
         default="answers",
     )

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -21,7 +22,7 @@ from composer.specs import Settings, StageSpec
 from composer.stages.kit import Kit, Stage, at_once
 from composer.state import Answer, Query, State, as_queries
 from composer.steps import stage_of, stages_of
-from composer.trace import Event, nothing
+from composer.trace import Drafted, Event, nothing
 from routers.types import Route
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 # What `coe route` never needs (the event loop, the pool, the store, LangGraph) is imported where it is used.
 
 T = TypeVar("T")
+PLAN = "plan"
 Plan = list[tuple[str, Stage]]
 Hears = Callable[[Event], None]
 
@@ -150,11 +152,14 @@ class Pipeline(Parts):
     def _graph(self, by: str) -> Run:
         """The stages of `by`, joined once: joining takes nearly as long as going through them."""
         if by not in self._compiled:
-            from composer.graph import build  # noqa: PLC0415 half a CPU second
-
-            # a policy asks each arm once at most, and once more says that it is enough
-            self._compiled[by] = build(self._plan(by), rounds=len(self.registry.arms()) + 1)
+            self._compiled[by] = self._join(self._plan(by))
         return self._compiled[by]
+
+    def _join(self, stages: Plan) -> Run:
+        from composer.graph import build  # noqa: PLC0415 half a CPU second
+
+        # a policy asks each arm once at most, and once more says that it is enough
+        return build(stages, rounds=len(self.registry.arms()) + 1)
 
     def _plan(self, by: str) -> Plan:
         if by in self._plans:
@@ -258,7 +263,29 @@ class Pipeline(Parts):
     def _stages(self, steps: Sequence[StageSpec], at: str) -> Plan:
         # what was rehearsed is `pipeline:`; of others, and of experts by name, nobody knows how sure they may be
         kit = self.kit if at == "pipeline" else replace(self.kit, trust=lambda: None)
+        if any(step.use == PLAN for step in steps):
+            kit = replace(kit, solve=partial(self._solve, at, steps))
         return stages_of(self.settings, kit, steps, at)
+
+    async def _solve(
+        self, at: str, steps: Sequence[StageSpec], queries: Sequence[Query], behalf: Mapping[str, str], run: str
+    ) -> State:
+        """Questions of a plan through the pipeline `at` without its planning. Who hears the run is told what was drafted, on
+        whose behalf."""
+        name, heard = f"{at} without {PLAN}", self.hearer
+        if name not in self._compiled:
+            rest = [step for step in steps if step.use != PLAN]
+            self._compiled[name] = self._join(self._stages(rest, at))
+
+        def relay(event: Event) -> None:
+            if isinstance(event, Drafted):
+                heard(replace(event, id=behalf.get(event.id, event.id), role="step"))
+
+        token = _HEARS.set(relay)
+        try:
+            return await self._compiled[name](State.of(tuple(queries), run))
+        finally:
+            _HEARS.reset(token)
 
     # Ending
 

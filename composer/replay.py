@@ -16,8 +16,9 @@ from composer.pipeline import Pipeline
 from composer.registry.indexes import content_sha
 from composer.resume import ChangedError, difference
 from composer.specs import Settings
-from composer.state import Query, Wishes, trace_of
+from composer.state import Query, Wishes
 from composer.store import DraftStore, RunRecord
+from composer.traced import trace_of
 from composer.types import Draft, Failure, Message, Usage
 
 _MORE = 24 * 3600.0  # seconds: nothing is in flight that could be cut

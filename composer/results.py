@@ -10,8 +10,9 @@ from typing import Any
 from composer.errors import StoreCorruptError
 from composer.outputs import Form, openai_line, row_of
 from composer.pipeline import Pipeline
-from composer.state import State, trace_of
+from composer.state import State
 from composer.store import RunHandle
+from composer.traced import trace_of
 
 _AT_ONCE = (
     500  # results on their way to the store or back: all rows of a large file at once would be most of its memory

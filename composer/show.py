@@ -112,15 +112,50 @@ def _contrast(draft: Mapping[str, Any]) -> list[str]:
     return [f"less     {one['partner']} ({one['chosen']}), beta {one['beta']:g}, alpha {one['alpha']:g}{why}"]
 
 
+def cost_of(told: Mapping[str, Any], tokens: str = "tokens_out") -> str:
+    """What a draft cost."""
+    return "from the store" if told["cached"] else f"{told[tokens]} tokens, {told['seconds']:.2f} s"
+
+
+def _planned(plan: Mapping[str, Any] | None) -> list[str]:
+    """How the question was split."""
+    if plan is None:
+        return []
+    lines = [f"plan     by {plan['planner']} ({cost_of(plan, 'tokens')}), {len(plan['steps'])} steps taken"]
+    for number, step in enumerate(plan["steps"], 1):
+        who = f"{step['chosen']} ({cost_of(step, 'tokens')})" if step["chosen"] else "nobody"
+        lines += [f"         {number}. {step['asked']}", f"            {who}: {step['answer'] or 'no answer'}"]
+    if plan["why"]:
+        lines.append(f"         not followed to its end, and the question asked as it stands: {plan['why']}")
+    return lines
+
+
+def _merged(merge: Mapping[str, Any] | None) -> list[str]:
+    """What was made of the drafts."""
+    if merge is None:
+        return []
+    duels = [
+        f"judge    {merge['by']}, in both orders: of {one} and {other} {won or 'neither'}"
+        for one, other, won in merge.get("duels", ())
+    ]
+    if "why" in merge:
+        return duels or [f"merge    {merge['by']} was not asked: {merge['why']}"]
+    if duels:
+        return duels
+    said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
+    lines = [f"merge    {merge['by']} ({cost_of(merge)}):"]
+    return [*lines, *(f"         | {line}" for line in said.strip().splitlines())]
+
+
 def drafts_text(trace: Mapping[str, Any]) -> str:
     """The drafts of a trace: who said what, and what it cost."""
     lines = []
     for draft in trace["drafts"]:
-        cost = "from the store" if draft["cached"] else f"{draft['tokens_out']} tokens, {draft['seconds']:.2f} s"
-        lines.append(f"draft    {draft['name']} ({cost}):")
+        lines.append(f"draft    {draft['name']} ({cost_of(draft)}):")
         said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
         lines += [f"         | {line}" for line in said.strip().splitlines()]
         lines += [*_reading(draft), *_contrast(draft)]
+    lines += [*_planned(trace.get("plan")), *_merged(trace.get("merge"))]
     if trace["sure"] is not None:
         known = "calibrated on the profile" if trace["calibrated"] else "not calibrated"
         votes = f"; {100 * trace['agreement']:.0f} % of the drafts agree" if len(trace["drafts"]) > 1 else ""

@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from composer.adapter import AdapterSpec
 from composer.contrast import ContrastSpec
 from composer.document import Document
 from composer.evidence import EvidenceSpec
 from composer.sources import Source
-from composer.types import Kind, Sampling, Scalar
-
-Writes = Literal["answers", "knowledge"]
+from composer.types import Kind, Sampling, Scalar, Writes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,7 @@ class ModelSpec:
 @dataclass(frozen=True, slots=True)
 class ExpertSpec:
     """A model, or an adapter on it, by name. `sampling` is the model's with the expert's own changes. One that `writes`
-    knowledge is no arm: it writes passages for others."""
+    knowledge or plans is no arm: it writes passages or plans for others."""
 
     name: str
     model: str
@@ -130,8 +128,8 @@ class Settings:
 
     @property
     def writers(self) -> tuple[str, ...]:
-        """The experts that write knowledge and answer nothing."""
-        return tuple(name for name, expert in self.experts.items() if expert.writes == "knowledge")
+        """The experts that write knowledge or plans, and answer nothing."""
+        return tuple(name for name, expert in self.experts.items() if expert.writes != "answers")
 
     @property
     def generalist(self) -> ExpertSpec:

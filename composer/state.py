@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
@@ -191,6 +190,55 @@ class Contrasted:
 
 
 @dataclass(frozen=True, slots=True)
+class Stepped:
+    """A step of a plan that was taken: what was `asked`, the `answer` read out of the draft that was taken ("": there was
+    none), of which arm (None: nobody answered), and that draft's text, tokens written and seconds (`cached`: it was in the
+    store)."""
+
+    asked: str
+    answer: str
+    chosen: str | None
+    text: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How a question was split: by which `planner`, the `steps` that were taken, and `why` the plan was not followed to its
+    end, where it was not: then the question was asked as it stands. `text`, tokens written and seconds are of the planner's
+    draft."""
+
+    planner: str
+    steps: tuple[Stepped, ...]
+    why: str = ""
+    text: str = ""
+    tokens: int = 0
+    seconds: float = 0.0
+    cached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merger or a judge was for a row: who it is (`by`), the `reply` to be taken, None where it was not asked or said
+    nothing, `why` so, and of a judge the `duels`: which of two arms it preferred (None: neither, in both orders)."""
+
+    by: str
+    reply: Reply | None = None
+    why: str = ""
+    duels: tuple[tuple[str, str, str | None], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Discussed:
+    """A round of discussion that is over: the replies that were discussed, in plan order, and who was asked anew."""
+
+    replies: tuple[Reply, ...]
+    asked: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """Columns over one batch, a row per query. Stages never change it: they return an `Update`.
 
@@ -198,7 +246,9 @@ class State:
     those of the current round; `course` is how they were chosen; `open` marks rows that still want something; `round`
     counts decisions; `withheld` marks rows whose drafts a budget did not allow: they are not finished, whatever was made of
     the drafts that are there. `evidence` maps the arms of a row that are given any to it, `gated` the arms of a row to the
-    gate's decision that chose them, `contrasted` those with a contrast to what they are contrasted with.
+    gate's decision that chose them, `contrasted` those with a contrast to what they are contrasted with; `planned` is how a
+    question was split into steps (None: it was not), `merged` what was made of its drafts (None: nobody was to), `discussed` the rounds of
+    discussion before the replies that stand.
     """
 
     queries: tuple[Query, ...]
@@ -212,6 +262,9 @@ class State:
     evidence: tuple[Mapping[str, Evidence], ...] = ()
     gated: tuple[Mapping[str, Gated], ...] = ()
     contrasted: tuple[Mapping[str, Contrasted], ...] = ()
+    planned: tuple[Planned | None, ...] = ()
+    merged: tuple[Merged | None, ...] = ()
+    discussed: tuple[tuple[Discussed, ...], ...] = ()
     abstained: tuple[str | None, ...] = ()
     answers: tuple[Answer, ...] = ()
     open: tuple[bool, ...] = ()
@@ -234,6 +287,9 @@ class State:
             evidence=({},) * n,
             gated=({},) * n,
             contrasted=({},) * n,
+            planned=(None,) * n,
+            merged=(None,) * n,
+            discussed=nothing,
             abstained=(None,) * n,
             open=(True,) * n,
             withheld=(False,) * n,
@@ -306,6 +362,9 @@ _COLUMNS = (
     "evidence",
     "gated",
     "contrasted",
+    "planned",
+    "merged",
+    "discussed",
     "abstained",
     "answers",
     "open",
@@ -318,73 +377,3 @@ def told(replies: Sequence[Reply]) -> tuple[tuple[str, str | None], ...]:
     """(arm, answer) of each reply, where equal answers are told in the same words: those of the first."""
     words: dict[int, str | None] = {-1: None}
     return tuple((reply.arm, words.setdefault(reply.code, reply.answer)) for reply in replies)
-
-
-def cited(text: str, evidence: Evidence) -> tuple[str, ...]:
-    """The ids of the passages that an answer names as [1], [2, 3], …, in the order of the evidence.
-
-    >>> cited("So it is [2].", Evidence("…", ("a#0", "b#4")))
-    ('b#4',)
-    """
-    groups = re.findall(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]", text)
-    named = {int(number) for group in groups for number in group.split(",")}
-    return tuple(name for number, name in enumerate(evidence.used, 1) if number in named)
-
-
-def _read(evidence: Evidence | None, text: str) -> dict[str, Any]:
-    if evidence is None:
-        return {}
-    told = {"used": evidence.used, "dropped": evidence.dropped, "cited": cited(text, evidence)}
-    without = {"without": list(evidence.without)} if evidence.without else {}
-    return {"evidence": {**{name: list(ids) for name, ids in told.items()}, "missing": evidence.missing, **without}}
-
-
-def trace_of(state: State, row: int) -> dict[str, Any]:
-    """All that happened to one query, as JSON-ready data: its route with reasons, every draft, the answer."""
-    answer = state.answers[row]
-    route = state.route(row)
-    query = state.queries[row]
-    return {
-        "trace_id": answer.trace_id,
-        "id": answer.id,
-        "question": query.text,
-        **({"turns": [asdict(turn) for turn in query.turns]} if query.turns else {}),
-        **({"wishes": told} if (told := query.wishes.told) else {}),
-        "choices": list(query.choices),
-        "kind": query.kind,
-        "tests": list(query.tests),
-        "route": {
-            "chosen": list(route.arms),
-            "scores": {arm: round(score, 6) for arm, score in route.scores.items()},
-            "reason": asdict(route.reason),
-        },
-        "drafts": [
-            {
-                "name": reply.arm,
-                "sample": reply.sample,
-                "key": reply.draft.key,
-                "draft": reply.draft.text,
-                "answer": reply.answer,
-                "verdicts": list(reply.verdicts),
-                "stop": reply.draft.stop,
-                "error": asdict(reply.draft.error) if reply.draft.error else None,
-                "served_by": reply.draft.served_by,
-                "tokens_in": reply.draft.usage.tokens_in,
-                "tokens_out": reply.draft.usage.tokens_out,
-                "seconds": round(reply.draft.usage.seconds, 4),
-                "cached": reply.draft.cached,
-                **_read(state.evidence[row].get(reply.arm), reply.draft.text),
-                **({"gate": asdict(gated)} if (gated := state.gated[row].get(reply.arm)) else {}),
-                **({"contrast": asdict(against)} if (against := state.contrasted[row].get(reply.arm)) else {}),
-            }
-            for reply in state.replies[row]
-        ],
-        "answer": answer.text,
-        "status": answer.status,
-        "chosen": answer.chosen,
-        "agreement": answer.agreement,
-        "sure": answer.sure,
-        "calibrated": answer.calibrated,
-        "marks": list(answer.marks),
-        "abstained": state.abstained[row],
-    }

@@ -12,7 +12,8 @@ from composer.errors import RequestError
 
 Scalar = str | int | float | bool | None
 Speaker = Literal["system", "user", "assistant"]
-Role = Literal["draft", "judge", "merge", "annotate", "knowledge", "probe"]
+Role = Literal["draft", "judge", "merge", "annotate", "knowledge", "probe", "plan", "step", "discuss"]
+Writes = Literal["answers", "knowledge", "plans"]
 Stop = Literal["stop", "length", "error", "cancelled"]
 Level = Literal["text", "logprobs", "logits", "hooks"]
 Kind = Literal["number", "choice", "list", "set", "json", "math", "code", "text"]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from evals.draw import DOWN, HIGH, LEFT, WIDE, document, frame, heat, points, scale
+from composer.page import document
+from evals.draw import DOWN, HIGH, LEFT, WIDE, frame, heat, points, scale
 
 if TYPE_CHECKING:
     from evals.answers import AnswerReport, AnswerRow, Contested

@@ -308,3 +308,42 @@ def contrast(
         more = {name: dict(getattr(report, name)) for name in ("chosen_by", "matched", "notes")}
         gaps = {group: [asdict(one) for one in found] for group, found in report.gaps.items()}
         write_json(json_file, "eval contrast", f"{n} per group", report.rows, gaps=gaps, **more)
+
+
+@app.command()
+def live(
+    registry: Annotated[Path | None, typer.Option(help="The registry file (else the packaged one).")] = None,
+    benchmark: Annotated[
+        str | None, typer.Option(help="Some of the skills, twoskill, noskill, parted by commas (else all).")
+    ] = None,
+    n: Annotated[int, typer.Option("--n", min=8, help="Test questions per group; half as many choose.")] = 60,
+    merger: Annotated[str | None, typer.Option(help="The expert that merges (else the generalist).")] = None,
+    json_file: JsonFile = None,
+    offline: Offline = False,
+) -> None:
+    """Does composing pay with models in the loop? Votes, mergers and plans against every single expert and self-consistency
+    at equal tokens, on skills, two-skill and no-skill questions."""
+    from dataclasses import asdict
+    from tempfile import TemporaryDirectory
+
+    from composer.config import load_settings, packaged_registry
+    from composer.errors import InputError, suggest
+    from evals.live import GROUPS, lines, measure, with_systems
+    from evals.report import write_json
+
+    groups = GROUPS if benchmark is None else tuple(name.strip() for name in benchmark.split(","))
+    for name in groups:
+        if name not in GROUPS:
+            raise InputError(f"nothing is called {name!r} here", where="--benchmark", remedy=suggest(name, GROUPS))
+    base = load_settings(registry or packaged_registry())
+    planner = next((name for name, expert in base.experts.items() if expert.writes == "plans"), None)
+    settings = with_systems(base, merger or base.generalist.name, planner)
+    with TemporaryDirectory() as folder:
+        report = measure(
+            settings, groups, n, Path(folder), offline=offline, say=lambda text: typer.echo(text, err=True)
+        )
+    for line in lines(report):
+        typer.echo(line)
+    if json_file is not None:
+        gaps = {group: [asdict(one) for one in found] for group, found in report.gaps.items()}
+        write_json(json_file, "eval live", f"{n} per group", report.rows, gaps=gaps, notes=dict(report.notes))

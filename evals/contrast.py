@@ -200,7 +200,7 @@ def _results(asked: Asked, tried: Sequence[Tried], rated: Mapping[str, float]) -
     for one in tried:
         if one.variant.samples > 1:
             votes = sorted({*VOTES, one.variant.samples})
-            found += [(_voted(asked, one, many), _first(one, many)) for many in votes if many <= one.variant.samples]
+            found += [(voted(asked, one, many), _first(one, many)) for many in votes if many <= one.variant.samples]
         else:
             greedy = GREEDY if one is tried[0] else GENERAL
             name = greedy if one.variant.arm is None else _partner(one.variant)
@@ -213,8 +213,8 @@ def _results(asked: Asked, tried: Sequence[Tried], rated: Mapping[str, float]) -
     return found
 
 
-def _voted(asked: Asked, one: Tried, many: int) -> Result:
-    """Plain sampling, the most frequent answer of the first `many` samples taken (ties: the first)."""
+def voted(asked: Asked, one: Tried, many: int) -> Result:
+    """Plain sampling: the most frequent answer of the first `many` samples taken (ties: the first)."""
     right = np.zeros(len(asked.items))
     for row_, (item, drafts) in enumerate(zip(asked.items, one.drafts, strict=True)):
         marks = [mark(item, draft.text, draft.ok) for draft in drafts[:many]]

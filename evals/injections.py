@@ -34,10 +34,11 @@ from composer.jsonl import Labelled
 from composer.pipeline import Pipeline
 from composer.retrieval.build import build, token_offsets
 from composer.retrieval.documents import Document
-from composer.retrieval.evidence import as_evidence, harmless
+from composer.retrieval.evidence import as_evidence
 from composer.retrieval.index import PassageIndex
 from composer.retrieval.split import Passage
 from composer.types import Delta, Draft, Request
+from composer.untrusted import harmless
 from evals.metrics import Gap, Result, Row, row
 from evals.report import write_json
 from evals.tasks.injections import Injection, Part, injections

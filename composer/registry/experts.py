@@ -82,6 +82,10 @@ class Registry:
         """The arms with a contrast, and what each is without it."""
         return {arm.name: arm.plain for arm in self.settings.contrasting}
 
+    def planners(self) -> Sequence[str]:
+        """The experts that write plans."""
+        return [name for name, expert in self.settings.experts.items() if expert.writes == "plans"]
+
     def partners(self, arm: str) -> Sequence[str]:
         """Who may be the one that is taken off: several where they are chosen question by question."""
         own = self.settings.arms[arm]

@@ -9,36 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from composer.retrieval.evidence import harmless
+from composer.asker import Asker, Asking
 from composer.retrieval.split import sentences
-from composer.types import Draft, Prompt, Request, Role, Sampling, Stream
+from composer.types import Draft, Request, Role, Sampling, Stream
+from composer.untrusted import harmless
 
 NEED = "{text}\n\nDo you need more information to answer this question? Say yes or no."
 WHOM = "{text}\n\nWho of these may know more? Say one name.\n{names}"
 _WORD = re.compile(r"[^\W_]+")
 _NEED_TOKENS, _WHOM_TOKENS = 8, 24
-
-
-class Asking(Protocol):
-    """What is asked of the registry here."""
-
-    def stream(self, arm: str, prompt: Prompt) -> Stream:
-        """The expert and its adapter with this prompt."""
-        ...
-
-    def sampling(self, arm: str) -> Sampling:
-        """How it draws."""
-        ...
-
-    def messages(self, arm: str, text: str) -> Prompt:
-        """A text as the expert takes it."""
-        ...
-
-    def description(self, expert: str) -> str:
-        """What it says it knows."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +35,6 @@ class Written:
     def id(self) -> str:
         """Where it comes from."""
         return f"{self.card}#{self.sample}"
-
-
-@dataclass(frozen=True, slots=True)
-class Asker:
-    """On whose behalf something is asked: the id of the query, and what its caller wants of the time."""
-
-    id: str
-    deadline: float | None = None
-    priority: int = 0
 
 
 def passage_requests(registry: Asking, card: str, question: str, samples: Sequence[int], asker: Asker) -> list[Request]:

@@ -11,8 +11,9 @@ from typing import Any
 from composer.document import text_of
 from composer.pipeline import Pipeline
 from composer.resume import code_version
-from composer.state import State, Status, trace_of
+from composer.state import State, Status
 from composer.store import Origin
+from composer.traced import trace_of
 
 _WAITING = 1000  # traces; when the store is slower than the answers, answers wait
 _GATHER = 0.1  # seconds in which traces come together: a lock file and two commits for all of them

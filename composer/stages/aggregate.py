@@ -8,18 +8,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from composer.answers.ballots import TRAITS, Ballots, traits
-from composer.answers.extract import codes, conclusion
+from composer.answers.ballots import Ballots
+from composer.answers.extract import conclusion
 from composer.answers.trust import DISSOCIATION, OFF_DOMAIN, Trust
 from composer.answers.vote import agreement
 from composer.plugins import load
+from composer.stages.balloting import ballots_of, score_of
 from composer.stages.kit import Kit, Stage, kind_of
 from composer.state import Answer, Reply, State, Status, Update
 from composer.trace import Answered
 from composer.types import Kind
-from routers.coverage import GAP, Signals
+from routers.coverage import GAP
 from routers.doubting import DISAGREEMENT, disagree
-from routers.types import Arm
 
 UNREAD = "retrieval: unavailable"
 """The mark of an answer whose arm was to read passages, and could not."""
@@ -57,6 +57,9 @@ class _Aggregate:
         ballots = ballots_of(state, good)
         verdicts = combiner.combine(ballots)
         shares = agreement(ballots, verdicts.slot)
+        for row in range(len(kinds)):
+            if (reply := _merged(state, row)) is not None:
+                shares[row] = sum(own.code == reply.code for own in good[row]) / max(1, len(good[row]))
         trust = kit.trust()
         scored = state.scores is not None  # of an expert by name nobody has said how good it is
         sure, inside = verdicts.sure, np.array([GAP not in reason.flags for reason in state.reasons], dtype=bool)
@@ -67,7 +70,9 @@ class _Aggregate:
         taken = [
             None
             if state.abstained[row] is not None
-            else _taken(ballots, row, int(verdicts.slot[row]), good[row]) or _cut_off(state.replies[row], kinds[row])
+            else _merged(state, row)
+            or _taken(ballots, row, int(verdicts.slot[row]), good[row])
+            or _cut_off(state.replies[row], kinds[row])
             for row in range(len(kinds))
         ]
         marks = await _marks(kit, trust, state, taken)
@@ -78,7 +83,7 @@ class _Aggregate:
                 text=_shown(reply, kind) if reply else "",
                 status=_status(reply, len(good[row]) == len(state.replies[row])),
                 experts=state.asked[row],
-                score=_score(state, row, reply.arm) if reply else None,
+                score=score_of(state, row, reply.arm) if reply else None,
                 agreement=float(shares[row]),
                 chosen=reply.arm if reply else None,
                 trace_id=hashlib.sha256(f"{state.run}\0{query.id}".encode()).hexdigest()[:16],
@@ -118,42 +123,10 @@ async def _marks(kit: Kit, trust: Trust | None, state: State, taken: Sequence[Re
     return found
 
 
-def ballots_of(state: State, drafts: Sequence[Sequence[Reply]]) -> Ballots:
-    """The columns of these drafts, one row per query of the state."""
-    place = {name: i for i, name in enumerate(state.arms)}
-    shape = (len(drafts), max(map(len, drafts), default=0))
-    arm, code = np.full(shape, -1), np.full(shape, -1)
-    score, length, looks = np.zeros(shape), np.zeros(shape, dtype=np.int64), np.zeros((*shape, len(TRAITS)))
-    for row, own in enumerate(drafts):
-        here = slice(0, len(own))
-        said = [reply.answer for reply in own]
-        arm[row, here] = [place.get(reply.arm, -1) for reply in own]
-        code[row, here] = _codes(own)
-        score[row, here] = [_score(state, row, reply.arm) for reply in own]
-        length[row, here] = [len(reply.draft.text) for reply in own]
-        looks[row, here] = traits(state.queries[row].prompt, said)
-    options = np.array([len(query.choices) for query in state.queries], dtype=np.int64)
-    strongest = [reason.skills[0][0] if reason.skills else None for reason in state.reasons]
-    skills = tuple(sorted({name for name in strongest if name is not None}))
-    skill = np.array([-1 if name is None else skills.index(name) for name in strongest], dtype=np.int64)
-    signals = Signals.told(state.reasons)
-    return Ballots(tuple(map(Arm, state.arms)), arm, code, score, length, options, looks, skills, skill, signals)
-
-
-def _codes(own: Sequence[Reply]) -> list[int]:
-    """The replies' codes. A program that passes all its tests stands before those that could not be tried; where every
-    one fails a test, those that pass the most of them are answers all the same."""
-    if any(reply.verdicts and reply.passed == len(reply.verdicts) for reply in own):
-        return [reply.code if reply.passed is not None else -1 for reply in own]
-    most = max((reply.passed or 0 for reply in own), default=0)
-    if not most or any(reply.code >= 0 for reply in own):
-        return [reply.code for reply in own]
-    best = [reply.answer if reply.passed == most else None for reply in own]
-    return codes(best, "code", [reply.verdicts for reply in own])
-
-
-def _score(state: State, row: int, arm: str) -> float:
-    return float(state.scores[row, state.arms.index(arm)]) if state.scores is not None and arm in state.arms else 0.0
+def _merged(state: State, row: int) -> Reply | None:
+    """What a merger made of the drafts, where it made an answer of them."""
+    merged = state.merged[row]
+    return merged.reply if merged is not None and merged.reply is not None and merged.reply.answer is not None else None
 
 
 def _taken(ballots: Ballots, row: int, slot: int, good: Sequence[Reply]) -> Reply | None:

@@ -9,17 +9,16 @@ from dataclasses import asdict, replace
 from types import ModuleType
 from typing import Annotated, Any, ParamSpec, TypeVar
 
-import numpy as np
 from annotated_types import Ge, Le
 
 from composer.errors import ConfigError
 from composer.plugins import check_options, load, names
 from composer.stages.kit import Kit, Stage
+from composer.stages.scoring import scored
 from composer.state import Course, State, Update
 from composer.trace import Routed
-from routers.baselines import Unprofiled
 from routers.select import Levelling, Rule
-from routers.types import Abstain, Arm, Array, Ask, Policy, Questions, Reason, Router, weighed
+from routers.types import Abstain, Arm, Array, Ask, Policy, Reason, Router
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -216,9 +215,6 @@ def _in_loop(asyncio: ModuleType) -> bool:
 
 
 def _score(kit: Kit, router: Router, state: State) -> Update:
-    text = tuple(query.prompt for query in state.queries)
-    blind = isinstance(router, Unprofiled)  # then no encoder is needed, and there may be none
-    vectors = np.zeros((len(text), 0), dtype=np.float32) if blind else kit.encoder().encode(text)
-    questions = Questions(ids=tuple(query.id for query in state.queries), text=text, vectors=vectors)
-    scores, reasons = weighed(router, questions)
+    ids, texts = ([getattr(query, name) for query in state.queries] for name in ("id", "prompt"))
+    scores, reasons = scored(kit, router, ids, texts)
     return {"scores": scores, "reasons": tuple(reasons), "arms": tuple(arm.name for arm in router.arms)}

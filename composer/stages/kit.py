@@ -112,6 +112,10 @@ class Arms(Protocol):
         """Whether this text and an answer fit into the context of the arm's model."""
         ...
 
+    def planners(self) -> Sequence[str]:
+        """The experts that write plans."""
+        ...
+
     def host_of(self, expert: str) -> str:
         """The host that serves the expert: what is asked of one host costs one load."""
         ...
@@ -151,11 +155,20 @@ def unfitted(name: str) -> Aggregator:
     return made
 
 
+Solve = Callable[[Sequence[Query], Mapping[str, str], str], Awaitable[State]]
+"""Questions of ours, on whose behalf each is asked (by their ids), and the run they belong to: the state when they are answered."""
+
+
+async def nobody_solves(queries: Sequence[Query], behalf: Mapping[str, str], run: str) -> State:
+    """Where no pipeline is."""
+    raise ConfigError("nobody answers questions of a stage here")
+
+
 @dataclass(frozen=True, slots=True)
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
     believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm; `emit` reports events as they happen; `budget` is that of
-    the run under way; `typical` tokens of an answer per arm, where they were measured."""
+    the run under way; `typical` tokens of an answer per arm, where they were measured; `solve` puts questions of ours through the rest of the pipeline."""
 
     registry: Arms
     encoder: Callable[[], Encoder]
@@ -169,6 +182,7 @@ class Kit:
     passages: Callable[[Path], Finder] = no_index
     gates: Callable[[], Mapping[str, GateRecord]] = dict[str, "GateRecord"]
     contrasts: Callable[[], Mapping[str, ContrastRecord]] = dict[str, "ContrastRecord"]
+    solve: Solve = nobody_solves
 
 
 def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:

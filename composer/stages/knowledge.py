@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from composer.asker import Asker
 from composer.evidence import EvidenceSpec, Writers
 from composer.retrieval import filters
 from composer.retrieval.corpus import BROKEN
 from composer.retrieval.evidence import RECALLED, as_evidence
 from composer.retrieval.knowledge import (
-    Asker,
     Written,
     distinct,
     enough,

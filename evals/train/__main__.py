@@ -20,7 +20,9 @@ from composer.training.run import Recipe, train
 from composer.training.show import line
 from evals.tasks.skills import SKILLS
 from evals.tasks.skills.mix import mix, rows
+from evals.tasks.twoskill import plans
 
+PLANNER = "planner"
 #: steps of `SIZE` lessons, as many as the shipped adapters have had; the first five were trained in several stretches
 #: (`--start`), with the lessons changing on the way (docs/log.md), and a single run of these steps has not been measured
 STEPS = {
@@ -31,6 +33,7 @@ STEPS = {
     "units": 700,
     "numerals": 400,
     "wordforms": 300,
+    PLANNER: 800,
 }
 SIZE = 4  # small batches take more steps, which taught more per token
 
@@ -38,7 +41,7 @@ SIZE = 4  # small batches take more steps, which taught more per token
 def main(arguments: list[str] | None = None) -> None:
     """Write FOLDER.jsonl and FOLDER."""
     parser = argparse.ArgumentParser(prog="python -m evals.train", description=__doc__)
-    parser.add_argument("skill", choices=[*(name for name in SKILLS if "-" not in name), "union"])
+    parser.add_argument("skill", choices=[*(name for name in SKILLS if "-" not in name), PLANNER, "union"])
     parser.add_argument("--skills", help="for union: the skills, parted by commas")
     parser.add_argument("--base", help="a model of the packaged registry, a GGUF file or a folder")
     parser.add_argument("--out", type=Path, help="folder to write (default: the skill's name)")
@@ -52,7 +55,8 @@ def main(arguments: list[str] | None = None) -> None:
     steps = given.steps or sum(STEPS[skill] for skill in skills)
     out = given.out or Path(given.skill)
     data = out.with_name(f"{out.name}.jsonl")
-    made = [json.dumps(row, ensure_ascii=False) for row in rows(mix(skills, steps * SIZE, given.seed))]
+    lessons = plans(steps * SIZE, given.seed) if given.skill == PLANNER else mix(skills, steps * SIZE, given.seed)
+    made = [json.dumps(row, ensure_ascii=False) for row in rows(lessons)]
     data.write_text("\n".join(made) + "\n", encoding="utf-8")
     registry = Registry(load_settings(packaged_registry()))
     recipe = Recipe(

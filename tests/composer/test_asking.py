@@ -11,8 +11,9 @@ from composer.engines.base import Engine
 from composer.engines.scripted import ScriptedEngine
 from composer.errors import ConfigError, InputError, RequestError
 from composer.registry.experts import Registry
-from composer.state import Query, Wishes, trace_of
+from composer.state import Query, Wishes
 from composer.trace import Event, Written
+from composer.traced import trace_of
 from composer.types import Message, Request, Sampling
 
 PANEL = (

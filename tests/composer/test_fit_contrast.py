@@ -15,7 +15,8 @@ from composer.fit_contrast import fit_contrasts
 from composer.jsonl import Labelled, read_questions
 from composer.pipeline import Pipeline
 from composer.places import contrasts_folder, router_folder
-from composer.state import Query, trace_of
+from composer.state import Query
+from composer.traced import trace_of
 from composer.types import Failure, Request
 from tests.composer.scripted import Scripted
 from tests.composer.stages.test_contrasted import CAN, EXPERTS

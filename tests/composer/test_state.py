@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from composer.state import Query, Reply, State, trace_of
+from composer.state import Query, Reply, State
+from composer.traced import trace_of
 from composer.types import Draft
 
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from composer.retrieval.evidence import as_evidence, boundary, harmless
+from composer.retrieval.evidence import as_evidence
 from composer.retrieval.split import Passage
-from composer.state import cited
+from composer.traced import cited
+from composer.untrusted import boundary, harmless
 
 
 def passage(text: str, number: int = 0, title: str = "") -> Passage:

@@ -19,7 +19,8 @@ from composer.progress import Tally, watch
 from composer.retrieval.build import build
 from composer.serving import served_by
 from composer.stages.partnering import contrasted
-from composer.state import Query, State, trace_of
+from composer.state import Query, State
+from composer.traced import trace_of
 from composer.types import Caps, Mix, Request
 from routers.testing import HashEncoder
 from tests.composer.scripted import Scripted

@@ -21,8 +21,9 @@ from composer.retrieval.gate import Signals
 from composer.retrieval.index import PassageIndex
 from composer.retrieval.records import GateRecord, read_records, write_records
 from composer.show import drafts_text
-from composer.state import Query, State, trace_of
+from composer.state import Query, State
 from composer.trace import Drafted
+from composer.traced import trace_of
 from composer.types import Draft, Request, TokenLogprob, Usage
 from routers.testing import HashEncoder
 from tests.composer.scripted import THREE, Scripted

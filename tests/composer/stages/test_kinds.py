@@ -15,7 +15,8 @@ from composer.stages.aggregate import aggregate
 from composer.stages.decide import decide
 from composer.stages.generate import generate
 from composer.stages.verify import verify
-from composer.state import Answer, Query, State, trace_of
+from composer.state import Answer, Query, State
+from composer.traced import trace_of
 from composer.types import Draft, Request
 
 TESTS = ("assert add(1, 2) == 3", "assert add(0, 0) == 0", "assert add(2, -1) == 1")

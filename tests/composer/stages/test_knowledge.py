@@ -18,8 +18,9 @@ from composer.pipeline import Pipeline
 from composer.profile import read_profile
 from composer.profiling import profile_file
 from composer.retrieval.build import build
-from composer.state import Query, State, trace_of
+from composer.state import Query, State
 from composer.trace import Drafted, Event
+from composer.traced import trace_of
 from composer.types import Draft, Failure, Request
 from routers.testing import HashEncoder
 from tests.composer.scripted import MODEL, Scripted

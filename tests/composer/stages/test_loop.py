@@ -19,7 +19,7 @@ from composer.stages.decide import decide
 from composer.stages.generate import generate
 from composer.stages.kit import Kit
 from composer.stages.verify import verify
-from composer.state import trace_of
+from composer.traced import trace_of
 from composer.types import Draft, Request
 from routers.coverage import BOUNDARY
 from routers.doubting import Doubting

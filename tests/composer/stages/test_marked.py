@@ -13,7 +13,8 @@ from composer.answers.trust import DISSOCIATION, OFF_DOMAIN, Alarm, Content, Tru
 from composer.stages.aggregate import aggregate
 from composer.stages.kit import Kit
 from composer.stages.verify import verify
-from composer.state import Answer, Contrasted, State, trace_of
+from composer.state import Answer, Contrasted, State
+from composer.traced import trace_of
 from routers.coverage import BOUNDARY, GAP
 from routers.doubting import DISAGREEMENT
 from routers.testing import HashEncoder, simulate

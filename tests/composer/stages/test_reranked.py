@@ -17,7 +17,8 @@ from composer.profiling import profile_file
 from composer.registry.experts import Registry
 from composer.retrieval.build import build, token_offsets
 from composer.retrieval.rerank import CrossEncoder
-from composer.state import Query, State, trace_of
+from composer.state import Query, State
+from composer.traced import trace_of
 from composer.types import Request
 from routers.embed import OnnxEncoder
 from routers.testing import HashEncoder

@@ -21,7 +21,8 @@ from composer.retrieval.index import PassageIndex
 from composer.selecting import select
 from composer.serve.guard import Keys
 from composer.serve.server import limits_of, serve
-from composer.state import Query, State, trace_of
+from composer.state import Query, State
+from composer.traced import trace_of
 from composer.types import Request
 from routers.testing import HashEncoder
 from tests.composer.scripted import THREE, Scripted

@@ -1,0 +1,104 @@
+"""judge: one expert says which of two answers is better, for every two that differ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
+
+from composer.answers.merge import judge_requests, preferred
+from composer.asker import Asker
+from composer.errors import ConfigError
+from composer.plugins import load
+from composer.stages.balloting import ballots_of
+from composer.stages.disputed import disputed, needless
+from composer.stages.kit import Kit, Stage
+from composer.state import Merged, Reply, State, Update
+from composer.types import Draft, Request
+
+Duel = tuple[Reply, Reply, tuple[Request, Request]]
+
+
+def judge(
+    kit: Kit,
+    *,
+    by: str,
+    vote: str = "majority",
+    sure: Annotated[float, Gt(0), Le(1)] = 0.9,
+    most: Annotated[int, Ge(2), Le(6)] = 3,
+) -> Stage:
+    """Have the expert `by` compare each two of the answers of a row that differ (of at most `most`, those that were given most
+    often), in both orders; what it prefers in one order alone counts for neither. The answer that wins most often is taken; of equal
+    ones, and where it prefers none, that of the vote. It is left out where a merger would be (see `merge`)."""
+    load("aggregators", vote, "vote")
+    if by not in {arm.name for arm in kit.registry.arms()}:
+        raise ConfigError(f"no expert is called {by!r}", where="by", remedy="name an expert that answers")
+
+    async def stage(state: State) -> Update:
+        rows = disputed(state)
+        return await _judged(kit, by, vote, sure, most, state, rows) if rows else {}
+
+    return stage
+
+
+async def _judged(kit: Kit, by: str, vote: str, sure: float, most: int, state: State, rows: Sequence[int]) -> Update:
+    from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes this stage and never runs it
+
+    part = state.part(rows)
+    own = [[reply for reply in replies if reply.draft.ok] for replies in part.replies]
+    said = kit.aggregator(vote).combine(ballots_of(part, own))
+    found, withheld, duels = list(state.merged), list(state.withheld), dict[int, list[Duel]]()
+    for place, row in enumerate(rows):
+        why = needless(own[place], float(said.sure[place]), sure)
+        if why is None:
+            duels[row] = _duels(kit, by, state, row, _answers(own[place], most))
+        else:
+            found[row] = Merged(by, why=why)
+    cut: set[str] = set()
+    ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
+    drafts = await ask([request for each in duels.values() for *_, pair in each for request in pair])
+    for row, each in duels.items():
+        if state.queries[row].id in cut:
+            withheld[row] = True
+        else:
+            found[row] = _verdict(by, each, drafts)
+    return {"merged": tuple(found), "withheld": tuple(withheld)}
+
+
+def _answers(own: Sequence[Reply], most: int) -> list[Reply]:
+    """The first reply of each answer, those that were given most often."""
+    first: dict[int, Reply] = {}
+    for reply in own:
+        if reply.code >= 0:
+            first.setdefault(reply.code, reply)
+    codes = [reply.code for reply in own]
+    return sorted(first.values(), key=lambda reply: -codes.count(reply.code))[:most]
+
+
+def _duels(kit: Kit, by: str, state: State, row: int, answers: Sequence[Reply]) -> list[Duel]:
+    query = state.queries[row]
+    asker = Asker(query.id, query.wishes.deadline, query.wishes.priority)
+    return [
+        (one, other, judge_requests(kit.registry, by, query.prompt, (one.draft.text, other.draft.text), asker, place))
+        for place, (one, other) in enumerate(combinations(answers, 2))
+    ]
+
+
+def _verdict(by: str, duels: Sequence[Duel], drafts: Mapping[str, Draft]) -> Merged:
+    wins: dict[int, int] = {}
+    replies: dict[int, Reply] = {}
+    told: list[tuple[str, str, str | None]] = []
+    for one, other, (first, second) in duels:
+        won = preferred((drafts[first.id], drafts[second.id]))
+        better = None if won is None else (one, other)[won]
+        told.append((one.arm, other.arm, better.arm if better else None))
+        for reply in (one, other):
+            replies[reply.code] = reply
+            wins[reply.code] = wins.get(reply.code, 0) + (reply is better)
+    best = max(wins.values())
+    leading = [code for code, count in wins.items() if count == best]
+    if len(leading) > 1:
+        return Merged(by, why="it prefers none of them", duels=tuple(told))
+    return Merged(by, replies[leading[0]], duels=tuple(told))

@@ -1,0 +1,146 @@
+"""One question's trace as a page: who was asked and why, the drafts side by side, where they differ, and what each cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from composer.page import document
+from composer.show import cost_of, printable, why
+from routers.types import Route
+
+_STYLE = (
+    "<style>.drafts{display:flex;gap:1rem;overflow-x:auto}.drafts article{flex:1 1 14rem;min-width:14rem;"
+    "border:1px solid var(--line);border-radius:.4rem;padding:.6rem .8rem}.drafts h3{margin:0}"
+    ".drafts .taken{border-color:var(--dot);border-width:2px}.differs{color:var(--mark)}"
+    "pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}"
+    ".answer{font-size:1.2rem;border-left:3px solid var(--dot);padding-left:.8rem}"
+    "progress{width:8rem;height:.6rem}td.text{white-space:normal;text-align:left}</style>"
+)
+
+Call = tuple[str, str, int, float, bool]
+"""Who was asked, for what, tokens written, seconds, and whether it was in the store."""
+
+
+def trace_page(trace: Mapping[str, Any], route: Route) -> str:
+    """The whole page as HTML, of a trace as `trace_of` gives it; every text in it is escaped."""
+    parts = (
+        _STYLE,
+        _answer(trace),
+        _route(route),
+        _plan(trace.get("plan")),
+        _drafts(trace),
+        _merge(trace.get("merge")),
+        _costs(list(_calls(trace))),
+    )
+    return document(
+        printable(trace["question"]), f'<span class="note">trace {_text(trace["trace_id"])}</span>', "".join(parts)
+    )
+
+
+def _text(text: object) -> str:
+    return escape(printable(str(text)))
+
+
+def _table(kind: str, head: Sequence[str], rows: str) -> str:
+    names = "".join(f"<th>{name}</th>" for name in head)
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{names}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _answer(trace: Mapping[str, Any]) -> str:
+    told = []
+    if trace["sure"] is not None:
+        told.append(f"sure {trace['sure']:.2f} ({'' if trace['calibrated'] else 'not '}calibrated)")
+    if len(trace["drafts"]) > 1:
+        told.append(f"{100 * trace['agreement']:.0f} % of the drafts agree")
+    said = _text(trace["answer"]) or f"<em>{_text(trace['abstained'] or trace['status'])}</em>"
+    return f'<p class="answer">{said}</p><p class="note">{_text("; ".join([*told, *trace["marks"]]))}</p>'
+
+
+def _route(route: Route) -> str:
+    rows = "".join(
+        f"<tr{' class=chosen' if name in route.arms else ''}><td>{_text(name)}</td><td>{score:.2f}</td>"
+        f'<td><progress max="1" value="{max(0.0, min(1.0, score)):.3f}"></progress></td></tr>'
+        for name, score in sorted(route.scores.items(), key=lambda pair: -pair[1])
+    )
+    table = _table("scores", ("expert", "score", ""), rows) if rows else ""
+    return f"<h2>Who was asked, and why</h2><p>{_text(why(route))}</p>{table}"
+
+
+def _plan(plan: Mapping[str, Any] | None) -> str:
+    if plan is None:
+        return ""
+    rows = "".join(
+        f'<tr><td>{number}</td><td class="text">{_text(step["asked"])}</td><td>{_text(step["chosen"] or "nobody")}</td>'
+        f'<td class="text">{_text(step["answer"] or "no answer")}</td><td>{_text(cost_of(step, "tokens"))}</td></tr>'
+        for number, step in enumerate(plan["steps"], 1)
+    )
+    broken = ""
+    if plan["why"]:
+        broken = f'<p class="differs">Not followed to its end, and asked as it stands: {_text(plan["why"])}</p>'
+    table = _table("plan", ("step", "asked", "expert", "answer", "cost"), rows)
+    return f"<h2>The plan of {_text(plan['planner'])}</h2>{broken}{table}"
+
+
+def _drafts(trace: Mapping[str, Any]) -> str:
+    drafts: Sequence[Mapping[str, Any]] = trace["drafts"]
+    cards = "".join(_card(draft, trace) for draft in drafts) or "<p>Nobody was asked.</p>"
+    return f'<h2>Drafts side by side</h2><div class="drafts">{cards}</div>'
+
+
+def _card(draft: Mapping[str, Any], trace: Mapping[str, Any]) -> str:
+    differs = draft["answer"] is not None and draft["answer"] != trace["answer"]
+    kind = " class=taken" if draft["name"] == trace["chosen"] and not differs else ""
+    said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
+    answer = "<p>no answer was read</p>"
+    if draft["answer"] is not None:
+        mark = ' <span class="differs">differs</span>' if differs else ""
+        answer = f"<p>answer: <b>{_text(draft['answer'])}</b>{mark}</p>"
+    return (
+        f"<article{kind}><h3>{_text(draft['name'])}</h3>{answer}<pre>{_text(said)}</pre>"
+        f'<p class="note">{_text(cost_of(draft))}</p></article>'
+    )
+
+
+def _merge(merge: Mapping[str, Any] | None) -> str:
+    if merge is None:
+        return ""
+    head = f"<h2>What {_text(merge['by'])} made of them</h2>"
+    if merge.get("duels"):
+        rows = "".join(
+            f"<tr><td>{_text(one)}</td><td>{_text(other)}</td><td>{_text(won or 'neither')}</td></tr>"
+            for one, other, won in merge["duels"]
+        )
+        return head + _table("duels", ("of", "and", "it prefers, in both orders"), rows)
+    if "why" in merge:
+        return f"{head}<p>It was not asked: {_text(merge['why'])}.</p>"
+    said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
+    return f'{head}<pre>{_text(said)}</pre><p class="note">{_text(cost_of(merge))}</p>'
+
+
+def _calls(trace: Mapping[str, Any]) -> Iterator[Call]:
+    """Every call, in the order in which they were made. Where a plan was followed, its last step's draft is the row's."""
+    plan = trace.get("plan")
+    if plan is not None:
+        yield plan["planner"], "plan", plan["tokens"], plan["seconds"], plan["cached"]
+        for step in plan["steps"]:
+            yield step["chosen"] or "-", "step", step["tokens"], step["seconds"], step["cached"]
+    if plan is None or plan["why"]:
+        for draft in trace["drafts"]:
+            yield draft["name"], "draft", draft["tokens_out"], draft["seconds"], draft["cached"]
+    merge = trace.get("merge")
+    if merge is not None and "draft" in merge and not merge.get("duels"):
+        yield merge["by"], "merge", merge["tokens_out"], merge["seconds"], merge["cached"]
+
+
+def _costs(calls: Sequence[Call]) -> str:
+    rows = "".join(
+        f"<tr><td>{_text(name)}</td><td>{role}</td><td>{0 if cached else tokens}</td>"
+        f"<td>{0.0 if cached else seconds:.2f}</td><td>{'from the store' if cached else ''}</td></tr>"
+        for name, role, tokens, seconds, cached in calls
+    )
+    paid = [(tokens, seconds) for _, _, tokens, seconds, cached in calls if not cached]
+    tokens, seconds = sum(one for one, _ in paid), sum(one for _, one in paid)
+    rows += f"<tr class=chosen><td>all</td><td></td><td>{tokens}</td><td>{seconds:.2f}</td><td></td></tr>"
+    return "<h2>What it cost</h2>" + _table("costs", ("expert", "for", "tokens written", "seconds", ""), rows)

@@ -1,0 +1,106 @@
+"""What happened to a query as data: for the store, for people, and for pages."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict
+from typing import Any
+
+from composer.state import Discussed, Merged, State
+from composer.types import Evidence
+
+
+def cited(text: str, evidence: Evidence) -> tuple[str, ...]:
+    """The ids of the passages that an answer names as [1], [2, 3], …, in the order of the evidence.
+
+    >>> cited("So it is [2].", Evidence("…", ("a#0", "b#4")))
+    ('b#4',)
+    """
+    groups = re.findall(r"\[(\d{1,3}(?:\s*,\s*\d{1,3})*)\]", text)
+    named = {int(number) for group in groups for number in group.split(",")}
+    return tuple(name for number, name in enumerate(evidence.used, 1) if number in named)
+
+
+def _read(evidence: Evidence | None, text: str) -> dict[str, Any]:
+    if evidence is None:
+        return {}
+    told = {"used": evidence.used, "dropped": evidence.dropped, "cited": cited(text, evidence)}
+    without = {"without": list(evidence.without)} if evidence.without else {}
+    return {"evidence": {**{name: list(ids) for name, ids in told.items()}, "missing": evidence.missing, **without}}
+
+
+def _discussed(one: Discussed) -> dict[str, Any]:
+    said = [{"name": reply.arm, "draft": reply.draft.text, "answer": reply.answer} for reply in one.replies]
+    return {"drafts": said, "asked": list(one.asked)}
+
+
+def _merge(merged: Merged) -> dict[str, Any]:
+    reply = merged.reply
+    duels = {"duels": [list(duel) for duel in merged.duels]} if merged.duels else {}
+    if reply is None:
+        return {"by": merged.by, "why": merged.why, **duels}
+    error = reply.draft.error
+    return {
+        "by": merged.by,
+        **duels,
+        "draft": reply.draft.text,
+        "answer": reply.answer,
+        "error": error.message if error else None,
+        "tokens_out": reply.draft.usage.tokens_out,
+        "seconds": round(reply.draft.usage.seconds, 4),
+        "cached": reply.draft.cached,
+    }
+
+
+def trace_of(state: State, row: int) -> dict[str, Any]:
+    """All that happened to one query, as JSON-ready data: its route with reasons, every draft, the answer."""
+    answer = state.answers[row]
+    route = state.route(row)
+    query = state.queries[row]
+    return {
+        "trace_id": answer.trace_id,
+        "id": answer.id,
+        "question": query.text,
+        **({"turns": [asdict(turn) for turn in query.turns]} if query.turns else {}),
+        **({"wishes": told} if (told := query.wishes.told) else {}),
+        "choices": list(query.choices),
+        "kind": query.kind,
+        "tests": list(query.tests),
+        "route": {
+            "chosen": list(route.arms),
+            "scores": {arm: round(score, 6) for arm, score in route.scores.items()},
+            "reason": asdict(route.reason),
+        },
+        "drafts": [
+            {
+                "name": reply.arm,
+                "sample": reply.sample,
+                "key": reply.draft.key,
+                "draft": reply.draft.text,
+                "answer": reply.answer,
+                "verdicts": list(reply.verdicts),
+                "stop": reply.draft.stop,
+                "error": asdict(reply.draft.error) if reply.draft.error else None,
+                "served_by": reply.draft.served_by,
+                "tokens_in": reply.draft.usage.tokens_in,
+                "tokens_out": reply.draft.usage.tokens_out,
+                "seconds": round(reply.draft.usage.seconds, 4),
+                "cached": reply.draft.cached,
+                **_read(state.evidence[row].get(reply.arm), reply.draft.text),
+                **({"gate": asdict(gated)} if (gated := state.gated[row].get(reply.arm)) else {}),
+                **({"contrast": asdict(against)} if (against := state.contrasted[row].get(reply.arm)) else {}),
+            }
+            for reply in state.replies[row]
+        ],
+        **({"plan": asdict(planned)} if (planned := state.planned[row]) else {}),
+        **({"discussed": [_discussed(one) for one in rounds]} if (rounds := state.discussed[row]) else {}),
+        **({"merge": _merge(merged)} if (merged := state.merged[row]) else {}),
+        "answer": answer.text,
+        "status": answer.status,
+        "chosen": answer.chosen,
+        "agreement": answer.agreement,
+        "sure": answer.sure,
+        "calibrated": answer.calibrated,
+        "marks": list(answer.marks),
+        "abstained": state.abstained[row],
+    }
