@@ -93,7 +93,7 @@ SECRET = "a7-secret-of-the-host"
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Monty]:
-    with Monty() as opened:
+    with Monty(seconds=0.5) as opened:
         yield opened
 
 
