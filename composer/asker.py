@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from composer.types import Prompt, Sampling, Stream
+from composer.types import Prompt, Request, Role, Sampling, Stream
 
 
 class Asking(Protocol):
@@ -35,3 +35,19 @@ class Asker:
     id: str
     deadline: float | None = None
     priority: int = 0
+
+    def request(
+        self, arm: str, role: Role, stream: Stream, sampling: Sampling, *, sample: int = 0, place: int = 0
+    ) -> Request:
+        """A request of one stream on this behalf; `place` numbers what an arm is asked in a role."""
+        return Request(
+            id=f"{self.id}:{arm}:{role}:{sample + place}",
+            streams=(stream,),
+            sampling=sampling,
+            sample=sample,
+            role=role,
+            arm=arm,
+            parent=self.id,
+            deadline=self.deadline,
+            priority=self.priority,
+        )

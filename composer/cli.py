@@ -50,13 +50,16 @@ def ask(
     import time
 
     from composer.batch import ask_once
+    from composer.jsonl import check_outputs, write_atomic
     from composer.show import drafts_text, printable, route_data, route_text
+    from composer.traced import calls_of
 
+    if html is not None:
+        check_outputs([html], [])
     began, budget = time.monotonic(), cli_run.make_budget(max_calls, max_tokens, max_seconds)
     with _pipeline(config, memory, offline) as pipeline:
         answer, trace, route, stopped = ask_once(pipeline, _text(question), budget)
     if html is not None:
-        from composer.jsonl import write_atomic
         from composer.trace_page import trace_page
 
         with write_atomic(html) as file:
@@ -82,7 +85,7 @@ def ask(
                 "route": route_data(trace["question"], route),
                 "stopped": budget.why if stopped else None,
                 "seconds": round(time.monotonic() - began, 3),
-                "tokens": sum(draft["tokens"] for draft in drafts if not draft["cached"]),
+                "tokens": sum(call["tokens_out"] for call in calls_of(trace) if not call["cached"]),
                 "trace_id": answer.trace_id,
             }
         )

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 from composer.errors import InputError, suggest
 from composer.jsonl import write_atomic
+from composer.traced import calls_of
 
 Form = Literal["rows", "openai-batch"]
 """`rows` are ours; `openai-batch` are the lines of an OpenAI batch's output file, ours beside them as `x_coe`."""
@@ -91,8 +92,8 @@ def openai_line(row: Mapping[str, Any], made: Mapping[str, Any], run_id: str) ->
 
 
 def tokens_of(trace: Mapping[str, Any]) -> dict[str, int]:
-    """The tokens of all drafts of a trace, those from the store included."""
-    return {name: sum(draft[name] for draft in trace["drafts"]) for name in ("tokens_in", "tokens_out")}
+    """The tokens of all calls of a trace, those from the store included."""
+    return {name: sum(call[name] for call in calls_of(trace)) for name in ("tokens_in", "tokens_out")}
 
 
 def _is_whole(trace: Mapping[str, Any]) -> bool:

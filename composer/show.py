@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from routers.types import Route
@@ -112,22 +112,40 @@ def _contrast(draft: Mapping[str, Any]) -> list[str]:
     return [f"less     {one['partner']} ({one['chosen']}), beta {one['beta']:g}, alpha {one['alpha']:g}{why}"]
 
 
-def cost_of(told: Mapping[str, Any], tokens: str = "tokens_out") -> str:
+def cost_of(told: Mapping[str, Any]) -> str:
     """What a draft cost."""
-    return "from the store" if told["cached"] else f"{told[tokens]} tokens, {told['seconds']:.2f} s"
+    return "from the store" if told["cached"] else f"{told['tokens_out']} tokens, {told['seconds']:.2f} s"
 
 
 def _planned(plan: Mapping[str, Any] | None) -> list[str]:
     """How the question was split."""
     if plan is None:
         return []
-    lines = [f"plan     by {plan['planner']} ({cost_of(plan, 'tokens')}), {len(plan['steps'])} steps taken"]
+    lines = [f"plan     by {plan['planner']}, {len(plan['steps'])} steps taken"]
     for number, step in enumerate(plan["steps"], 1):
-        who = f"{step['chosen']} ({cost_of(step, 'tokens')})" if step["chosen"] else "nobody"
-        lines += [f"         {number}. {step['asked']}", f"            {who}: {step['answer'] or 'no answer'}"]
+        lines += [f"         {number}. {step['asked']}", f"            {_answered(step)}"]
     if plan["why"]:
         lines.append(f"         not followed to its end, and the question asked as it stands: {plan['why']}")
     return lines
+
+
+def _answered(step: Mapping[str, Any]) -> str:
+    return f"{step['chosen']}: {step['answer']}" if step["chosen"] else "nobody has an answer"
+
+
+def _discussed(rounds: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What was said before experts were asked again."""
+    told = (", ".join(f"{one['name']}: {one['answer'] or 'no answer'}" for one in own["drafts"]) for own in rounds)
+    return [f"before   {line}" for line in told]
+
+
+def _beside(trace: Mapping[str, Any]) -> list[str]:
+    """What everything cost that is no draft of an answer."""
+    own = trace.get("beside", ())
+    tokens = sum(one["tokens_out"] for one in own if not one["cached"])
+    seconds = sum(one["seconds"] for one in own if not one["cached"])
+    roles = ", ".join(dict.fromkeys(one["role"] for one in own))
+    return [f"beside   {len(own)} calls ({roles}): {tokens} tokens, {seconds:.2f} s"] if own else []
 
 
 def _merged(merge: Mapping[str, Any] | None) -> list[str]:
@@ -143,7 +161,7 @@ def _merged(merge: Mapping[str, Any] | None) -> list[str]:
     if duels:
         return duels
     said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
-    lines = [f"merge    {merge['by']} ({cost_of(merge)}):"]
+    lines = [f"merge    {merge['by']}:"]
     return [*lines, *(f"         | {line}" for line in said.strip().splitlines())]
 
 
@@ -155,7 +173,8 @@ def drafts_text(trace: Mapping[str, Any]) -> str:
         said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
         lines += [f"         | {line}" for line in said.strip().splitlines()]
         lines += [*_reading(draft), *_contrast(draft)]
-    lines += [*_planned(trace.get("plan")), *_merged(trace.get("merge"))]
+    lines += [*_planned(trace.get("plan")), *_discussed(trace.get("discussed", ()))]
+    lines += [*_merged(trace.get("merge")), *_beside(trace)]
     if trace["sure"] is not None:
         known = "calibrated on the profile" if trace["calibrated"] else "not calibrated"
         votes = f"; {100 * trace['agreement']:.0f} % of the drafts agree" if len(trace["drafts"]) > 1 else ""

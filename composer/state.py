@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from composer.answers.program import Verdict
+from composer.asker import Asker
 from composer.errors import InputError
-from composer.types import Draft, Evidence, Kind, Message, Sampling
+from composer.types import Draft, Evidence, Kind, Message, Role, Sampling
 from routers.types import Arm, Array, Policy, Reason, Route, Seen
 
 Status = Literal["ok", "degraded", "failed"]
@@ -73,6 +74,11 @@ class Query:
         more = [str(asdict(turn)) for turn in self.turns] + ([] if (told := self.wishes.told) == {} else [str(told)])
         parts = (self.text, *self.choices, str(self.kind), *self.tests, *more)
         return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()
+
+    @property
+    def asker(self) -> Asker:
+        """Who asks for what is asked on the way to its answer."""
+        return Asker(self.id, self.wishes.deadline, self.wishes.priority)
 
     @property
     def prompt(self) -> str:
@@ -190,33 +196,33 @@ class Contrasted:
 
 
 @dataclass(frozen=True, slots=True)
+class Beside:
+    """A draft that was made on the way to an answer and is none of the replies that stand: of a planner, a step, a merger, a
+    judge, or an earlier round."""
+
+    arm: str
+    role: Role
+    draft: Draft
+
+
+@dataclass(frozen=True, slots=True)
 class Stepped:
     """A step of a plan that was taken: what was `asked`, the `answer` read out of the draft that was taken ("": there was
-    none), of which arm (None: nobody answered), and that draft's text, tokens written and seconds (`cached`: it was in the
-    store)."""
+    none), and of which arm (None: nobody answered)."""
 
     asked: str
     answer: str
     chosen: str | None
-    text: str = ""
-    tokens: int = 0
-    seconds: float = 0.0
-    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
     """How a question was split: by which `planner`, the `steps` that were taken, and `why` the plan was not followed to its
-    end, where it was not: then the question was asked as it stands. `text`, tokens written and seconds are of the planner's
-    draft."""
+    end, where it was not: then the question was asked as it stands."""
 
     planner: str
     steps: tuple[Stepped, ...]
     why: str = ""
-    text: str = ""
-    tokens: int = 0
-    seconds: float = 0.0
-    cached: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +254,7 @@ class State:
     the drafts that are there. `evidence` maps the arms of a row that are given any to it, `gated` the arms of a row to the
     gate's decision that chose them, `contrasted` those with a contrast to what they are contrasted with; `planned` is how a
     question was split into steps (None: it was not), `merged` what was made of its drafts (None: nobody was to), `discussed` the rounds of
-    discussion before the replies that stand.
+    discussion before the replies that stand, `beside` all other drafts on the way to them.
     """
 
     queries: tuple[Query, ...]
@@ -265,6 +271,7 @@ class State:
     planned: tuple[Planned | None, ...] = ()
     merged: tuple[Merged | None, ...] = ()
     discussed: tuple[tuple[Discussed, ...], ...] = ()
+    beside: tuple[tuple[Beside, ...], ...] = ()
     abstained: tuple[str | None, ...] = ()
     answers: tuple[Answer, ...] = ()
     open: tuple[bool, ...] = ()
@@ -290,6 +297,7 @@ class State:
             planned=(None,) * n,
             merged=(None,) * n,
             discussed=nothing,
+            beside=nothing,
             abstained=(None,) * n,
             open=(True,) * n,
             withheld=(False,) * n,
@@ -365,6 +373,7 @@ _COLUMNS = (
     "planned",
     "merged",
     "discussed",
+    "beside",
     "abstained",
     "answers",
     "open",

@@ -9,6 +9,12 @@ from composer.plugins import check_options, load
 from composer.specs import Settings, StageSpec
 from composer.stages.kit import Kit, Stage
 
+_ORDER = (
+    ("plan", "decide", "generate"),
+    *((name, "verify", "aggregate") for name in ("discuss", "judge", "merge")),
+)
+"""Stages that have to stand between two others."""
+
 
 def stages_of(settings: Settings, kit: Kit, steps: Sequence[StageSpec], at: str) -> list[tuple[str, Stage]]:
     """The stages of the pipeline at the setting `at`. The loop begins with a decision and the run ends with an answer, or
@@ -32,6 +38,13 @@ def stages_of(settings: Settings, kit: Kit, steps: Sequence[StageSpec], at: str)
             where=settings.where(f"{at}[{names.index('contrast')}]"),
             remedy="write `- use: contrast` between `decide` and `generate`",
         )
+    for name, after, before in _ORDER:
+        if name in names and not (after in names and names.index(after) < names.index(name) < names.index(before)):
+            raise ConfigError(
+                f"the pipeline is {', '.join(names)}: `{name}` works on what `{after}` has made of a question",
+                where=settings.where(f"{at}[{names.index(name)}]"),
+                remedy=f"write `- use: {name}` between `{after}` and `{before}`",
+            )
     return [(step.use, stage_of(settings, kit, step, f"{at}[{place}]")) for place, step in enumerate(steps)]
 
 

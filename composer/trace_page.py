@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from composer.page import document
 from composer.show import cost_of, printable, why
+from composer.traced import calls_of
 from routers.types import Route
 
 _STYLE = (
@@ -19,9 +20,6 @@ _STYLE = (
     "progress{width:8rem;height:.6rem}td.text{white-space:normal;text-align:left}</style>"
 )
 
-Call = tuple[str, str, int, float, bool]
-"""Who was asked, for what, tokens written, seconds, and whether it was in the store."""
-
 
 def trace_page(trace: Mapping[str, Any], route: Route) -> str:
     """The whole page as HTML, of a trace as `trace_of` gives it; every text in it is escaped."""
@@ -30,9 +28,10 @@ def trace_page(trace: Mapping[str, Any], route: Route) -> str:
         _answer(trace),
         _route(route),
         _plan(trace.get("plan")),
+        _discussed(trace.get("discussed", ())),
         _drafts(trace),
         _merge(trace.get("merge")),
-        _costs(list(_calls(trace))),
+        _costs(calls_of(trace)),
     )
     return document(
         printable(trace["question"]), f'<span class="note">trace {_text(trace["trace_id"])}</span>', "".join(parts)
@@ -73,13 +72,13 @@ def _plan(plan: Mapping[str, Any] | None) -> str:
         return ""
     rows = "".join(
         f'<tr><td>{number}</td><td class="text">{_text(step["asked"])}</td><td>{_text(step["chosen"] or "nobody")}</td>'
-        f'<td class="text">{_text(step["answer"] or "no answer")}</td><td>{_text(cost_of(step, "tokens"))}</td></tr>'
+        f'<td class="text">{_text(step["answer"] or "no answer")}</td></tr>'
         for number, step in enumerate(plan["steps"], 1)
     )
     broken = ""
     if plan["why"]:
         broken = f'<p class="differs">Not followed to its end, and asked as it stands: {_text(plan["why"])}</p>'
-    table = _table("plan", ("step", "asked", "expert", "answer", "cost"), rows)
+    table = _table("plan", ("step", "asked", "expert", "answer"), rows)
     return f"<h2>The plan of {_text(plan['planner'])}</h2>{broken}{table}"
 
 
@@ -116,31 +115,30 @@ def _merge(merge: Mapping[str, Any] | None) -> str:
     if "why" in merge:
         return f"{head}<p>It was not asked: {_text(merge['why'])}.</p>"
     said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
-    return f'{head}<pre>{_text(said)}</pre><p class="note">{_text(cost_of(merge))}</p>'
+    return f"{head}<pre>{_text(said)}</pre>"
 
 
-def _calls(trace: Mapping[str, Any]) -> Iterator[Call]:
-    """Every call, in the order in which they were made. Where a plan was followed, its last step's draft is the row's."""
-    plan = trace.get("plan")
-    if plan is not None:
-        yield plan["planner"], "plan", plan["tokens"], plan["seconds"], plan["cached"]
-        for step in plan["steps"]:
-            yield step["chosen"] or "-", "step", step["tokens"], step["seconds"], step["cached"]
-    if plan is None or plan["why"]:
-        for draft in trace["drafts"]:
-            yield draft["name"], "draft", draft["tokens_out"], draft["seconds"], draft["cached"]
-    merge = trace.get("merge")
-    if merge is not None and "draft" in merge and not merge.get("duels"):
-        yield merge["by"], "merge", merge["tokens_out"], merge["seconds"], merge["cached"]
-
-
-def _costs(calls: Sequence[Call]) -> str:
+def _discussed(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """What was said in earlier rounds."""
     rows = "".join(
-        f"<tr><td>{_text(name)}</td><td>{role}</td><td>{0 if cached else tokens}</td>"
-        f"<td>{0.0 if cached else seconds:.2f}</td><td>{'from the store' if cached else ''}</td></tr>"
-        for name, role, tokens, seconds, cached in calls
+        f'<tr><td>{number}</td><td>{_text(one["name"])}</td><td class="text">{_text(one["answer"] or "no answer")}</td></tr>'
+        for number, own in enumerate(rounds, 1)
+        for one in own["drafts"]
     )
-    paid = [(tokens, seconds) for _, _, tokens, seconds, cached in calls if not cached]
-    tokens, seconds = sum(one for one, _ in paid), sum(one for _, one in paid)
+    return (
+        f"<h2>What was said before they were asked again</h2>{_table('rounds', ('round', 'expert', 'answer'), rows)}"
+        if rows
+        else ""
+    )
+
+
+def _costs(calls: Sequence[Mapping[str, Any]]) -> str:
+    paid = [call for call in calls if not call["cached"]]
+    rows = "".join(
+        f"<tr><td>{_text(call['name'])}</td><td>{_text(call['role'])}</td><td>{0 if call['cached'] else call['tokens_out']}</td>"
+        f"<td>{0.0 if call['cached'] else call['seconds']:.2f}</td><td>{'from the store' if call['cached'] else ''}</td></tr>"
+        for call in calls
+    )
+    tokens, seconds = sum(call["tokens_out"] for call in paid), sum(call["seconds"] for call in paid)
     rows += f"<tr class=chosen><td>all</td><td></td><td>{tokens}</td><td>{seconds:.2f}</td><td></td></tr>"
     return "<h2>What it cost</h2>" + _table("costs", ("expert", "for", "tokens written", "seconds", ""), rows)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from composer.state import Discussed, Merged, State
-from composer.types import Evidence
+from composer.types import Draft, Evidence
 
 
 def cited(text: str, evidence: Evidence) -> tuple[str, ...]:
@@ -46,10 +47,22 @@ def _merge(merged: Merged) -> dict[str, Any]:
         "draft": reply.draft.text,
         "answer": reply.answer,
         "error": error.message if error else None,
-        "tokens_out": reply.draft.usage.tokens_out,
-        "seconds": round(reply.draft.usage.seconds, 4),
-        "cached": reply.draft.cached,
     }
+
+
+def _cost(draft: Draft) -> dict[str, Any]:
+    return {
+        "tokens_in": draft.usage.tokens_in,
+        "tokens_out": draft.usage.tokens_out,
+        "seconds": round(draft.usage.seconds, 4),
+        "cached": draft.cached,
+    }
+
+
+def calls_of(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Every call of a trace with its `name`, `role`, tokens, seconds and whether it was `cached`; those beside the drafts
+    first. What experts wrote for others to read is not in it."""
+    return [*trace.get("beside", ()), *({"role": "draft", **draft} for draft in trace["drafts"])]
 
 
 def trace_of(state: State, row: int) -> dict[str, Any]:
@@ -82,10 +95,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
                 "stop": reply.draft.stop,
                 "error": asdict(reply.draft.error) if reply.draft.error else None,
                 "served_by": reply.draft.served_by,
-                "tokens_in": reply.draft.usage.tokens_in,
-                "tokens_out": reply.draft.usage.tokens_out,
-                "seconds": round(reply.draft.usage.seconds, 4),
-                "cached": reply.draft.cached,
+                **_cost(reply.draft),
                 **_read(state.evidence[row].get(reply.arm), reply.draft.text),
                 **({"gate": asdict(gated)} if (gated := state.gated[row].get(reply.arm)) else {}),
                 **({"contrast": asdict(against)} if (against := state.contrasted[row].get(reply.arm)) else {}),
@@ -95,6 +105,11 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
         **({"plan": asdict(planned)} if (planned := state.planned[row]) else {}),
         **({"discussed": [_discussed(one) for one in rounds]} if (rounds := state.discussed[row]) else {}),
         **({"merge": _merge(merged)} if (merged := state.merged[row]) else {}),
+        **(
+            {"beside": [{"name": o.arm, "role": o.role, **_cost(o.draft)} for o in own]}
+            if (own := state.beside[row])
+            else {}
+        ),
         "answer": answer.text,
         "status": answer.status,
         "chosen": answer.chosen,

@@ -113,13 +113,5 @@ def _letter(draft: Draft) -> str | None:
 def _request(
     registry: Asking, expert: str, text: str, asker: Asker, role: Role, place: int, sampling: Sampling
 ) -> Request:
-    return Request(
-        id=f"{asker.id}:{expert}:{role}:{place}",
-        streams=(registry.stream(expert, registry.messages(expert, text)),),
-        sampling=sampling,
-        role=role,
-        arm=expert,
-        parent=asker.id,
-        deadline=asker.deadline,
-        priority=asker.priority,
-    )
+    stream = registry.stream(expert, registry.messages(expert, text))
+    return asker.request(expert, role, stream, sampling, place=place)

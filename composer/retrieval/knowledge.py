@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from composer.asker import Asker, Asking
 from composer.retrieval.split import sentences
-from composer.types import Draft, Request, Role, Sampling, Stream
+from composer.types import Draft, Request
 from composer.untrusted import harmless
 
 NEED = "{text}\n\nDo you need more information to answer this question? Say yes or no."
@@ -42,7 +42,7 @@ def passage_requests(registry: Asking, card: str, question: str, samples: Sequen
     question is written about in the same way whenever it is asked."""
     stream, sampling = registry.stream(card, registry.messages(card, question)), registry.sampling(card)
     return [
-        _request(asker, card, stream, replace(sampling, seed=sampling.seed + sample), sample, "knowledge")
+        asker.request(card, "knowledge", stream, replace(sampling, seed=sampling.seed + sample), sample=sample)
         for sample in samples
     ]
 
@@ -130,20 +130,4 @@ def _name(card: str) -> re.Pattern[str]:
 def _probe(registry: Asking, arm: str, text: str, tokens: int, place: int, asker: Asker) -> Request:
     sampling = replace(registry.sampling(arm), temperature=0.0, max_tokens=tokens, schema=None)
     stream = registry.stream(arm, registry.messages(arm, text))
-    return _request(asker, arm, stream, sampling, 0, "probe", place)
-
-
-def _request(
-    asker: Asker, arm: str, stream: Stream, sampling: Sampling, sample: int, role: Role, place: int = 0
-) -> Request:
-    return Request(
-        id=f"{asker.id}:{arm}:{role}:{sample + place}",
-        streams=(stream,),
-        sampling=sampling,
-        sample=sample,
-        role=role,
-        arm=arm,
-        parent=asker.id,
-        deadline=asker.deadline,
-        priority=asker.priority,
-    )
+    return asker.request(arm, "probe", stream, sampling, place=place)

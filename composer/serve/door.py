@@ -224,7 +224,7 @@ class Call:
     def _hear(self, event: Event) -> None:
         self._watch.hear(event)
         self.door.metrics.hear(event)
-        if isinstance(event, Drafted) and event.role != "draft":
+        if isinstance(event, Drafted) and event.role in ("knowledge", "probe"):
             self._beside.append(event.draft)
         if not self.asked.stream:
             return

@@ -121,7 +121,7 @@ def usage_of(state: State, beside: Sequence[Draft] = ()) -> tuple[Data, Data]:
     A draft from the store has its tokens in the first and costs nothing in the second; `cached_tokens` are those of
     prompts that nobody had to read again.
     """
-    drafts = [*beside, *(reply.draft for replies in state.replies for reply in replies)]
+    drafts = [*beside, *(one.draft for column in (state.beside, state.replies) for own in column for one in own)]
     read, written = (sum(getattr(draft.usage, name) for draft in drafts) for name in ("tokens_in", "tokens_out"))
     kept = sum(draft.usage.tokens_in if draft.cached else draft.usage.cached_in for draft in drafts)
     now: list[Usage] = [draft.usage for draft in drafts if not draft.cached]

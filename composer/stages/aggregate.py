@@ -63,8 +63,9 @@ class _Aggregate:
         trust = kit.trust()
         scored = state.scores is not None  # of an expert by name nobody has said how good it is
         sure, inside = verdicts.sure, np.array([GAP not in reason.flags for reason in state.reasons], dtype=bool)
-        plain = [not any(r.arm in own for r in state.replies[row]) for row, own in enumerate(state.contrasted)]
-        inside &= np.array(plain, dtype=bool)  # what was rehearsed are the arms as they are
+        inside &= np.array([_rehearsed(state, row) for row in range(len(kinds))], dtype=bool)
+        settled = np.array([_merged(state, row) is not None for row in range(len(kinds))], dtype=bool)
+        sure = np.where(settled, shares, sure)  # the vote's belief is in another answer
         if trust:
             sure = np.where(inside, trust.sureness.probable(sure, ballots.signals), sure)
         taken = [
@@ -121,6 +122,12 @@ async def _marks(kit: Kit, trust: Trust | None, state: State, taken: Sequence[Re
             told.append(UNREAD)
         found.append(tuple(told))
     return found
+
+
+def _rehearsed(state: State, row: int) -> bool:
+    """Whether the row was answered as it was rehearsed: by arms as they are, whose first drafts were voted on."""
+    contrasted = any(reply.arm in state.contrasted[row] for reply in state.replies[row])
+    return not (contrasted or state.planned[row] or state.discussed[row] or _merged(state, row))
 
 
 def _merged(state: State, row: int) -> Reply | None:

@@ -9,13 +9,12 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from composer.answers.merge import merge_request, shown
-from composer.asker import Asker
 from composer.plugins import load
 from composer.stages.kit import Kit, Stage, kind_of
 from composer.stages.reading import compared, read
 from composer.stages.scoring import scored
-from composer.state import Discussed, Reply, State, Update
-from composer.types import Draft, Request
+from composer.state import Beside, Discussed, Reply, State, Update
+from composer.types import Draft, Request, Role
 from routers.types import Array
 
 
@@ -40,7 +39,7 @@ def discuss(
             if not rows:
                 break
             state = state.apply(await _round(kit, router if reroute else None, k, number, state, rows))
-        return {name: getattr(state, name) for name in ("replies", "asked", "discussed", "withheld")}
+        return {name: getattr(state, name) for name in ("replies", "asked", "discussed", "beside", "withheld")}
 
     return stage
 
@@ -67,7 +66,8 @@ async def _round(kit: Kit, router: str | None, k: int, number: int, state: State
     ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
     drafts = await ask([request for own in requests.values() for request in own])
     replies, asked = list(state.replies), list(state.asked)
-    discussed, withheld = list(state.discussed), list(state.withheld)
+    discussed, withheld, beside = list(state.discussed), list(state.withheld), list(state.beside)
+    role: Role = "discuss" if number else "draft"  # of what has stood so far
     for row, own in requests.items():
         if state.queries[row].id in cut:
             withheld[row] = True
@@ -75,12 +75,14 @@ async def _round(kit: Kit, router: str | None, k: int, number: int, state: State
         said, arms = _said(kit, state, row, own, drafts), tuple(request.arm for request in own)
         discussed[row] += (Discussed(state.replies[row], arms),)
         asked[row] = tuple(dict.fromkeys(asked[row] + arms))
-        if any(reply.answer is not None for reply in said):  # else the round changes nothing
-            replies[row] = said
+        told = any(reply.answer is not None for reply in said)  # else the round changes nothing
+        replies[row], gone = (said, state.replies[row]) if told else (state.replies[row], said)
+        beside[row] += tuple(Beside(reply.arm, role if told else "discuss", reply.draft) for reply in gone)
     return {
         "replies": tuple(replies),
         "asked": tuple(asked),
         "discussed": tuple(discussed),
+        "beside": tuple(beside),
         "withheld": tuple(withheld),
     }
 
@@ -95,8 +97,9 @@ def _requests(
     kit: Kit, state: State, row: int, texts: Sequence[str], arms: Sequence[str], number: int
 ) -> list[Request]:
     query = state.queries[row]
-    asker = Asker(query.id, query.wishes.deadline, query.wishes.priority)
-    return [merge_request(kit.registry, arm, query.prompt, texts, asker, role="discuss", place=number) for arm in arms]
+    return [
+        merge_request(kit.registry, arm, query.prompt, texts, query.asker, role="discuss", place=number) for arm in arms
+    ]
 
 
 async def _chosen(
@@ -121,6 +124,6 @@ async def _chosen(
 
 def _best(scores: Array, places: Sequence[int], arms: Sequence[str], k: int) -> tuple[str, ...]:
     """The k best arms among `places`, best first."""
-    own = np.asarray(places)
+    own = np.asarray(places, dtype=np.int64)
     order = own[np.argsort(-scores[own], kind="stable")]
     return tuple(arms[int(place)] for place in order[:k])

@@ -1,29 +1,53 @@
-"""Which rows a merger or a judge is wanted for."""
+"""What a merger and a judge have in common: who may be one, and which rows it is wanted for."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
+from composer.errors import ConfigError
+from composer.plugins import load
+from composer.stages.balloting import ballots_of
+from composer.stages.kit import Kit
+from composer.state import Merged, Reply, State
 
-from composer.state import Reply, State
+
+def check_settler(kit: Kit, by: str, vote: str) -> None:
+    """Raise ConfigError, with the option as its `where`, for an expert or an aggregator that is not there."""
+    load("aggregators", vote, "vote")
+    if by not in {arm.name for arm in kit.registry.arms()}:
+        raise ConfigError(f"no expert is called {by!r}", where="by", remedy="name an expert that answers")
 
 
-def disputed(state: State) -> list[int]:
-    """The rows of which nobody else is asked, and that nobody has merged or judged yet."""
-    return [
+def disputed(
+    kit: Kit, state: State, by: str, vote: str, sure: float
+) -> tuple[dict[int, list[Reply]], dict[int, Merged]]:
+    """The rows that `by` is to settle, each with its complete drafts, and those for which it is not needed. Left out are rows
+    of which somebody else is still asked, or that are settled already."""
+    rows = [
         row
         for row, still in enumerate(state.open)
         if not still and state.merged[row] is None and state.abstained[row] is None and not state.withheld[row]
     ]
+    part = state.part(rows)
+    own = [[reply for reply in replies if reply.draft.ok] for replies in part.replies]
+    believed = kit.aggregator(vote).combine(ballots_of(part, own)).sure
+    wanted: dict[int, list[Reply]] = {}
+    needless: dict[int, Merged] = {}
+    for place, row in enumerate(rows):
+        why = _needless(own[place], float(believed[place]), sure)
+        if why is None:
+            wanted[row] = own[place]
+        else:
+            needless[row] = Merged(by, why=why)
+    return wanted, needless
 
 
-def needless(own: Sequence[Reply], believed: float, sure: float) -> str | None:
-    """Why a merger is not asked; None: it is."""
-    codes = np.array([reply.code for reply in own if reply.code >= 0])
+def _needless(own: Sequence[Reply], believed: float, sure: float) -> str | None:
+    """Why nobody is asked to settle it; None: somebody is."""
+    codes = [reply.code for reply in own if reply.code >= 0]
     if len(codes) < 2:
         return "fewer than two drafts hold an answer"
-    if (codes == codes[0]).all():
+    if len(set(codes)) == 1:
         return "all drafts say the same"
     if believed >= sure:
         return f"the vote is sure enough ({believed:.2f})"

@@ -9,13 +9,9 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from composer.answers.merge import judge_requests, preferred
-from composer.asker import Asker
-from composer.errors import ConfigError
-from composer.plugins import load
-from composer.stages.balloting import ballots_of
-from composer.stages.disputed import disputed, needless
+from composer.stages.disputed import check_settler, disputed
 from composer.stages.kit import Kit, Stage
-from composer.state import Merged, Reply, State, Update
+from composer.state import Beside, Merged, Reply, State, Update
 from composer.types import Draft, Request
 
 Duel = tuple[Reply, Reply, tuple[Request, Request]]
@@ -32,30 +28,23 @@ def judge(
     """Have the expert `by` compare each two of the answers of a row that differ (of at most `most`, those that were given most
     often), in both orders; what it prefers in one order alone counts for neither. The answer that wins most often is taken; of equal
     ones, and where it prefers none, that of the vote. It is left out where a merger would be (see `merge`)."""
-    load("aggregators", vote, "vote")
-    if by not in {arm.name for arm in kit.registry.arms()}:
-        raise ConfigError(f"no expert is called {by!r}", where="by", remedy="name an expert that answers")
+    check_settler(kit, by, vote)
 
     async def stage(state: State) -> Update:
-        rows = disputed(state)
-        return await _judged(kit, by, vote, sure, most, state, rows) if rows else {}
+        wanted, needless = disputed(kit, state, by, vote, sure)
+        return await _judged(kit, by, most, state, wanted, needless)
 
     return stage
 
 
-async def _judged(kit: Kit, by: str, vote: str, sure: float, most: int, state: State, rows: Sequence[int]) -> Update:
+async def _judged(
+    kit: Kit, by: str, most: int, state: State, wanted: Mapping[int, Sequence[Reply]], needless: Mapping[int, Merged]
+) -> Update:
     from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes this stage and never runs it
 
-    part = state.part(rows)
-    own = [[reply for reply in replies if reply.draft.ok] for replies in part.replies]
-    said = kit.aggregator(vote).combine(ballots_of(part, own))
-    found, withheld, duels = list(state.merged), list(state.withheld), dict[int, list[Duel]]()
-    for place, row in enumerate(rows):
-        why = needless(own[place], float(said.sure[place]), sure)
-        if why is None:
-            duels[row] = _duels(kit, by, state, row, _answers(own[place], most))
-        else:
-            found[row] = Merged(by, why=why)
+    found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
+    withheld, beside = list(state.withheld), list(state.beside)
+    duels = {row: _duels(kit, by, state, row, _answers(own, most)) for row, own in wanted.items()}
     cut: set[str] = set()
     ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
     drafts = await ask([request for each in duels.values() for *_, pair in each for request in pair])
@@ -64,7 +53,8 @@ async def _judged(kit: Kit, by: str, vote: str, sure: float, most: int, state: S
             withheld[row] = True
         else:
             found[row] = _verdict(by, each, drafts)
-    return {"merged": tuple(found), "withheld": tuple(withheld)}
+            beside[row] += tuple(Beside(by, "judge", drafts[request.id]) for *_, pair in each for request in pair)
+    return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}
 
 
 def _answers(own: Sequence[Reply], most: int) -> list[Reply]:
@@ -79,9 +69,12 @@ def _answers(own: Sequence[Reply], most: int) -> list[Reply]:
 
 def _duels(kit: Kit, by: str, state: State, row: int, answers: Sequence[Reply]) -> list[Duel]:
     query = state.queries[row]
-    asker = Asker(query.id, query.wishes.deadline, query.wishes.priority)
     return [
-        (one, other, judge_requests(kit.registry, by, query.prompt, (one.draft.text, other.draft.text), asker, place))
+        (
+            one,
+            other,
+            judge_requests(kit.registry, by, query.prompt, (one.draft.text, other.draft.text), query.asker, place),
+        )
         for place, (one, other) in enumerate(combinations(answers, 2))
     ]
 

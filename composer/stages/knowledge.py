@@ -105,7 +105,7 @@ def foreseen(registry: Arms, asked: Sequence[tuple[str, Query]]) -> tuple[list[R
 def _row(registry: Arms, arm: str, query: Query) -> _Row:
     spec = registry.evidence(arm)
     assert spec is not None and spec.writers is not None, f"{arm} reads nothing that experts write"
-    asker = Asker(query.id, query.wishes.deadline, query.wishes.priority)
+    asker = query.asker
     return _Row(arm, query, spec, spec.writers, asker)
 
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
 from composer.answers.merge import merge_request
-from composer.asker import Asker
-from composer.errors import ConfigError
-from composer.plugins import load
-from composer.stages.balloting import ballots_of
-from composer.stages.disputed import disputed, needless
+from composer.stages.disputed import check_settler, disputed
 from composer.stages.kit import Kit, Stage, kind_of
 from composer.stages.reading import compared, read
-from composer.state import Merged, Reply, State, Update
+from composer.state import Beside, Merged, Reply, State, Update
 from composer.types import Request
 
 
@@ -32,42 +28,35 @@ def merge(
     `vote` is as `sure` of its answer (MOSAIC's rule); the trace says so. It sees at most `most` drafts, in an order of their own and
     without names. Where it fails or makes no answer, `aggregate` takes one as if it had not been asked. It comes after `verify`,
     whose comparison of answers it needs."""
-    load("aggregators", vote, "vote")
-    if by not in {arm.name for arm in kit.registry.arms()}:
-        raise ConfigError(f"no expert is called {by!r}", where="by", remedy="name an expert that answers")
+    check_settler(kit, by, vote)
 
     async def stage(state: State) -> Update:
-        rows = disputed(state)
-        return await _merged(kit, by, vote, sure, most, state, rows) if rows else {}
+        wanted, needless = disputed(kit, state, by, vote, sure)
+        return await _merged(kit, by, most, state, wanted, needless)
 
     return stage
 
 
-async def _merged(kit: Kit, by: str, vote: str, sure: float, most: int, state: State, rows: Sequence[int]) -> Update:
+async def _merged(
+    kit: Kit, by: str, most: int, state: State, wanted: Mapping[int, Sequence[Reply]], needless: Mapping[int, Merged]
+) -> Update:
     from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes this stage and never runs it
 
-    part = state.part(rows)
-    own = [[reply for reply in replies if reply.draft.ok] for replies in part.replies]
-    said = kit.aggregator(vote).combine(ballots_of(part, own))
-    found, withheld, requests = list(state.merged), list(state.withheld), dict[int, Request]()
-    for place, row in enumerate(rows):
-        why = needless(own[place], float(said.sure[place]), sure)
-        if why is not None:
-            found[row] = Merged(by, why=why)
-            continue
-        query = state.queries[row]
-        asker = Asker(query.id, query.wishes.deadline, query.wishes.priority)
-        texts = [reply.draft.text for reply in own[place]][:most]
-        requests[row] = merge_request(kit.registry, by, query.prompt, texts, asker)
+    found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
+    withheld, beside = list(state.withheld), list(state.beside)
+    requests: dict[int, Request] = {}
+    for row, own in wanted.items():
+        query, texts = state.queries[row], [reply.draft.text for reply in own][:most]
+        requests[row] = merge_request(kit.registry, by, query.prompt, texts, query.asker)
     cut: set[str] = set()
     drafts = await asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)(list(requests.values()))
     for row, request in requests.items():
-        query = state.queries[row]
+        query, draft = state.queries[row], drafts[request.id]
         if query.id in cut:
             withheld[row] = True
             continue
         kind = kind_of(kit, query, state.asked[row])
-        made = read(Reply(by, drafts[request.id]), query, kind)
-        *_, made = compared([*(reply for reply in state.replies[row] if reply.draft.ok), made], kind)
+        *_, made = compared([*wanted[row], read(Reply(by, draft), query, kind)], kind)
         found[row] = Merged(by, made)
-    return {"merged": tuple(found), "withheld": tuple(withheld)}
+        beside[row] += (Beside(by, "merge", draft),)
+    return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}

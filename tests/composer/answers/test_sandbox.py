@@ -12,8 +12,6 @@ import pytest
 
 from composer.answers.sandbox import SECONDS, Monty
 
-pytest.importorskip("pydantic_monty")
-
 FILE = "{file}"
 ENDLESS = (
     "while True: pass",

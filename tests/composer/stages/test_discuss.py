@@ -10,7 +10,7 @@ import pytest
 from composer.budget import Budget, Limits
 from composer.pipeline import Pipeline
 from composer.state import Query, State
-from composer.traced import trace_of
+from composer.traced import calls_of, trace_of
 from composer.types import Draft, Failure, Request
 from tests.composer.scripted import MODEL, Scripted
 
@@ -70,6 +70,7 @@ def test_who_differs_sees_what_all_said_and_answers_again(scripted: Scripted) ->
     [told] = trace_of(state, 0)["discussed"]
     assert sorted(draft["answer"] for draft in told["drafts"]) == ["4", "5", "6"]
     assert set(told["asked"]) == set(DIFFER)
+    assert len(calls_of(trace_of(state, 0))) == len(book.asked) == 6
 
 
 def test_who_agrees_is_not_asked_again(scripted: Scripted) -> None:

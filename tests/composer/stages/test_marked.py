@@ -13,7 +13,7 @@ from composer.answers.trust import DISSOCIATION, OFF_DOMAIN, Alarm, Content, Tru
 from composer.stages.aggregate import aggregate
 from composer.stages.kit import Kit
 from composer.stages.verify import verify
-from composer.state import Answer, Contrasted, State
+from composer.state import Answer, Contrasted, Discussed, Merged, Planned, Reply, State
 from composer.traced import trace_of
 from routers.coverage import BOUNDARY, GAP
 from routers.doubting import DISAGREEMENT
@@ -94,3 +94,17 @@ async def test_p_right_is_not_calibrated_where_a_draft_has_a_contrast(against: s
     assert plain.calibrated and plain.sure is not None and answer.sure is not None
     assert answer.calibrated is calibrated
     assert (answer.sure == plain.sure) is calibrated
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("planned", Planned("planner", ())), ("merged", None), ("discussed", (Discussed((), ()),))],
+)
+async def test_p_right_is_calibrated_for_answers_that_were_made_as_rehearsed(column: str, value: object) -> None:
+    kit = trusting(Bench().kit)
+    state = asked(("sums", "Paris"), ("base", "Rome"))
+    assert (await marked(state, kit)).calibrated
+
+    if column == "merged":
+        value = Merged("law", Reply("law", done("Rome"), answer="rome", code=1))
+    assert not (await marked(state.apply({column: (value,)}), kit)).calibrated

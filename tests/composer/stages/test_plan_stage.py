@@ -14,7 +14,7 @@ from composer.pipeline import Pipeline
 from composer.planning.plan import SCHEMA
 from composer.state import Query, State
 from composer.trace import Answered, Drafted, Event
-from composer.traced import trace_of
+from composer.traced import calls_of, trace_of
 from composer.types import Draft, Failure, Request
 from tests.composer.scripted import MODEL, Scripted
 
@@ -150,3 +150,32 @@ def test_an_unfinished_plan_is_withheld_and_goes_on_from_the_store(scripted: Scr
 def test_a_planner_has_to_be_one(scripted: Scripted) -> None:
     with pytest.raises(ConfigError, match="writes plans"):
         scripted.pipeline(REGISTRY.replace("{planner: planner}", "{planner: sums}"), Book(""))
+
+
+def test_every_call_is_in_the_trace_once(scripted: Scripted) -> None:
+    book = Book(written(TWO), **{"3 + 4": "7", "7 days in hours": "168"})
+    state = one(scripted.pipeline(REGISTRY, book))
+
+    calls = calls_of(trace_of(state, 0))
+    assert [call["role"] for call in calls] == ["plan", *["step"] * (len(book.asked) - 2), "draft"]
+
+
+def test_what_has_options_is_not_split(scripted: Scripted) -> None:
+    book = Book(written(TWO), **{"Which is a fruit?\nA) apple\nB) stone": "A"})
+    pipeline = scripted.pipeline(REGISTRY, book)
+    state = asyncio.run(pipeline.astate([Query("q", "Which is a fruit?", ("apple", "stone"))]))
+
+    assert all(request.role == "draft" for request in book.asked) and state.answers[0].text == "A"
+
+
+@pytest.mark.parametrize(
+    ("stage", "after"),
+    [("{use: plan, options: {planner: planner}}", "verify"), ("{use: merge, options: {by: general}}", "decide")],
+)
+def test_a_stage_in_the_wrong_place_is_refused(scripted: Scripted, stage: str, after: str) -> None:
+    steps = ["{use: decide}", "{use: generate}", "{use: verify}", "{use: aggregate}"]
+    steps.insert(next(i for i, step in enumerate(steps) if after in step) + 1, stage)
+    registry = REGISTRY.partition("pipeline:")[0] + "pipeline:\n" + "".join(f"  - {step}\n" for step in steps)
+
+    with pytest.raises(ConfigError, match="works on what"):
+        scripted.pipeline(registry, Book(""))
