@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from composer.cli_kit import AsJson, Config, Offline, numbers, print_json, say
 from composer.cli_kit import make_pipeline as _pipeline
+from composer.errors import InputError
+
+if TYPE_CHECKING:
+    from composer.pipeline import Pipeline
 
 fit = typer.Typer(
     help="Learn from outcomes; what is learnt is installed only if a test shows that it helps.",
@@ -63,16 +67,32 @@ def fit_answers_(
     run_code: Annotated[
         bool, typer.Option("--run-code", help="With --runs: run programs against the rows' tests, on this machine.")
     ] = False,
+    mergers: Annotated[
+        str | None,
+        typer.Option("--mergers", help="Choose who merges instead: experts, parted by commas, or all of them (`all`)."),
+    ] = None,
+    labelled: Annotated[
+        Path | None,
+        typer.Option("--labelled", help="With --mergers: the questions that were profiled (else the packaged ones)."),
+    ] = None,
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="With --mergers: most of them per task.")] = 40,
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
     """Is asking several experts worth it here? Rehearsed on answers that are there already; written into the registry
-    file if it beats the best single expert."""
+    file if it beats the best single expert. With --mergers: who is to merge, task by task, where a pipeline says `by: auto`."""
     from dataclasses import asdict
 
     from composer.answering import fit_and_install
 
     pipeline = _pipeline(config, None, offline)
+    if mergers is not None:
+        if data or pool or runs or leave_one_out or run_code:
+            raise InputError("--mergers chooses by the profile", remedy="leave out the other options, or --mergers")
+        _fit_mergers(pipeline, mergers, labelled, prompts, as_json=as_json)
+        return
+    if labelled is not None:
+        raise InputError("--labelled goes with --mergers", remedy="add --mergers all, or leave it out")
     fitted, told = fit_and_install(
         pipeline,
         data=data,
@@ -89,6 +109,29 @@ def fit_answers_(
     for line in fitted.lines():
         typer.echo(line)
     say(told)
+
+
+def _fit_mergers(pipeline: Pipeline, names: str, labelled: Path | None, most: int, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from composer.fit_mergers import experts_of, fit_mergers
+    from composer.jsonl import read_questions
+    from composer.profile import find_profile
+    from composer.profiling import ITEMS
+    from composer.progress import watch
+
+    experts = experts_of(pipeline, names)
+    profile, notes = find_profile(pipeline.registry)
+    for note in notes:
+        say(note)
+    rows = read_questions(labelled or ITEMS, labelled=True).rows
+    with watch(pipeline, "drafts"):
+        found = fit_mergers(pipeline, profile, rows, experts, most=most, say=say)
+    if as_json:
+        print_json(asdict(found))
+        return
+    for line in found.lines():
+        typer.echo(line)
 
 
 @fit.command("gate")

@@ -195,5 +195,9 @@ def _tell(done: Summary, out: Path) -> None:
         say(
             f"predicted {done.predicted_loads} loads and {known}, measured {done.loads} and {done.asking_seconds:.1f} s{most}"
         )
+    if done.merges or done.merges_skipped:
+        skipped = ", ".join(f"{count}: {why}" for why, count in done.merges_skipped.items())
+        many = sum(done.merges_skipped.values())
+        say(f"merged or judged {done.merges} questions, skipped {many}" + (f" ({skipped})" if skipped else ""))
     if done.bad_rows:
         say(f"bad rows: see {errors_file(out)}")

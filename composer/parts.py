@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from composer.answers.trust import Trust
     from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
+    from composer.mergers import Mergers
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
@@ -182,6 +183,14 @@ class Parts:
         from composer.fitted import contrasts_of  # noqa: PLC0415 pyarrow: only where there may be some
 
         return contrasts_of(self.registry, self._say)
+
+    @cached_property
+    def mergers(self) -> Mergers:
+        """Whom `coe fit answers --mergers` chose to merge. Raises InputError where it has not, or they have changed since."""
+        from composer.mergers import read_mergers  # noqa: PLC0415 only where the choice is left to it
+        from composer.places import mergers_folder  # noqa: PLC0415
+
+        return read_mergers(mergers_folder(self.registry), self.registry.prints())
 
     @cached_property
     def trust(self) -> Trust | None:

@@ -47,6 +47,11 @@ def contrasts_folder(registry: Registry) -> Path:
     return _beside(registry, "contrasts")
 
 
+def mergers_folder(registry: Registry) -> Path:
+    """Where `coe fit answers --mergers` keeps whom it chose to merge for this registry file."""
+    return _beside(registry, "mergers")
+
+
 def trust_folder(registry: Registry) -> Path:
     """Where it is kept how far answers of this registry file are to be believed."""
     return _beside(registry, "trust")

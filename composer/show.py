@@ -156,13 +156,14 @@ def _merged(merge: Mapping[str, Any] | None) -> list[str]:
         f"judge    {merge['by']}, in both orders: of {one} and {other} {won or 'neither'}"
         for one, other, won in merge.get("duels", ())
     ]
-    if "why" in merge:
-        return duels or [f"merge    {merge['by']} was not asked: {merge['why']}"]
+    by = [f"by       {merge['by']}: {merge['chosen']}"] if "chosen" in merge else []
     if duels:
-        return duels
+        return [*by, *duels]
+    if "why" in merge:
+        return [*by, f"merge    {merge['by']} was not asked: {merge['why']}"]
     said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
     lines = [f"merge    {merge['by']}:"]
-    return [*lines, *(f"         | {line}" for line in said.strip().splitlines())]
+    return [*by, *lines, *(f"         | {line}" for line in said.strip().splitlines())]
 
 
 def drafts_text(trace: Mapping[str, Any]) -> str:

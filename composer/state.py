@@ -228,11 +228,12 @@ class Planned:
 @dataclass(frozen=True, slots=True)
 class Merged:
     """What a merger or a judge was for a row: who it is (`by`), the `reply` to be taken, None where it was not asked or said
-    nothing, `why` so, and of a judge the `duels`: which of two arms it preferred (None: neither, in both orders)."""
+    nothing, `why` so, how it was `chosen` ("": it was named), and of a judge the `duels`: which of two arms it preferred (None: neither, in both orders)."""
 
     by: str
     reply: Reply | None = None
     why: str = ""
+    chosen: str = ""
     duels: tuple[tuple[str, str, str | None], ...] = ()
 
 

@@ -106,6 +106,8 @@ def _merge(merge: Mapping[str, Any] | None) -> str:
     if merge is None:
         return ""
     head = f"<h2>What {_text(merge['by'])} made of them</h2>"
+    if "chosen" in merge:
+        head += f"<p class=note>Why {_text(merge['by'])}: {_text(merge['chosen'])}.</p>"
     if merge.get("duels"):
         rows = "".join(
             f"<tr><td>{_text(one)}</td><td>{_text(other)}</td><td>{_text(won or 'neither')}</td></tr>"

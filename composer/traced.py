@@ -37,13 +37,14 @@ def _discussed(one: Discussed) -> dict[str, Any]:
 
 def _merge(merged: Merged) -> dict[str, Any]:
     reply = merged.reply
-    duels = {"duels": [list(duel) for duel in merged.duels]} if merged.duels else {}
+    more: dict[str, Any] = {"duels": [list(duel) for duel in merged.duels]} if merged.duels else {}
+    more |= {"chosen": merged.chosen} if merged.chosen else {}
     if reply is None:
-        return {"by": merged.by, "why": merged.why, **duels}
+        return {"by": merged.by, "why": merged.why, **more}
     error = reply.draft.error
     return {
         "by": merged.by,
-        **duels,
+        **more,
         "draft": reply.draft.text,
         "answer": reply.answer,
         "error": error.message if error else None,
@@ -63,6 +64,14 @@ def calls_of(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Every call of a trace with its `name`, `role`, tokens, seconds and whether it was `cached`; those beside the drafts
     first. What experts wrote for others to read is not in it."""
     return [*trace.get("beside", ()), *({"role": "draft", **draft} for draft in trace["drafts"])]
+
+
+def settled_of(trace: Mapping[str, Any]) -> str | None:
+    """Why no merger or judge was asked for the question of this trace, without its figures; "": one was; None: none was to
+    be."""
+    if (merge := trace.get("merge")) is None:
+        return None
+    return "" if "why" not in merge or merge.get("duels") else str(merge["why"]).partition(" (")[0]
 
 
 def trace_of(state: State, row: int) -> dict[str, Any]:
