@@ -146,15 +146,19 @@ def fit_gate_(
         Path | None, typer.Option("--traffic", help="Questions as `coe run` takes them: what a gate would do there.")
     ] = None,
     drafts: Annotated[bool, typer.Option(help="Also try gates that look at short drafts.")] = True,
+    judge: Annotated[
+        str | None, typer.Option(help="Of personas: the expert that judges style where something is written.")
+    ] = None,
     config: Config = None,
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
-    """When is it worth to read? Learnt from questions answered with and without passages; a gate is installed if it earns
-    more than never and always reading."""
+    """When is it worth to read, and for which questions to speak as a persona? Learnt from questions answered both ways; a gate
+    is installed if it earns more than never and always reading, and open to a persona only for intents where it is shown to help."""
     from dataclasses import asdict
 
-    from composer.fit_gate import default_value, fit_gates
+    from composer.fit_gate import Weighed, default_value, fit_gates
+    from composer.fit_personas import WeighedPersona, fit_personas
     from composer.jsonl import read_questions
     from composer.profile import find_profile
     from composer.profiling import profile_file
@@ -164,7 +168,8 @@ def fit_gate_(
     pipeline = _pipeline(config, None, offline)
     rows = read_questions(traffic).rows if traffic is not None else ()
     if labelled is not None:
-        both = {name for arm in pipeline.settings.reading for name in (arm.name, arm.expert)}
+        ways = (*pipeline.settings.reading, *pipeline.settings.personas)
+        both = {name for arm in ways for name in (arm.name, arm.expert)}
         with watch(pipeline, "drafts"):
             report = profile_file(
                 pipeline, labelled, None, only=[name for name in pipeline.settings.arms if name in both]
@@ -175,20 +180,33 @@ def fit_gate_(
     profile, notes = find_profile(pipeline.registry)
     for note in notes:
         say(note)
-    found = fit_gates(
-        pipeline,
-        profile,
-        value=default_value(pipeline) if value is None else value,
-        drafts=drafts,
-        traffic=[Query(row.id, row.text, row.choices, row.kind) for row in rows],
-        say=say,
-    )
+    settings = pipeline.settings
+    weighed: list[WeighedPersona] = []
+    found: list[Weighed] = []
+    if settings.personas:
+        weighed = fit_personas(pipeline, profile, judge=judge, say=say)
+        steps = (settings.pipeline, *settings.pipelines.values())
+        if any(record.open for one in weighed for record in one.records) and not any(
+            step.use == "persona" for own in steps for step in own
+        ):
+            say("no pipeline applies it yet: write `- use: persona` after `decide` in the registry")
+    elif judge is not None:
+        raise InputError("this registry declares no personas to judge", remedy="add `personas:` to an expert")
+    if settings.reading or not settings.personas:
+        found = fit_gates(
+            pipeline,
+            profile,
+            value=default_value(pipeline) if value is None else value,
+            drafts=drafts,
+            traffic=[Query(row.id, row.text, row.choices, row.kind) for row in rows],
+            say=say,
+        )
     if as_json:
-        print_json({"arms": [asdict(one) for one in found]})
+        told = {"personas": [asdict(one) for one in weighed]} if settings.personas else {}
+        print_json({"arms": [asdict(one) for one in found], **told})
         return
-    for one in found:
-        for line in one.lines():
-            typer.echo(line)
+    for line in (line for own in (weighed, found) for one in own for line in one.lines()):
+        typer.echo(line)
 
 
 @fit.command("contrast")

@@ -10,7 +10,14 @@ from pathlib import Path
 from composer.contrast import FITTED
 from composer.errors import InputError
 from composer.folders import mend
-from composer.places import answers_folder, contrasts_folder, gates_folder, mergers_folder, router_folder
+from composer.places import (
+    answers_folder,
+    contrasts_folder,
+    gates_folder,
+    mergers_folder,
+    personas_folder,
+    router_folder,
+)
 from composer.registry.experts import Registry
 from composer.stages.disputed import FITTED as CHOSEN
 
@@ -22,6 +29,8 @@ def installed_sha(registry: Registry) -> str:
     folders = {"router": router_folder(registry), "answers": answers_folder(registry)}
     if "retrieve" in stages:
         folders["gates"] = gates_folder(registry)
+    if "persona" in stages:
+        folders["personas"] = personas_folder(registry)
     steps = [step for step in registry.settings.pipeline if step.use == "contrast"]
     if any(step.options.get("use", FITTED) == FITTED for step in steps):
         folders["contrasts"] = contrasts_folder(registry)

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from composer.answers.trust import Trust
     from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
+    from composer.intents import Intents
     from composer.mergers import Mergers
+    from composer.persona_records import PersonaRecord
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
@@ -183,6 +185,20 @@ class Parts:
         from composer.fitted import contrasts_of  # noqa: PLC0415 pyarrow: only where there may be some
 
         return contrasts_of(self.registry, self._say)
+
+    @cached_property
+    def intents(self) -> Intents:
+        """What tells the intent of a question."""
+        from composer.intents import Intents  # noqa: PLC0415 only where there are personas
+
+        return Intents.read(self.encoder().encode, self.registry.encoder_sha)
+
+    @cached_property
+    def personas(self) -> tuple[PersonaRecord, ...]:
+        """What `coe fit gate` measured of personas. Raises InputError where it cannot be read."""
+        from composer.fitted import personas_of  # noqa: PLC0415 only where there may be some
+
+        return personas_of(self.registry, lambda: self.intents.digest, self._say)
 
     @cached_property
     def mergers(self) -> Mergers:

@@ -245,6 +245,8 @@ class Pipeline(Parts):
             gates=lambda: self.gates,
             contrasts=lambda: self.contrasts,
             mergers=lambda: self.mergers,
+            personas=lambda: self.personas,
+            intents=lambda: self.intents,
         )
 
     def check_indexes(self, by: str) -> None:

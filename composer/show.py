@@ -112,6 +112,12 @@ def _contrast(draft: Mapping[str, Any]) -> list[str]:
     return [f"less     {one['partner']} ({one['chosen']}), beta {one['beta']:g}, alpha {one['alpha']:g}{why}"]
 
 
+def _persona(draft: Mapping[str, Any]) -> list[str]:
+    """As whom the expert spoke, and why."""
+    one = draft.get("persona")
+    return [f"persona  {one['arm']}, as the question is {one['intent']}: {one['why']}"] if one else []
+
+
 def cost_of(told: Mapping[str, Any]) -> str:
     """What a draft cost."""
     return "from the store" if told["cached"] else f"{told['tokens_out']} tokens, {told['seconds']:.2f} s"
@@ -173,7 +179,7 @@ def drafts_text(trace: Mapping[str, Any]) -> str:
         lines.append(f"draft    {draft['name']} ({cost_of(draft)}):")
         said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
         lines += [f"         | {line}" for line in said.strip().splitlines()]
-        lines += [*_reading(draft), *_contrast(draft)]
+        lines += [*_reading(draft), *_contrast(draft), *_persona(draft)]
     lines += [*_planned(trace.get("plan")), *_discussed(trace.get("discussed", ()))]
     lines += [*_merged(trace.get("merge")), *_beside(trace)]
     if trace["sure"] is not None:

@@ -12,6 +12,7 @@ from composer.adapter import AdapterSpec
 from composer.contrast import ContrastSpec
 from composer.document import Document
 from composer.evidence import EvidenceSpec
+from composer.persona import MARK, PersonaSpec
 from composer.sources import Source
 from composer.types import Kind, Sampling, Scalar, Writes
 
@@ -64,17 +65,24 @@ class ExpertSpec:
     generalist: bool
     system: str | None = None
     writes: Writes = "answers"
+    personas: tuple[PersonaSpec, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ArmSpec:
     """What is routed: an expert, as it is or with evidence, and what is taken off of what it says. The name says so:
-    `general`, `general+manuals`, `arithmetic~base`."""
+    `general`, `general+manuals`, `arithmetic~base`. One with a persona is never routed to: `general!warm`."""
 
     name: str
     expert: str
     evidence: EvidenceSpec | None = None
     contrast: ContrastSpec | None = None
+    persona: PersonaSpec | None = None
+
+    @property
+    def routed(self) -> bool:
+        """Whether routers may choose it."""
+        return self.contrast is None and self.persona is None
 
     @property
     def plain(self) -> str:
@@ -122,9 +130,15 @@ class Settings:
     @cached_property
     def arms(self) -> Mapping[str, ArmSpec]:
         """Every arm by name: the experts that answer as they are, in file order, then those with evidence, then those with
-        a contrast."""
+        a contrast, then those with a persona."""
         plain = {name: ArmSpec(name, name) for name, expert in self.experts.items() if expert.writes == "answers"}
-        return plain | {arm.name: arm for arm in (*self.reading, *self.contrasting)}
+        return plain | {arm.name: arm for arm in (*self.reading, *self.contrasting, *self.personas)}
+
+    @property
+    def personas(self) -> tuple[ArmSpec, ...]:
+        """The arms with a persona."""
+        pairs = [(expert.name, one) for expert in self.experts.values() for one in expert.personas]
+        return tuple(ArmSpec(f"{name}{MARK}{one.name}", name, persona=one) for name, one in pairs)
 
     @property
     def writers(self) -> tuple[str, ...]:

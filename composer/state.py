@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from composer.answers.program import Verdict
 from composer.asker import Asker
 from composer.errors import InputError
+from composer.persona import Voiced
 from composer.types import Draft, Evidence, Kind, Message, Role, Sampling
 from routers.types import Arm, Array, Policy, Reason, Route, Seen
 
@@ -228,7 +229,8 @@ class Planned:
 @dataclass(frozen=True, slots=True)
 class Merged:
     """What a merger or a judge was for a row: who it is (`by`), the `reply` to be taken, None where it was not asked or said
-    nothing, `why` so, how it was `chosen` ("": it was named), and of a judge the `duels`: which of two arms it preferred (None: neither, in both orders)."""
+    nothing, `why` so, how it was `chosen` ("": it was named), and of a judge the `duels`: which of two arms it preferred
+    (None: neither, in both orders)."""
 
     by: str
     reply: Reply | None = None
@@ -253,7 +255,7 @@ class State:
     those of the current round; `course` is how they were chosen; `open` marks rows that still want something; `round`
     counts decisions; `withheld` marks rows whose drafts a budget did not allow: they are not finished, whatever was made of
     the drafts that are there. `evidence` maps the arms of a row that are given any to it, `gated` the arms of a row to the
-    gate's decision that chose them, `contrasted` those with a contrast to what they are contrasted with; `planned` is how a
+    gate's decision that chose them, `contrasted` those with a contrast to what they are contrasted with, `voiced` those that speak as a persona to it; `planned` is how a
     question was split into steps (None: it was not), `merged` what was made of its drafts (None: nobody was to), `discussed` the rounds of
     discussion before the replies that stand, `beside` all other drafts on the way to them.
     """
@@ -269,6 +271,7 @@ class State:
     evidence: tuple[Mapping[str, Evidence], ...] = ()
     gated: tuple[Mapping[str, Gated], ...] = ()
     contrasted: tuple[Mapping[str, Contrasted], ...] = ()
+    voiced: tuple[Mapping[str, Voiced], ...] = ()
     planned: tuple[Planned | None, ...] = ()
     merged: tuple[Merged | None, ...] = ()
     discussed: tuple[tuple[Discussed, ...], ...] = ()
@@ -295,6 +298,7 @@ class State:
             evidence=({},) * n,
             gated=({},) * n,
             contrasted=({},) * n,
+            voiced=({},) * n,
             planned=(None,) * n,
             merged=(None,) * n,
             discussed=nothing,
@@ -371,6 +375,7 @@ _COLUMNS = (
     "evidence",
     "gated",
     "contrasted",
+    "voiced",
     "planned",
     "merged",
     "discussed",

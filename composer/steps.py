@@ -11,6 +11,7 @@ from composer.stages.kit import Kit, Stage
 
 _ORDER = (
     ("plan", "decide", "generate"),
+    ("persona", "decide", "generate"),
     *((name, "verify", "aggregate") for name in ("discuss", "judge", "merge")),
 )
 """Stages that have to stand between two others."""

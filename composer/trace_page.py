@@ -96,6 +96,8 @@ def _card(draft: Mapping[str, Any], trace: Mapping[str, Any]) -> str:
     if draft["answer"] is not None:
         mark = ' <span class="differs">differs</span>' if differs else ""
         answer = f"<p>answer: <b>{_text(draft['answer'])}</b>{mark}</p>"
+    if persona := draft.get("persona"):
+        answer += f'<p class="note">as {_text(persona["arm"])}: the question is {_text(persona["intent"])}</p>'
     return (
         f"<article{kind}><h3>{_text(draft['name'])}</h3>{answer}<pre>{_text(said)}</pre>"
         f'<p class="note">{_text(cost_of(draft))}</p></article>'

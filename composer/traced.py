@@ -107,6 +107,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
                 **_cost(reply.draft),
                 **_read(state.evidence[row].get(reply.arm), reply.draft.text),
                 **({"gate": asdict(gated)} if (gated := state.gated[row].get(reply.arm)) else {}),
+                **({"persona": asdict(voice)} if (voice := state.voiced[row].get(reply.arm)) else {}),
                 **({"contrast": asdict(against)} if (against := state.contrasted[row].get(reply.arm)) else {}),
             }
             for reply in state.replies[row]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from composer.contrast import ContrastSpec, partners
 from composer.errors import ConfigError, SourceError
 from composer.evidence import EvidenceSpec
+from composer.persona import system_of
 from composer.plugins import check_options, load
 from composer.registry.adapting import Adapters, size_of
 from composer.registry.bases import check_weights
@@ -63,12 +64,12 @@ class Registry:
         """Every expert that answers in file order, then those with evidence: what routers choose from. The price is the
         model's per million tokens (unknown: 1, as for equals)."""
         arms = self.settings.arms.values()
-        return tuple(Arm(arm.name, self._price(self._expert(arm.name))) for arm in arms if arm.contrast is None)
+        return tuple(Arm(arm.name, self._price(self._expert(arm.name))) for arm in arms if arm.routed)
 
     def variants(self, arm: str) -> tuple[str, ...]:
         """All arms of the arm's expert: as it is, then with each evidence."""
         expert, arms = self.settings.arms[arm].expert, self.settings.arms.items()
-        return tuple(name for name, one in arms if one.expert == expert and one.contrast is None)
+        return tuple(name for name, one in arms if one.expert == expert and one.routed)
 
     def evidence(self, arm: str) -> EvidenceSpec | None:
         """What the arm is given to read beside the question."""
@@ -98,7 +99,7 @@ class Registry:
     def fits(self, arm: str, text: str) -> bool:
         """Whether this text and an answer fit into the context of the arm's model, by a count that errs on the safe side."""
         expert, model = self._expert(arm), self._model(arm)
-        needed = most_tokens(text) + most_tokens(expert.system or "") + expert.sampling.max_tokens
+        needed = most_tokens(text) + most_tokens(system_of(self.settings, arm) or "") + expert.sampling.max_tokens
         return needed + _TURN <= model.context
 
     def stream(self, arm: str, prompt: Prompt, *, bare: bool = False) -> Stream:
@@ -115,7 +116,7 @@ class Registry:
         one; as it stands for models that continue."""
         if self._model(arm).completion:
             return text
-        system = self._expert(arm).system
+        system = system_of(self.settings, arm)
         turn = Message("user", text)
         return (turn,) if system is None else (Message("system", system), turn)
 
@@ -232,6 +233,8 @@ class Registry:
             material = self._material(arm.expert)
             if arm.evidence is not None:
                 material["evidence"] = self._evidence_print(arm.evidence)
+            if arm.persona is not None:
+                material["persona"] = arm.persona.text
             if arm.contrast is not None:
                 who = partners(arm.contrast, arm.expert, self.settings.experts)
                 material["contrast"] = [asdict(arm.contrast), [[name, self._material(name)] for name in who]]
