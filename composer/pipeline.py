@@ -244,7 +244,15 @@ class Pipeline(Parts):
             passages=self.passages,
             gates=lambda: self.gates,
             contrasts=lambda: self.contrasts,
+            plans=lambda: self.plans,
         )
+
+    def kit_of(self, by: str) -> tuple[Kit, Sequence[StageSpec]]:
+        """What the stages of the pipeline `by` work with, and its steps. Raises KeyError for a name that no pipeline has."""
+        at, steps = (
+            ("pipeline", self.settings.pipeline) if by == AUTO else (f"pipelines.{by}", self.settings.pipelines[by])
+        )
+        return replace(self.kit, trust=lambda: None, solve=partial(self._solve, at, steps)), steps
 
     def check_indexes(self, by: str) -> None:
         """Look at the files of what the arms of the pipeline `by` may read: an arm may want it only when others were
@@ -263,9 +271,7 @@ class Pipeline(Parts):
     def _stages(self, steps: Sequence[StageSpec], at: str) -> Plan:
         # what was rehearsed is `pipeline:`; of others, and of experts by name, nobody knows how sure they may be
         kit = self.kit if at == "pipeline" else replace(self.kit, trust=lambda: None)
-        if any(step.use == PLAN for step in steps):
-            kit = replace(kit, solve=partial(self._solve, at, steps))
-        return stages_of(self.settings, kit, steps, at)
+        return stages_of(self.settings, replace(kit, solve=partial(self._solve, at, steps)), steps, at)
 
     async def _solve(
         self, at: str, steps: Sequence[StageSpec], queries: Sequence[Query], behalf: Mapping[str, str], run: str
