@@ -170,7 +170,8 @@ class Pipeline(Parts):
         from composer.stages.decide import alone  # noqa: PLC0415
 
         look = ("retrieve",) if arms[by].evidence is not None else ()
-        rest = [StageSpec(use, {}, 1) for use in (*look, "generate", "verify", "aggregate")]
+        run = ("execute",) if arms[by].strategy is not None else ()
+        rest = [StageSpec(use, {}, 1) for use in (*look, "generate", *run, "verify", "aggregate")]
         kit = replace(self.kit, trust=lambda: None)
         return [
             ("decide", alone(by)),
@@ -244,6 +245,7 @@ class Pipeline(Parts):
             passages=self.passages,
             gates=lambda: self.gates,
             contrasts=lambda: self.contrasts,
+            sandbox=self.sandbox,
         )
 
     def check_indexes(self, by: str) -> None:
