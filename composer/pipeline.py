@@ -170,7 +170,8 @@ class Pipeline(Parts):
         from composer.stages.decide import alone  # noqa: PLC0415
 
         look = ("retrieve",) if arms[by].evidence is not None else ()
-        rest = [StageSpec(use, {}, 1) for use in (*look, "generate", "verify", "aggregate")]
+        run = ("execute",) if arms[by].strategy is not None else ()
+        rest = [StageSpec(use, {}, 1) for use in (*look, "generate", *run, "verify", "aggregate")]
         kit = replace(self.kit, trust=lambda: None)
         return [
             ("decide", alone(by)),
@@ -245,6 +246,7 @@ class Pipeline(Parts):
             gates=lambda: self.gates,
             contrasts=lambda: self.contrasts,
             plans=lambda: self.plans,
+            sandbox=self.sandbox,
         )
 
     def kit_of(self, by: str) -> tuple[Kit, Sequence[StageSpec]]:

@@ -112,6 +112,24 @@ def _contrast(draft: Mapping[str, Any]) -> list[str]:
     return [f"less     {one['partner']} ({one['chosen']}), beta {one['beta']:g}, alpha {one['alpha']:g}{why}"]
 
 
+def outcome_of(call: Mapping[str, Any]) -> str:
+    """What a program gave, or why it gave nothing."""
+    return str(call["gave"]) if call["gave"] else f"nothing: {call['why']}"
+
+
+def _strategy(draft: Mapping[str, Any]) -> list[str]:
+    """The programs in a draft, and what they gave."""
+    if (one := draft.get("strategy")) is None:
+        return []
+    lines = [f"strategy {one['use']}, {len(one['calls'])} programs were run"]
+    for call in one["calls"]:
+        lines += [f"         > {line}" for line in call["program"].splitlines()]
+        lines += [f"         = {line}" for line in outcome_of(call).splitlines()]
+    if one["why"] and not (one["calls"] and one["calls"][-1]["why"] == one["why"]):
+        lines.append(f"         no answer: {one['why']}")
+    return lines
+
+
 def cost_of(told: Mapping[str, Any]) -> str:
     """What a draft cost."""
     return "from the store" if told["cached"] else f"{told['tokens_out']} tokens, {told['seconds']:.2f} s"
@@ -172,7 +190,7 @@ def drafts_text(trace: Mapping[str, Any]) -> str:
         lines.append(f"draft    {draft['name']} ({cost_of(draft)}):")
         said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
         lines += [f"         | {line}" for line in said.strip().splitlines()]
-        lines += [*_reading(draft), *_contrast(draft)]
+        lines += [*_strategy(draft), *_reading(draft), *_contrast(draft)]
     lines += [*_planned(trace.get("plan")), *_discussed(trace.get("discussed", ()))]
     lines += [*_merged(trace.get("merge")), *_beside(trace)]
     if trace["sure"] is not None:
