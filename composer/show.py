@@ -25,6 +25,8 @@ def why(route: Route) -> str:
     if not route.arms:
         return f"nobody is asked: {reason.fallback or 'the policy abstains'}"
     first, note = route.arms[0], f", {reason.note}" if reason.note else ""
+    if not route.scores:
+        return reason.note or f"{first} is the only one"
     best = max(route.scores, key=lambda name: (route.scores[name], name == first))
     if best != first:
         return f"{first}, though {best} scores higher{note}"
