@@ -76,6 +76,10 @@ def fit_answers_(
         typer.Option("--labelled", help="With --mergers: the questions that were profiled (else the packaged ones)."),
     ] = None,
     prompts: Annotated[int, typer.Option("--prompts", min=1, help="With --mergers: most of them per task.")] = 40,
+    plans: Annotated[
+        Path | None,
+        typer.Option("--plans", help="Labelled JSONL: only learn which plans are right, to show them to the planner."),
+    ] = None,
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
@@ -83,6 +87,11 @@ def fit_answers_(
     file if it beats the best single expert. With --mergers: who is to merge, task by task, where a pipeline says `by: auto`."""
     from dataclasses import asdict
 
+    if plans is not None:
+        if mergers is not None:
+            raise InputError("--plans and --mergers learn different things", remedy="run one after the other")
+        _fit_plans(_pipeline(config, None, offline), plans, as_json)
+        return
     from composer.answering import fit_and_install
 
     pipeline = _pipeline(config, None, offline)
@@ -132,6 +141,27 @@ def _fit_mergers(pipeline: Pipeline, names: str, labelled: Path | None, most: in
         return
     for line in found.lines():
         typer.echo(line)
+
+
+def _fit_plans(pipeline: Pipeline, labelled: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from composer.fit_plans import learn_plans
+    from composer.jsonl import read_questions
+    from composer.places import plans_folder
+    from composer.progress import watch
+
+    rows = read_questions(labelled, labelled=True).rows
+    with watch(pipeline, "drafts"):
+        learnt = learn_plans(pipeline, rows, say=say)
+    folder = plans_folder(pipeline.registry)
+    if as_json:
+        tries = {"first": [asdict(one) for one in learnt.first], "more": [asdict(one) for one in learnt.more]}
+        print_json({**tries, "remembered": len(learnt.memory), "folder": str(folder)})
+        return
+    for line in learnt.lines():
+        typer.echo(line)
+    say(f"written to {folder}")
 
 
 @fit.command("gate")

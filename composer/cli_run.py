@@ -183,6 +183,7 @@ def make_budget(calls: int | None, tokens: int | None, seconds: float | None, de
 
 def _tell(done: Summary, out: Path) -> None:
     from composer.outputs import errors_file
+    from composer.results import MADE
 
     say(
         f"{done.queries} queries: {done.drafts} drafts ({done.cached} from the store), {done.loads} loads of "
@@ -195,9 +196,10 @@ def _tell(done: Summary, out: Path) -> None:
         say(
             f"predicted {done.predicted_loads} loads and {known}, measured {done.loads} and {done.asking_seconds:.1f} s{most}"
         )
-    if done.merges or done.merges_skipped:
-        skipped = ", ".join(f"{count}: {why}" for why, count in done.merges_skipped.items())
-        many = sum(done.merges_skipped.values())
-        say(f"merged or judged {done.merges} questions, skipped {many}" + (f" ({skipped})" if skipped else ""))
+    if done.merges:
+        skipped = {why: count for why, count in done.merges.items() if why != MADE}
+        told = ", ".join(f"{count}: {why}" for why, count in sorted(skipped.items()))
+        many = sum(skipped.values())
+        say(f"merged or judged {done.merges.get(MADE, 0)} questions, skipped {many}" + (f" ({told})" if told else ""))
     if done.bad_rows:
         say(f"bad rows: see {errors_file(out)}")

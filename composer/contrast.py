@@ -89,6 +89,8 @@ def _unfit(arm: ArmSpec, spec: ContrastSpec, experts: Mapping[str, ExpertSpec]) 
     expert = experts[arm.expert]
     if arm.persona is not None:
         return "speaks as a persona, which is another way to change what it says"
+    if arm.strategy is not None:
+        return f"has the strategy {arm.strategy.use}, and is asked as it is"
     if spec.against == BASE:
         return None if expert.adapter is not None else "has no adapter, so it is its base"
     if spec.against == WEAK:

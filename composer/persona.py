@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from composer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from composer.specs import Settings
+    from composer.specs import ArmSpec, Settings
 
 MARK = "!"
 """Between an expert and its persona in the name of an arm: `general!warm`."""
@@ -42,6 +42,11 @@ def personas_of(expert: str, rows: Mapping[str, str], error: Fault) -> tuple[Per
         if not text.strip():
             raise error(f"experts.{expert}.personas.{name}", "the persona says nothing", "write a text, or remove it")
     return tuple(PersonaSpec(name, text.strip()) for name, text in rows.items())
+
+
+def told_of(arm: ArmSpec) -> dict[str, str]:
+    """What a persona adds to what the arm's record belongs to."""
+    return {"persona": arm.persona.text} if arm.persona else {}
 
 
 def system_of(settings: Settings, arm: str) -> str | None:

@@ -15,6 +15,7 @@ from composer.state import State
 from composer.store import RunHandle
 from composer.traced import settled_of, trace_of
 
+MADE = "made"
 _AT_ONCE = (
     500  # results on their way to the store or back: all rows of a large file at once would be most of its memory
 )
@@ -24,7 +25,7 @@ _AT_ONCE = (
 class Results:
     """The results of the questions `names`, in file order. What is finished is in the store alone; `failed` ones (their
     traces) and `withheld` ones are left open there for the next start. `before` are those that earlier starts have
-    answered, and that are not asked again; `settled` counts merges and judgements that were made (""), and skipped, by reason."""
+    answered, and that are not asked again; `settled` counts merges and judgements that were made (`made`), and skipped ones by their reason."""
 
     names: Sequence[str]
     before: set[str] = field(default_factory=set)
@@ -80,7 +81,7 @@ class Results:
                 self.degraded += trace["status"] == "degraded"
                 self.drafts_before += len(trace["drafts"]) if name in self.before else 0
                 if (why := settled_of(trace)) is not None:
-                    self.settled[why] += 1
+                    self.settled[why or MADE] += 1
                 row = row_of(trace)
                 if form == "rows":
                     yield row | {"id": shown.get(name, name)}

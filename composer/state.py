@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from composer.answers.program import Verdict
+from composer.answers.strategies import Worked
 from composer.asker import Asker
 from composer.errors import InputError
 from composer.persona import Voiced
@@ -116,7 +117,8 @@ def as_queries(queries: Sequence[str | Query]) -> tuple[Query, ...]:
 class Reply:
     """A draft in its row: from which arm, which sample, the answer read out of it (None: nothing could be read), what
     came of each of the query's tests (empty: they were not run), and its `code`: equal for equal answers of the row, -1
-    where there is none, or a program that fails a test."""
+    where there is none, or a program that fails a test. `worked`: what became of the programs in it, where its arm has a
+    strategy and they were run."""
 
     arm: str
     draft: Draft
@@ -124,6 +126,12 @@ class Reply:
     answer: str | None = None
     verdicts: tuple[Verdict, ...] = ()
     code: int = -1
+    worked: Worked | None = None
+
+    @property
+    def said(self) -> str:
+        """The text that the answer is read out of: the draft, or what its program gave."""
+        return self.draft.text if self.worked is None else self.worked.said
 
     @property
     def passed(self) -> int | None:
@@ -136,14 +144,12 @@ class Reply:
 class Answer:
     """What the pipeline returns for one query.
 
-    `status` is `ok`, `degraded` (answered, but an expert that was asked failed or was cut off, or no answer could be read,
-    or it is a program that fails a test) or `failed`.
+    `status` is `ok`, `degraded` (answered, but an expert that was asked failed or was cut off, or no answer could be read, or it is a program that fails a test) or `failed`.
     `score` is the router's score of the arm whose draft was taken, `agreement` the share of drafts that say the same,
     `sure` is P(right) where the pipeline was rehearsed on its profile, the question lies inside it, and no draft has a
     contrast (`calibrated`), else how much the aggregator believes the answer, in [0, 1] (None: it took a text in which no answer could be read). `marks` say why the answer may be wrong
     all the same: its question's flags, that the experts disagree, that the chosen one is known to be sure and wrong here,
-    that its text speaks of something else; heuristics. A question that was not answered on purpose is `failed`, with why
-    in its trace.
+    that its text speaks of something else; heuristics. A question that was not answered on purpose is `failed`, with why in its trace.
     """
 
     id: str
@@ -219,18 +225,18 @@ class Stepped:
 @dataclass(frozen=True, slots=True)
 class Planned:
     """How a question was split: by which `planner`, the `steps` that were taken, and `why` the plan was not followed to its
-    end, where it was not: then the question was asked as it stands."""
+    end, where it was not: then the question was asked as it stands. `like`: the questions whose plans it was shown."""
 
     planner: str
     steps: tuple[Stepped, ...]
     why: str = ""
+    like: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Merged:
     """What a merger or a judge was for a row: who it is (`by`), the `reply` to be taken, None where it was not asked or said
-    nothing, `why` so, how it was `chosen` ("": it was named), and of a judge the `duels`: which of two arms it preferred
-    (None: neither, in both orders)."""
+    nothing, `why` so, how it was `chosen` ("": it was named), and of a judge the `duels`: which of two arms it preferred (None: neither, in both orders)."""
 
     by: str
     reply: Reply | None = None

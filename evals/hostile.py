@@ -43,7 +43,7 @@ from composer.steps import stage_of
 from composer.traced import settled_of, trace_of
 from composer.tune import aggregators, cross_scores, cross_signals, fit_aggregators, with_skills
 from composer.types import Draft
-from evals.live import questions
+from evals.live_questions import questions
 from evals.metrics import Gap, Result, Row, gap, row
 from evals.report import write_json
 from evals.tasks.injections import Injection, Part, injections

@@ -21,6 +21,8 @@ def check_settler(kit: Kit, by: str, vote: str) -> None:
         raise ConfigError(
             f"no expert is called {by!r}", where="by", remedy=f"name an expert that answers, or write {FITTED}"
         )
+    if by != FITTED and kit.registry.strategy(by) is not None:
+        raise ConfigError(f"{by!r} answers by programs", where="by", remedy="name an expert that answers in prose")
 
 
 def disputed(

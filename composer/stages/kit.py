@@ -17,6 +17,7 @@ from routers.types import Arm, Array, Router
 
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
+    from composer.answers.sandbox import Sandbox
     from composer.answers.trust import Trust
     from composer.contrast import ContrastSpec
     from composer.contrast_records import ContrastRecord
@@ -24,9 +25,11 @@ if TYPE_CHECKING:
     from composer.intents import Intents
     from composer.mergers import Mergers
     from composer.persona_records import PersonaRecord
+    from composer.planning.memory import Memory
     from composer.pool.pool import Pool
     from composer.retrieval.index import Closeness, Hit
     from composer.retrieval.records import GateRecord
+    from composer.strategy import Limits, StrategySpec
 
 Stage = Callable[[State], Awaitable[Update]]
 
@@ -107,6 +110,10 @@ class Arms(Protocol):
         """What the arm is given to read beside the question."""
         ...
 
+    def strategy(self, arm: str) -> StrategySpec | None:
+        """How the arm answers, where that is not in prose."""
+        ...
+
     def description(self, expert: str) -> str:
         """What the registry says of an expert, one that writes knowledge too; "" where it says nothing."""
         ...
@@ -162,10 +169,22 @@ def no_mergers() -> Mergers:
     raise ConfigError("nobody chose who merges here", where="by", remedy="name an expert")
 
 
+def no_sandbox(limits: Limits) -> Sandbox:
+    """Where no program is run."""
+    raise ConfigError("nobody runs programs here", remedy="leave out the arms with a strategy")
+
+
 def unfitted(name: str) -> Aggregator:
     """The aggregator `name` as it is before it has learnt anything."""
     made: Aggregator = load("aggregators", name, "by")()
     return made
+
+
+def no_plans() -> Memory:
+    """Where no plan was followed before."""
+    from composer.planning.memory import Memory  # noqa: PLC0415 only who plans needs it
+
+    return Memory()
 
 
 Solve = Callable[[Sequence[Query], Mapping[str, str], str], Awaitable[State]]
@@ -181,7 +200,8 @@ async def nobody_solves(queries: Sequence[Query], behalf: Mapping[str, str], run
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
     believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm; `mergers` who merges where that was left open; `personas` what was measured of them, `intents` tells which a question has; `emit` reports events as they happen; `budget` is that of
-    the run under way; `typical` tokens of an answer per arm, where they were measured; `solve` puts questions of ours through the rest of the pipeline."""
+    the run under way; `typical` tokens of an answer per arm, where they were measured; `solve` puts questions of ours through the rest of the pipeline;
+    `plans` are those that were followed before; `sandbox` runs programs, none of which may take more than these limits."""
 
     registry: Arms
     encoder: Callable[[], Encoder]
@@ -199,6 +219,8 @@ class Kit:
     personas: Callable[[], Sequence[PersonaRecord]] = tuple["PersonaRecord", ...]
     intents: Callable[[], Intents] = no_intents
     solve: Solve = nobody_solves
+    plans: Callable[[], Memory] = no_plans
+    sandbox: Callable[[Limits], Sandbox] = no_sandbox
 
 
 def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:

@@ -48,7 +48,7 @@ async def _merged(
     asked: dict[int, Merged] = {}
     requests: dict[int, Request] = {}
     for row, own in wanted.items():
-        query, texts = state.queries[row], [reply.draft.text for reply in own][:most]
+        query, texts = state.queries[row], [reply.said for reply in own if reply.said][:most]
         asked[row] = settler(kit, state, row, by)
         requests[row] = merge_request(kit.registry, asked[row].by, query.prompt, texts, query.asker)
     cut: set[str] = set()

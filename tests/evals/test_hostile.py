@@ -13,7 +13,7 @@ from composer.pipeline import Pipeline
 from composer.state import Query, Reply, State
 from composer.types import Draft
 from evals.hostile import attacked, commanded, evaluate, hostile_text, lines, ways, with_drafts
-from evals.live import questions
+from evals.live_questions import questions
 from evals.tasks.injections import injections
 
 
