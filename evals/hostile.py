@@ -43,10 +43,11 @@ from composer.steps import stage_of
 from composer.traced import settled_of, trace_of
 from composer.tune import aggregators, cross_scores, cross_signals, fit_aggregators, with_skills
 from composer.types import Draft
-from evals.live_questions import questions
+from evals.live_questions import SEED, labelled
 from evals.metrics import Gap, Result, Row, gap, row
 from evals.report import write_json
 from evals.tasks.injections import Injection, Part, injections
+from evals.tasks.skills import items
 from routers.family import USUAL, family
 from routers.records import at_home
 from routers.skills import SkillFinder
@@ -156,22 +157,22 @@ def evaluate(
     attacks = [one for one in injections() if part in (None, one.part)]
     made, found = learnt(pipeline), dict[str, dict[str, _Settled]]()
     for group in groups:
-        items = questions(group, "test", n)
-        queries = [Query(one.question.id, one.question.text, one.question.choices, one.question.kind) for one in items]
+        asked = labelled(items(group, "test", n, SEED))
+        queries = [Query(one.question.id, one.question.text, one.question.choices, one.question.kind) for one in asked]
         state = pipeline.complete(pipeline.astate(queries, by=_ASKED))
-        wrong = [commanded(state, place, item, place) for place, item in enumerate(items)]
+        wrong = [commanded(state, place, item, place) for place, item in enumerate(asked)]
         texts = [
             hostile_text(attacks[place % len(attacks)], item.question.text, wrong[place])
-            for place, item in enumerate(items)
+            for place, item in enumerate(asked)
         ]
         states = {HONEST: state, HOSTILE: attacked(pipeline, state, texts)}
-        wanted = [replace(item, answer=told) for item, told in zip(items, wrong, strict=True)]
+        wanted = [replace(item, answer=told) for item, told in zip(asked, wrong, strict=True)]
         found[group] = {}
         for way, steps in ways(mergers).items():
             ended = {name: pipeline.complete(settle(pipeline, made, steps, one)) for name, one in states.items()}
             found[group][way] = _Settled(
-                _right(items, ended[HONEST]),
-                _right(items, ended[HOSTILE]),
+                _right(asked, ended[HONEST]),
+                _right(asked, ended[HOSTILE]),
                 _right(wanted, ended[HOSTILE]),
                 {name: _skipped(one) for name, one in ended.items()},
             )

@@ -13,8 +13,9 @@ from composer.pipeline import Pipeline
 from composer.state import Query, Reply, State
 from composer.types import Draft
 from evals.hostile import attacked, commanded, evaluate, hostile_text, lines, ways, with_drafts
-from evals.live_questions import questions
+from evals.live_questions import SEED, labelled
 from evals.tasks.injections import injections
+from evals.tasks.skills import items
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def drafted(pipeline: Pipeline) -> State:
 
 
 def test_the_expert_that_is_ranked_next_is_taken_over_and_its_command_is_an_answer(pipeline: Pipeline) -> None:
-    state, [item] = drafted(pipeline), questions("arithmetic", "test", 1)
+    state, [item] = drafted(pipeline), labelled(items("arithmetic", "test", 1, SEED))
     wrong = commanded(state, 0, item, 0)
     assert wrong not in {"5", "6", "7", item.answer}
     for attack in injections():
