@@ -198,7 +198,7 @@ class Contrasted:
 @dataclass(frozen=True, slots=True)
 class Beside:
     """A draft that was made on the way to an answer and is none of the replies that stand: of a planner, a step, a merger, a
-    judge, or an earlier round."""
+    judge, a scorer, a supervisor, a search, or an earlier round."""
 
     arm: str
     role: Role
@@ -226,14 +226,58 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
+class Rated:
+    """A draft as a scorer rated it: of which arm, the `answer` in it, a rating from 1 to 5 per capability question (None: it
+    could not be read), and the `score` made of them (None: none could be read)."""
+
+    arm: str
+    answer: str
+    ratings: tuple[int | None, ...]
+    score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A draft that a supervisor looked at: of which arm, the `answer` in it, whether it found it `right` (None: it does not
+    say), its `remark`, and where its author was asked again, the answer in the new draft (`revised`) and whether that draft
+    stands (`stands`; None: nobody was asked)."""
+
+    arm: str
+    answer: str
+    right: bool | None
+    remark: str
+    revised: str | None = None
+    stands: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Walked:
+    """A path of a search after one of its rounds: how many experts it asks at a time (`k`), what they `said` in this round
+    (arm, answer), the path's `answer`, its `value` in [0, 1] by the verifier, and whether it was `kept`."""
+
+    round: int
+    k: int
+    said: tuple[tuple[str, str | None], ...]
+    answer: str | None
+    value: float
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Merged:
-    """What a merger or a judge was for a row: who it is (`by`), the `reply` to be taken, None where it was not asked or said
-    nothing, `why` so, and of a judge the `duels`: which of two arms it preferred (None: neither, in both orders)."""
+    """What a merger, a judge, a scorer, a supervisor or a search was for a row: who it is (`by`), the `reply` to be taken, None
+    where it was not asked or said nothing, and `why` so. Of a judge the `duels`: which of two arms it preferred (None: neither,
+    in both orders); of a scorer the `ratings`, of a supervisor the `tries`, of a search the `paths`. `note` tells what was
+    done otherwise than was asked for."""
 
     by: str
     reply: Reply | None = None
     why: str = ""
     duels: tuple[tuple[str, str, str | None], ...] = ()
+    ratings: tuple[Rated, ...] = ()
+    tries: tuple[Checked, ...] = ()
+    paths: tuple[Walked, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

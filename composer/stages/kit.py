@@ -51,6 +51,18 @@ class Whole(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """A stage whose rows go through it all at once, so that what it asks for them is one pass over the hosts. They do not depend
+    on each other (that is `Whole`): rows that were answered before need not come along."""
+
+    work: Stage
+
+    async def __call__(self, state: State) -> Update:
+        """As `work`."""
+        return await self.work(state)
+
+
 class Encoder(Protocol):
     """Text to unit vectors."""
 
