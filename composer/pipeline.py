@@ -244,6 +244,7 @@ class Pipeline(Parts):
             passages=self.passages,
             gates=lambda: self.gates,
             contrasts=lambda: self.contrasts,
+            scorers=lambda: self.scorers,
         )
 
     def check_indexes(self, by: str) -> None:

@@ -47,6 +47,11 @@ def contrasts_folder(registry: Registry) -> Path:
     return _beside(registry, "contrasts")
 
 
+def scorers_folder(registry: Registry) -> Path:
+    """Where `coe fit answers --scorer` keeps how ratings become a score for this registry file."""
+    return _beside(registry, "scorers")
+
+
 def trust_folder(registry: Registry) -> Path:
     """Where it is kept how far answers of this registry file are to be believed."""
     return _beside(registry, "trust")

@@ -12,7 +12,21 @@ from composer.errors import RequestError
 
 Scalar = str | int | float | bool | None
 Speaker = Literal["system", "user", "assistant"]
-Role = Literal["draft", "judge", "merge", "annotate", "knowledge", "probe", "plan", "step", "discuss", "score", "check", "refine", "search"]
+Role = Literal[
+    "draft",
+    "judge",
+    "merge",
+    "annotate",
+    "knowledge",
+    "probe",
+    "plan",
+    "step",
+    "discuss",
+    "score",
+    "check",
+    "refine",
+    "search",
+]
 Writes = Literal["answers", "knowledge", "plans"]
 Stop = Literal["stop", "length", "error", "cancelled"]
 Level = Literal["text", "logprobs", "logits", "hooks"]

@@ -58,19 +58,14 @@ def merge_request(
     *,
     role: Role = "merge",
     place: int = 0,
-    sample: int = 0,
 ) -> Request:
     """Have `merger` make one answer of `texts`, which it sees in an order of their own and without names. With the role
-    `discuss` or `search` it is one of several who do; `place` numbers what an expert is asked of a question in a role, `sample`
-    the draws of one prompt."""
+    `discuss` or `search` it is one of several who do; `place` numbers what an expert is asked of a question."""
     own = [shown(texts[place]) for place in shuffled(texts, question)]
     mark = boundary(question, own)
     responses = "".join(f"{mark} {number}\n{text}\n" for number, text in enumerate(own, 1))
     asked = MERGE.format(mark=mark, responses=responses, question=question)
-    sampling = registry.sampling(merger)
-    sampling = replace(sampling, seed=sampling.seed + sample) if sample else sampling
-    stream = registry.stream(merger, registry.messages(merger, asked))
-    return asker.request(merger, role, stream, sampling, sample=sample, place=place - sample)  # `place` alone numbers it
+    return _request(registry, merger, asked, asker, role, place, registry.sampling(merger))
 
 
 def judge_requests(

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from composer.pool.pool import Pool
     from composer.retrieval.index import Closeness, Hit
     from composer.retrieval.records import GateRecord
+    from composer.scorer_records import ScorerRecord
 
 Stage = Callable[[State], Awaitable[Update]]
 
@@ -179,7 +180,7 @@ async def nobody_solves(queries: Sequence[Query], behalf: Mapping[str, str], run
 @dataclass(frozen=True, slots=True)
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
-    believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm; `emit` reports events as they happen; `budget` is that of
+    believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm, `scorers` the fitted ones by expert; `emit` reports events as they happen; `budget` is that of
     the run under way; `typical` tokens of an answer per arm, where they were measured; `solve` puts questions of ours through the rest of the pipeline."""
 
     registry: Arms
@@ -194,6 +195,7 @@ class Kit:
     passages: Callable[[Path], Finder] = no_index
     gates: Callable[[], Mapping[str, GateRecord]] = dict[str, "GateRecord"]
     contrasts: Callable[[], Mapping[str, ContrastRecord]] = dict[str, "ContrastRecord"]
+    scorers: Callable[[], Mapping[str, ScorerRecord]] = dict[str, "ScorerRecord"]
     solve: Solve = nobody_solves
 
 
