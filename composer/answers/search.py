@@ -108,7 +108,7 @@ def best_of(values: Sequence[float], width: int) -> list[int]:
 
 def winner(answers: Sequence[int], values: Sequence[float]) -> int | None:
     """The place of the path whose answer has the largest sum of values over all paths that give it: of these the most valued one.
-    Equal sums go to the answer of the first path. None where no path with an answer has a value above 0.
+    Equal sums go to the answer of the most valued path, then of the first. None where no path with an answer has a value above 0.
 
     >>> winner([4, 7, 7], [0.5, 0.3, 0.4]), winner([-1], [0.0])
     (2, None)
@@ -119,5 +119,6 @@ def winner(answers: Sequence[int], values: Sequence[float]) -> int | None:
             sums[code] = sums.get(code, 0.0) + value
     if not sums:
         return None
-    best = max(sums, key=lambda code: round(sums[code], 9))
+    most = {code: max(value for own, value in zip(answers, values, strict=True) if own == code) for code in sums}
+    best = max(sums, key=lambda code: (round(sums[code], 9), most[code]))
     return max((place for place, code in enumerate(answers) if code == best), key=lambda place: values[place])
