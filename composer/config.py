@@ -19,6 +19,7 @@ from composer.evidence import evidence_of
 from composer.formcache import read_rows
 from composer.sources import SOURCE, PathSource, Source, parse_source, scheme
 from composer.specs import ArmSpec, EncoderSpec, ExpertSpec, ModelSpec, Price, Settings, StageSpec
+from composer.strategy import in_prose, strategies_of
 from composer.types import DEFAULT_ENGINE, Sampling
 
 if TYPE_CHECKING:
@@ -160,7 +161,7 @@ class _Reading:
     ) -> tuple[ArmSpec, ...]:
         """Every expert that answers with each evidence that it may be given."""
         self.check_names("evidence", rows)
-        answering = [name for name, expert in experts.items() if expert.writes == "answers"]
+        answering = [name for name, expert in experts.items() if expert.writes == "answers" and expert.prose]
         found = []
         for name, row in rows.items():
             at = f"evidence.{name}.experts"
@@ -169,9 +170,8 @@ class _Reading:
                 if expert not in experts:
                     raise self.error(at, f"no expert is called {expert!r}", suggest(expert, answering))
                 if expert not in answering:
-                    raise self.error(
-                        at, f"{expert} writes {experts[expert].writes} and reads none", "name experts that answer"
-                    )
+                    writes = experts[expert].writes if experts[expert].prose else "programs alone"
+                    raise self.error(at, f"{expert} writes {writes} and reads none", "name experts that answer")
                 found.append(ArmSpec(f"{expert}+{name}", expert, spec))
         return tuple(found)
 
@@ -197,13 +197,14 @@ class _Reading:
         """The one declared, else the first without an adapter that is not declared otherwise."""
         declared = [name for name, row in rows.items() if row.generalist]
         for name in declared:
-            if rows[name].writes != "answers":
-                what = f"the generalist answers, this expert writes {rows[name].writes}"
+            writes = rows[name].writes if in_prose(rows[name].strategies) else "programs alone"
+            if writes != "answers":
+                what = f"the generalist answers, this expert writes {writes}"
                 raise self.error(f"experts.{name}.generalist", what, "remove one of the two")
         if len(declared) > 1:
             at = f"experts.{declared[1]}.generalist"
             raise self.error(at, f"a second generalist: `{declared[0]}` is one already", "keep one `generalist: true`")
-        answering = {name: row for name, row in rows.items() if row.writes == "answers"}
+        answering = {name: row for name, row in rows.items() if row.writes == "answers" and in_prose(row.strategies)}
         bare = [name for name, row in answering.items() if row.adapter is None and row.generalist is None]
         if not declared and not bare:
             raise self.error(
@@ -269,6 +270,12 @@ class _Reading:
             raise self.error(
                 f"{at}.system", f"{row.model} only completes text and knows no system message", "remove `system`"
             )
+        if row.writes != "answers" and [one.use for one in row.strategies] != ["prose"]:
+            raise self.error(
+                f"{at}.strategies",
+                f"strategies are ways to answer, this expert writes {row.writes}",
+                "remove one of the two",
+            )
         return ExpertSpec(
             name=name,
             model=row.model,
@@ -280,6 +287,8 @@ class _Reading:
             generalist=generalist,
             system=row.system,
             writes=row.writes,
+            strategies=strategies_of(name, row.strategies, self.size, self.error),
+            prose=in_prose(row.strategies),
         )
 
     def encoder(self, row: EncoderRow | RerankerRow, at: str) -> EncoderSpec:

@@ -87,6 +87,8 @@ def partners(spec: ContrastSpec, expert: str, experts: Mapping[str, ExpertSpec])
 def _unfit(arm: ArmSpec, spec: ContrastSpec, experts: Mapping[str, ExpertSpec]) -> str | None:
     """Why the arm cannot be contrasted so; None if it can."""
     expert = experts[arm.expert]
+    if arm.strategy is not None:
+        return f"has the strategy {arm.strategy.use}, and is asked as it is"
     if spec.against == BASE:
         return None if expert.adapter is not None else "has no adapter, so it is its base"
     if spec.against == WEAK:

@@ -88,7 +88,7 @@ def fit_scorer(
     *,
     say: Callable[[str], None] = lambda _text: None,
 ) -> FittedScorer:
-    """Draw what every arm that reads nothing says to the labelled `items` (the store is looked into first), let the expert `by` rate
+    """Draw what every arm that reads nothing and runs nothing says to the labelled `items` (the store is looked into first), let the expert `by` rate
     right and wrong answers, each once, fit the ridge on the questions that are not calibration, and test it there against the mean
     rating, on pairs of one right and one wrong answer. It is installed if the paired interval of what it gains lies above 0, and is
     then fitted on everything; else what was installed of this expert is removed.
@@ -147,7 +147,8 @@ async def _drawn(
 ) -> list[_Mixed]:
     """The questions that have both right and wrong answers, at most `MOST` of them, drawn with a fixed seed."""
     registry = pipeline.registry
-    arms = [arm.name for arm in registry.arms() if registry.evidence(arm.name) is None]
+    every = [arm.name for arm in registry.arms()]
+    arms = [arm for arm in every if registry.evidence(arm) is None and registry.strategy(arm) is None]
     say(f"{len(items)} questions to {', '.join(arms)}")
     requests: dict[tuple[int, str], Request] = {}
     for row, item in enumerate(items):

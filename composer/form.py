@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from composer.checks import Row
 from composer.evidence import Factuality, Way
 from composer.sources import SOURCE
+from composer.strategy import Strategy
 from composer.types import DEFAULT_ENGINE, Kind, Scalar, Writes
 
 
@@ -107,6 +108,23 @@ class AdapterRow(Row):
     rank: int | None = _about("of a mixture: the nearest adapter of this rank", 8, default=None, ge=1, le=1024)
 
 
+class StrategyRow(Row):
+    use: Strategy = _about("`code` or `tool`", "code")
+    ask: str | None = _about(
+        'what stands before the question instead of our words; "" asks it as it is', "", default=None, max_length=4000
+    )
+    seconds: float | None = _about("that each of its programs may take (else 2)", 2.0, default=None, gt=0, le=60)
+    memory: str | None = _about("that each of its programs may take (else 64MiB)", "64MiB", default=None)
+
+
+_Strategy = Annotated[
+    StrategyRow,
+    BeforeValidator(
+        lambda told: {"use": told} if isinstance(told, str) else told, json_schema_input_type=Strategy | StrategyRow
+    ),
+]
+
+
 class ExpertRow(Row):
     model: str = _about("the name of a model above", "smollm2")
     adapter: AdapterRow | None = _about("a LoRA adapter on the model", _ADAPTER, default=None)
@@ -118,6 +136,13 @@ class ExpertRow(Row):
         "`plans`: it splits questions into steps (`- use: plan` names it)",
         "knowledge",
         default="answers",
+    )
+    strategies: list[_Strategy] = _about(
+        "how it answers: `prose`; `code`, a program that is run where it can do nothing; `tool`, text with calls of such "
+        "expressions. Each makes an arm: `law`, `law@code`, `law@tool`",
+        ["prose", "code"],
+        default_factory=lambda: [StrategyRow(use="prose")],
+        min_length=1,
     )
     sampling: SamplingRow = _about("changes to the model's sampling", {"max_tokens": 64}, default_factory=SamplingRow)
     system: str | None = _about(

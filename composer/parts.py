@@ -15,9 +15,11 @@ from composer.registry.sources import Progress
 
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
+    from composer.answers.sandbox import Monty
     from composer.answers.trust import Trust
     from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
+    from composer.planning.memory import Memory
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from composer.scorer_records import ScorerRecord
     from composer.specs import Settings
     from composer.store import DraftStore
+    from composer.strategy import Limits
     from routers.embed import Encoder
     from routers.types import Router
 
@@ -48,6 +51,10 @@ class Parts:
     ) -> None:
         """See `Pipeline`."""
         self.settings = settings
+        if settings.strategic:
+            from composer.answers.sandbox import check_sandbox  # noqa: PLC0415 only where programs are run
+
+            check_sandbox(settings.where(f"experts.{settings.strategic[0].expert}.strategies"))
         self.registry = Registry(settings, offline=offline, progress=progress)
         if settings.contrasting:
             check_engines(settings, self.registry.engine)
@@ -66,6 +73,7 @@ class Parts:
         self._indexes: dict[Path, PassageIndex] = {}
         self._checked: set[Path] = set()  # indexes
         self._reranker: Reranker | None = None
+        self._sandboxes: dict[Limits, Monty] = {}
         self._opening = threading.Lock()
 
     @property
@@ -114,6 +122,15 @@ class Parts:
 
                 self._indexes[folder] = PassageIndex.open(folder, self.encoder(), self.reranker())
             return self._indexes[folder]
+
+    def sandbox(self, limits: Limits) -> Monty:
+        """What runs programs within these limits, opened once and as long as the pipeline is."""
+        with self._opening:  # stages run programs in threads
+            if limits not in self._sandboxes:
+                from composer.answers.sandbox import Monty  # noqa: PLC0415 only where programs are run
+
+                self._sandboxes[limits] = Monty(seconds=limits.seconds, memory=limits.memory).__enter__()
+            return self._sandboxes[limits]
 
     def check_passages(self, evidence: Sequence[EvidenceSpec]) -> None:
         """Look at the files of what may be read, once. Raises PassageError, SourceError and ConfigError, as `passages`."""
@@ -178,6 +195,14 @@ class Parts:
         return gates_of(self.registry, self._say)
 
     @cached_property
+    def plans(self) -> Memory:
+        """The plans that `coe fit answers --plans` learnt. Raises InputError where they cannot be read, or are of another encoder."""
+        from composer.places import plans_folder  # noqa: PLC0415 pyarrow: only where somebody plans
+        from composer.planning.memory import read_memory  # noqa: PLC0415
+
+        return read_memory(plans_folder(self.registry), encoder=self.registry.encoder_sha)
+
+    @cached_property
     def contrasts(self) -> Mapping[str, ContrastRecord]:
         """The contrasts that `coe fit contrast` installed, by plain arm. Raises InputError where they cannot be read."""
         from composer.fitted import contrasts_of  # noqa: PLC0415 pyarrow: only where there may be some
@@ -210,6 +235,9 @@ class Parts:
                 store.close()
             with self._opening:
                 indexes, self._indexes = self._indexes, {}
+                sandboxes, self._sandboxes = self._sandboxes, {}
                 self._checked = set()
+            for sandbox in sandboxes.values():
+                sandbox.close()
             for index in indexes.values():
                 index.close()

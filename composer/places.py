@@ -52,6 +52,11 @@ def scorers_folder(registry: Registry) -> Path:
     return _beside(registry, "scorers")
 
 
+def plans_folder(registry: Registry) -> Path:
+    """Where `coe fit answers --plans` keeps the plans that were followed with this registry file."""
+    return _beside(registry, "plans")
+
+
 def trust_folder(registry: Registry) -> Path:
     """Where it is kept how far answers of this registry file are to be believed."""
     return _beside(registry, "trust")

@@ -14,20 +14,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from composer.config import PACKAGED
-from composer.errors import ConfigError, EngineError, InputError, PassageError
+from composer.errors import ConfigError, EngineError, InputError
 from composer.folders import mend, replacing
 from composer.marks import alike, mark
+from composer.measuring import given, worked_out
 from composer.places import user_folder
 from composer.registry.experts import Registry
-from composer.stages.kit import Arms, Encoder, Finder, no_encoder, no_index
-from composer.state import Query, lettered
+from composer.stages.kit import Arms, Encoder, Finder, no_encoder, no_index, no_sandbox
+from composer.state import lettered
 from composer.types import Delta, Draft, Request
 from routers.records import at_home
 from routers.types import Arm, Array, Outcomes, Questions
 
 if TYPE_CHECKING:
+    from composer.answers.sandbox import Sandbox
     from composer.jsonl import Labelled
     from composer.pool.pool import Pool
+    from composer.strategy import Limits
 
 OUTCOMES, VECTORS, MANIFEST, TRUST = "outcomes.parquet", "vectors.npy", "manifest.json", "trust"
 UNLABELLED = "unlabelled"
@@ -133,8 +136,9 @@ async def measure(
     done: Callable[[str, Draft], None] = lambda _arm, _draft: None,
     passages: Callable[[Path], Finder] = no_index,
     embed: Callable[[], Encoder] = no_encoder,
+    sandbox: Callable[[Limits], Sandbox] = no_sandbox,
 ) -> Profile:
-    """Ask every arm (None: all of the registry) every question and grade what it says; `vectors` are the questions', [len(items), dim]; `passages` and `embed` are for arms that are given something to read.
+    """Ask every arm (None: all of the registry) every question and grade what it says; `vectors` are the questions', [len(items), dim]; `passages` and `embed` are for arms that are given something to read, `sandbox` runs what arms with a strategy write.
 
     Drafts go through the pool, so what the store already has is asked of nobody. A draft that was cut off or holds no
     answer scores 0; a call that failed, or a program whose tests were not run (`run_code` allows it), says nothing about
@@ -144,7 +148,7 @@ async def measure(
 
     asked = arms if arms is not None else [arm.name for arm in registry.arms()]
     requests: dict[str, tuple[int, Request]] = {}
-    read = await _evidence(items, asked, registry, passages, pool, embed)
+    read = await given(items, asked, registry, passages, pool, embed)
     for row, item in enumerate(items):
         prompt = lettered(item.question.text, item.question.choices)
         for arm in asked:
@@ -156,6 +160,7 @@ async def measure(
         if not isinstance(piece, Delta):
             drafts[name] = piece
             done(requests[name][1].arm, piece)
+    worked = await worked_out(items, requests, drafts, registry, pool, sandbox)
     by_question: dict[str, list[dict[str, Any]]] = {}
     failures: list[str] = []
     for name, (row, request) in requests.items():
@@ -163,7 +168,8 @@ async def measure(
         if draft.error is not None:
             failures.append(draft.error.message)
             continue
-        answer, score = await asyncio.to_thread(mark, items[row], draft.text, draft.ok, run_code=run_code)
+        said = worked[name].said if name in worked else draft.text
+        answer, score = await asyncio.to_thread(mark, items[row], said, draft.ok, run_code=run_code)
         if score is None:
             failures.append("the tests of a program were not run")
             continue
@@ -190,32 +196,6 @@ async def measure(
     place = {item.question.id: i for i, item in enumerate(items)}
     measured = [place[name] for name in dict.fromkeys(_column(table, "question"))]
     return Profile(table, vectors[measured], encoder, {arm: prints[arm] for arm in asked})
-
-
-async def _evidence(
-    items: Sequence[Labelled],
-    arms: Sequence[str],
-    registry: Arms,
-    passages: Callable[[Path], Finder],
-    pool: Pool,
-    embed: Callable[[], Encoder],
-) -> dict[tuple[int, str], str]:
-    """What each arm that reads is given for each question, by row and arm. Raises PassageError where it cannot be looked
-    up, or nobody wrote any: a record without it would be of another arm."""
-    from composer.stages.asking import asking  # noqa: PLC0415
-    from composer.stages.retrieve import read  # noqa: PLC0415
-
-    places = [(row, arm) for row in range(len(items)) for arm in arms if registry.evidence(arm) is not None]
-    questions = [items[row].question for row, _ in places]
-    asked = [
-        (arm, Query(str(row), question.text, question.choices))
-        for (row, arm), question in zip(places, questions, strict=True)
-    ]
-    found = dict(zip(places, await read(registry, asking(pool), embed, passages, asked), strict=True)) if asked else {}
-    for evidence in found.values():
-        if evidence.missing is not None:
-            raise PassageError(f"nothing can be looked up: {evidence.missing}", remedy="coe index search")
-    return {place: evidence.text for place, evidence in found.items()}
 
 
 _FIELDS: list[tuple[str, pa.DataType]] = [

@@ -139,6 +139,7 @@ def profile_file(
                 done=done,
                 passages=pipeline.passages,
                 embed=pipeline.encoder,
+                sandbox=pipeline.sandbox,
             )
         )
     failed = len(items) * len(arms) - new.table.num_rows

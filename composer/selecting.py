@@ -60,7 +60,7 @@ def select(pipeline: Pipeline, data: Path, keep: int, *, diversity: float = 0.5,
     Raises InputError where no row can be used, or there are not more experts than `keep`.
     """
     registry = pipeline.registry
-    names = [name for name, expert in registry.settings.experts.items() if expert.writes == "answers"]
+    names = [name for name, expert in registry.settings.experts.items() if expert.writes == "answers" and expert.prose]
     if not 1 <= keep < len(names):
         raise InputError(
             f"{keep} of {len(names)} experts is no choice", where="--keep", remedy="keep fewer than there are"

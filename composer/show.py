@@ -39,7 +39,7 @@ def why(route: Route) -> str:
 def route_data(question: str, route: Route) -> dict[str, Any]:
     """A route as `coe route --json` prints it."""
     second = runner_up(route)
-    best = route.scores[route.arms[0]] if route.arms else 0.0
+    best = route.scores.get(route.arms[0], 0.0) if route.arms else 0.0
     return {
         "question": question,
         "chosen": list(route.arms),
@@ -62,6 +62,8 @@ def route_data(question: str, route: Route) -> dict[str, Any]:
 
 def route_text(route: Route) -> str:
     """A route in one screen: chosen, runner-up, skills, every score, nearest profile questions, why."""
+    if not route.scores:
+        return printable(f"route    {', '.join(route.arms)}\nwhy      {route.reason.note or 'there is nobody else'}")
     second = runner_up(route)
     lines = ["route    " + (", ".join(f"{name} {route.scores[name]:.2f}" for name in route.arms) or "nobody")]
     if second and route.arms:
@@ -110,6 +112,24 @@ def _contrast(draft: Mapping[str, Any]) -> list[str]:
         return []
     why = f"; {one['why']}" if one["why"] else ""
     return [f"less     {one['partner']} ({one['chosen']}), beta {one['beta']:g}, alpha {one['alpha']:g}{why}"]
+
+
+def outcome_of(call: Mapping[str, Any]) -> str:
+    """What a program gave, or why it gave nothing."""
+    return str(call["gave"]) if call["gave"] else f"nothing: {call['why']}"
+
+
+def _strategy(draft: Mapping[str, Any]) -> list[str]:
+    """The programs in a draft, and what they gave."""
+    if (one := draft.get("strategy")) is None:
+        return []
+    lines = [f"strategy {one['use']}, {len(one['calls'])} programs were run"]
+    for call in one["calls"]:
+        lines += [f"         > {line}" for line in call["program"].splitlines()]
+        lines += [f"         = {line}" for line in outcome_of(call).splitlines()]
+    if one["why"] and not (one["calls"] and one["calls"][-1]["why"] == one["why"]):
+        lines.append(f"         no answer: {one['why']}")
+    return lines
 
 
 def cost_of(told: Mapping[str, Any]) -> str:
@@ -229,7 +249,7 @@ def drafts_text(trace: Mapping[str, Any]) -> str:
         lines.append(f"draft    {draft['name']} ({cost_of(draft)}):")
         said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
         lines += [f"         | {line}" for line in said.strip().splitlines()]
-        lines += [*_reading(draft), *_contrast(draft)]
+        lines += [*_strategy(draft), *_reading(draft), *_contrast(draft)]
     lines += [*_planned(trace.get("plan")), *_discussed(trace.get("discussed", ()))]
     lines += [*_merged(trace.get("merge")), *_beside(trace)]
     if trace["sure"] is not None:

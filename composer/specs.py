@@ -13,6 +13,7 @@ from composer.contrast import ContrastSpec
 from composer.document import Document
 from composer.evidence import EvidenceSpec
 from composer.sources import Source
+from composer.strategy import AT, StrategySpec
 from composer.types import Kind, Sampling, Scalar, Writes
 
 
@@ -52,7 +53,8 @@ class ModelSpec:
 @dataclass(frozen=True, slots=True)
 class ExpertSpec:
     """A model, or an adapter on it, by name. `sampling` is the model's with the expert's own changes. One that `writes`
-    knowledge or plans is no arm: it writes passages or plans for others."""
+    knowledge or plans is no arm: it writes passages or plans for others. `strategies` are those beside prose; without
+    `prose` it is no arm as it is."""
 
     name: str
     model: str
@@ -64,17 +66,20 @@ class ExpertSpec:
     generalist: bool
     system: str | None = None
     writes: Writes = "answers"
+    strategies: tuple[StrategySpec, ...] = ()
+    prose: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ArmSpec:
-    """What is routed: an expert, as it is or with evidence, and what is taken off of what it says. The name says so:
-    `general`, `general+manuals`, `arithmetic~base`."""
+    """What is routed: an expert, as it is, with evidence, or with a strategy, and what is taken off of what it says. The name
+    says so: `general`, `general+manuals`, `general@code`, `arithmetic~base`."""
 
     name: str
     expert: str
     evidence: EvidenceSpec | None = None
     contrast: ContrastSpec | None = None
+    strategy: StrategySpec | None = None
 
     @property
     def plain(self) -> str:
@@ -121,10 +126,17 @@ class Settings:
 
     @cached_property
     def arms(self) -> Mapping[str, ArmSpec]:
-        """Every arm by name: the experts that answer as they are, in file order, then those with evidence, then those with
-        a contrast."""
-        plain = {name: ArmSpec(name, name) for name, expert in self.experts.items() if expert.writes == "answers"}
-        return plain | {arm.name: arm for arm in (*self.reading, *self.contrasting)}
+        """Every arm by name: the experts that answer as they are, in file order, then those with a strategy, then those with
+        evidence, then those with a contrast."""
+        experts = [expert for expert in self.experts.values() if expert.writes == "answers"]
+        plain = [ArmSpec(expert.name, expert.name) for expert in experts if expert.prose]
+        return {arm.name: arm for arm in (*plain, *self.strategic, *self.reading, *self.contrasting)}
+
+    @property
+    def strategic(self) -> tuple[ArmSpec, ...]:
+        """The arms with a strategy."""
+        pairs = [(expert.name, one) for expert in self.experts.values() for one in expert.strategies]
+        return tuple(ArmSpec(f"{name}{AT}{one.use}", name, strategy=one) for name, one in pairs)
 
     @property
     def writers(self) -> tuple[str, ...]:

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
-from composer.answers.found import Checked, Rated, Walked
+from composer.answers.found import Checked, Rated, Stepped, Walked
 from composer.answers.program import Verdict
+from composer.answers.strategies import Worked
 from composer.asker import Asker
 from composer.errors import InputError
 from composer.types import Draft, Evidence, Kind, Message, Role, Sampling
@@ -116,7 +117,8 @@ def as_queries(queries: Sequence[str | Query]) -> tuple[Query, ...]:
 class Reply:
     """A draft in its row: from which arm, which sample, the answer read out of it (None: nothing could be read), what
     came of each of the query's tests (empty: they were not run), and its `code`: equal for equal answers of the row, -1
-    where there is none, or a program that fails a test."""
+    where there is none, or a program that fails a test. `worked`: what became of the programs in it, where its arm has a
+    strategy and they were run."""
 
     arm: str
     draft: Draft
@@ -124,6 +126,12 @@ class Reply:
     answer: str | None = None
     verdicts: tuple[Verdict, ...] = ()
     code: int = -1
+    worked: Worked | None = None
+
+    @property
+    def said(self) -> str:
+        """The text that the answer is read out of: the draft, or what its program gave."""
+        return self.draft.text if self.worked is None else self.worked.said
 
     @property
     def passed(self) -> int | None:
@@ -207,23 +215,14 @@ class Beside:
 
 
 @dataclass(frozen=True, slots=True)
-class Stepped:
-    """A step of a plan that was taken: what was `asked`, the `answer` read out of the draft that was taken ("": there was
-    none), and of which arm (None: nobody answered)."""
-
-    asked: str
-    answer: str
-    chosen: str | None
-
-
-@dataclass(frozen=True, slots=True)
 class Planned:
     """How a question was split: by which `planner`, the `steps` that were taken, and `why` the plan was not followed to its
-    end, where it was not: then the question was asked as it stands."""
+    end, where it was not: then the question was asked as it stands. `like`: the questions whose plans it was shown."""
 
     planner: str
     steps: tuple[Stepped, ...]
     why: str = ""
+    like: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from composer.stages.kit import Kit, Stage
 
 _ORDER = (
     ("plan", "decide", "generate"),
+    ("execute", "generate", "verify"),
     *((name, "verify", "aggregate") for name in ("discuss", "judge", "merge", "refine", "score", "search")),
 )
 """Stages that have to stand between two others."""
@@ -31,6 +32,12 @@ def stages_of(settings: Settings, kit: Kit, steps: Sequence[StageSpec], at: str)
             f"the pipeline is {', '.join(names)}: {settings.reading[0].name} reads passages, and nothing looks them up",
             where=settings.where(at),
             remedy="write `- use: retrieve` between `decide` and `generate`, or remove `evidence:`",
+        )
+    if settings.strategic and "execute" not in names:
+        raise ConfigError(
+            f"the pipeline is {', '.join(names)}: {settings.strategic[0].name} writes programs, and nothing runs them",
+            where=settings.where(at),
+            remedy="write `- use: execute` between `generate` and `verify`, or remove `strategies:`",
         )
     if "contrast" in names and names.index("contrast") > names.index("generate"):
         raise ConfigError(

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from composer.page import document
-from composer.show import cost_of, found_of, printable, ratings_of, revised_of, said_of, why
+from composer.show import cost_of, found_of, outcome_of, printable, ratings_of, revised_of, said_of, why
 from composer.traced import calls_of
 from routers.types import Route
 
@@ -98,8 +98,22 @@ def _card(draft: Mapping[str, Any], trace: Mapping[str, Any]) -> str:
         answer = f"<p>answer: <b>{_text(draft['answer'])}</b>{mark}</p>"
     return (
         f"<article{kind}><h3>{_text(draft['name'])}</h3>{answer}<pre>{_text(said)}</pre>"
+        f"{_strategy(draft.get('strategy'))}"
         f'<p class="note">{_text(cost_of(draft))}</p></article>'
     )
+
+
+def _strategy(strategy: Mapping[str, Any] | None) -> str:
+    """The programs that were run, and what each gave."""
+    if strategy is None:
+        return ""
+    ran = "".join(
+        f"<p>It ran</p><pre><code>{_text(call['program'])}</code></pre><p>which gave"
+        f"{' <b>' if call['gave'] else ' <b class=differs>'}{_text(outcome_of(call))}</b></p>"
+        for call in strategy["calls"]
+    )
+    why = f'<p class="differs">No answer: {_text(strategy["why"])}</p>' if strategy["why"] else ""
+    return f'<p class="note">strategy: {_text(strategy["use"])}</p>{ran}{why}'
 
 
 def _merge(merge: Mapping[str, Any] | None) -> str:

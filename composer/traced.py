@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from composer.answers.strategies import Worked
 from composer.state import Discussed, Merged, State
 from composer.types import Draft, Evidence
 
@@ -28,6 +29,13 @@ def _read(evidence: Evidence | None, text: str) -> dict[str, Any]:
     told = {"used": evidence.used, "dropped": evidence.dropped, "cited": cited(text, evidence)}
     without = {"without": list(evidence.without)} if evidence.without else {}
     return {"evidence": {**{name: list(ids) for name, ids in told.items()}, "missing": evidence.missing, **without}}
+
+
+def _worked(worked: Worked | None) -> dict[str, Any]:
+    if worked is None:
+        return {}
+    calls = [asdict(call) for call in worked.calls]
+    return {"strategy": {"use": worked.use, "calls": calls, "why": worked.why}}
 
 
 def _discussed(one: Discussed) -> dict[str, Any]:
@@ -100,6 +108,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
                 "error": asdict(reply.draft.error) if reply.draft.error else None,
                 "served_by": reply.draft.served_by,
                 **_cost(reply.draft),
+                **_worked(reply.worked),
                 **_read(state.evidence[row].get(reply.arm), reply.draft.text),
                 **({"gate": asdict(gated)} if (gated := state.gated[row].get(reply.arm)) else {}),
                 **({"contrast": asdict(against)} if (against := state.contrasted[row].get(reply.arm)) else {}),

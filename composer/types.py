@@ -22,6 +22,7 @@ Role = Literal[
     "plan",
     "step",
     "discuss",
+    "tool",
     "score",
     "check",
     "refine",

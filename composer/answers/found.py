@@ -1,4 +1,4 @@
-"""What a scorer, a supervisor and a search have found on the way to an answer: for traces."""
+"""What the steps of a plan, a scorer, a supervisor and a search have found on the way to an answer: for traces."""
 
 from __future__ import annotations
 
@@ -41,3 +41,13 @@ class Walked:
     answer: str | None
     value: float
     kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """A step of a plan that was taken: what was `asked`, the `answer` read out of the draft that was taken ("": there was
+    none), and of which arm (None: nobody answered)."""
+
+    asked: str
+    answer: str
+    chosen: str | None

@@ -35,10 +35,27 @@ def program(text: str) -> str | None:
     return code if code and _is_python(code) else None
 
 
+def script(text: str) -> str | None:
+    r"""What of a draft is to be run: its Python blocks one after the other, else the text, where that is Python; a mere
+    expression is, too.
+
+    >>> script("47 + 38"), script("`sorted(['b', 'a'])`"), script("The sum is 85.")
+    ('47 + 38', "sorted(['b', 'a'])", None)
+    >>> script("```python\ndef f(a): return a\n```\nCalled:\n```python\nf(3)\n```")
+    'def f(a): return a\nf(3)'
+    """
+    blocks = _blocks(text)
+    python = [code for language, code in blocks if language in _PYTHON]
+    if python or blocks:
+        return "\n".join(python) or blocks[0][1]
+    code = _clean(text).strip().strip("`").strip()
+    return code if code and syntax_error(code) is None else None
+
+
 def syntax_error(text: str) -> str | None:
     """Why a text is not Python; None where it is."""
     try:
-        _tree(text)
+        tree(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as why:
         line = f" on line {why.lineno}" if isinstance(why, SyntaxError) else ""
         return f"{why.msg if isinstance(why, SyntaxError) else why}{line}"
@@ -71,10 +88,11 @@ def _is_python(text: str) -> bool:
     """Whether the text is a program and not a word, a number or a sentence that happens to be an expression."""
     if syntax_error(text) is not None:
         return False
-    return any(not isinstance(line, ast.Expr) or isinstance(line.value, ast.Call) for line in _tree(text).body)
+    return any(not isinstance(line, ast.Expr) or isinstance(line.value, ast.Call) for line in tree(text).body)
 
 
-def _tree(text: str) -> ast.Module:
+def tree(text: str) -> ast.Module:
+    """The program as Python parses it, without a word about what it warns of. Raises what `syntax_error` tells."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about escape sequences
         return ast.parse(text)

@@ -6,13 +6,20 @@ with limits of time, memory and depth. Off by default: only a strategy that the 
 
 from __future__ import annotations
 
+import json
+import threading
 from dataclasses import dataclass
+from importlib.util import find_spec
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from composer.errors import ConfigError
+from composer.strategy import Limits
 
-SECONDS, MEMORY, DEPTH = 2.0, 64 * 2**20, 200
+SECONDS, MEMORY, DEPTH = Limits().seconds, Limits().memory, 200
+_MISSING = "programs are run by the package pydantic-monty, which is not installed"
+_INSTALL = "pip install 'composition-of-experts[sandbox]'"
+_NESTED = 16
 LONGEST = 2_000
 """Characters of what a program gives or prints that are kept."""
 
@@ -20,11 +27,12 @@ LONGEST = 2_000
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of a program: its value as text (None: it has none that is a number, a text, or a list of them), what it printed,
-    and `why` it ended early ("": it did not)."""
+    `why` it ended early ("": it did not), and its value as JSON (`data`, None: it has none that JSON knows)."""
 
     value: str | None
     printed: str
     why: str = ""
+    data: str | None = None
 
 
 class Sandbox(Protocol):
@@ -43,10 +51,9 @@ class Monty:
         try:
             import pydantic_monty  # noqa: PLC0415 an extra
         except ImportError as why:
-            raise ConfigError(
-                "what runs programs is not installed", remedy="pip install 'composition-of-experts[sandbox]'"
-            ) from why
+            raise ConfigError(_MISSING, remedy=_INSTALL) from why
         self._monty: Any = pydantic_monty
+        self._one = threading.Lock()
         self._limits = {
             "max_feed_duration_secs": seconds,
             "max_turn_duration_secs": seconds,
@@ -62,17 +69,22 @@ class Monty:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
-        self._pool.__exit__(kind, why, at)
+        self.close()
+
+    def close(self) -> None:
+        """End its process, when the program under way has ended."""
+        with self._one:
+            self._pool.__exit__(None, None, None)
 
     def run(self, program: str) -> Outcome:
-        """See `Sandbox`."""
+        """See `Sandbox`. One program runs at a time, from whatever threads: others beside it would cost it its time."""
         printed = _Printed()
         try:
-            with self._pool.checkout(limits=self._limits) as session:
+            with self._one, self._pool.checkout(limits=self._limits) as session:
                 value = session.feed_run(program, print_callback=printed)
         except Exception as why:  # whatever a program does, and whatever becomes of its process
             return Outcome(None, printed.text, f"{type(why).__name__}: {why}"[:300])
-        return Outcome(_text(value), printed.text)
+        return Outcome(_text(value), printed.text, data=_data(value))
 
 
 class _Printed:
@@ -86,14 +98,17 @@ class _Printed:
 
 
 def _text(value: object) -> str | None:
-    """A value as an answer: numbers and texts as they are, lists with commas.
+    """A value as an answer: numbers and texts as they are, lists with commas. Of the digits of a fraction those that mean
+    something.
 
-    >>> _text([1, 2.5, "a"]), _text(True), _text({"a": 1})
-    ('1, 2.5, a', None, None)
+    >>> _text([1, 2.5, "a"]), _text(True), _text({"a": 1}), _text(0.1 + 0.2)
+    ('1, 2.5, a', None, None, '0.3')
     """
     if isinstance(value, bool) or value is None:
         return None
-    if isinstance(value, int | float | str):
+    if isinstance(value, float):
+        return f"{value:.15g}"
+    if isinstance(value, int | str):
         try:
             return str(value)[:LONGEST]
         except ValueError:  # more digits than Python writes
@@ -102,3 +117,37 @@ def _text(value: object) -> str | None:
         parts = [_text(one) if not isinstance(one, list | tuple) else None for one in value]
         return ", ".join(part for part in parts if part is not None)[:LONGEST] if None not in parts else None
     return None
+
+
+def _data(value: object) -> str | None:
+    """A value as JSON; None for one that JSON does not know, or that is too large for an answer: what a program gives may
+    hold the same list a thousand times in a thousand lists.
+
+    >>> _data({"a": [1, "b"]}), _data({1, 2}), _data([[[0] * 50] * 50] * 50)
+    ('{"a": [1, "b"]}', None, None)
+    """
+    left, many = [(value, 0)], 0
+    while left:
+        one, deep = left.pop()
+        many += 1
+        if (
+            many > LONGEST
+            or deep > _NESTED
+            or not isinstance(one, bool | int | float | str | list | tuple | dict | None)
+        ):
+            return None
+        if isinstance(one, list | tuple | dict):
+            if len(one) > LONGEST:
+                return None
+            left += [(inner, deep + 1) for inner in (one.values() if isinstance(one, dict) else one)]
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except (TypeError, ValueError):  # keys of another kind; no number; more digits than Python writes
+        return None
+    return text if len(text) <= LONGEST else None
+
+
+def check_sandbox(where: str) -> None:
+    """Raise ConfigError where programs cannot be run, before anything is loaded for who writes them."""
+    if find_spec("pydantic_monty") is None:
+        raise ConfigError(_MISSING, where=where, remedy=_INSTALL)

@@ -18,6 +18,11 @@ PART = ".part"
 """How the names of unfinished files end."""
 
 
+def is_whole(place: Path) -> bool:
+    """Whether a model lies there, and not a part of one: as a file, or as a folder."""
+    return (place.is_file() and not place.name.endswith(PART)) or (place / "config.json").is_file()
+
+
 @dataclass(frozen=True, slots=True)
 class _Note:
     """What a file looked like when it was hashed: a file that still looks so is not read again. `kept`: we fetched it."""

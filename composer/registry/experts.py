@@ -16,7 +16,7 @@ from composer.evidence import EvidenceSpec
 from composer.plugins import check_options, load
 from composer.registry.adapting import Adapters, size_of
 from composer.registry.bases import check_weights
-from composer.registry.cache import PART, Cache
+from composer.registry.cache import Cache, is_whole
 from composer.registry.hf import when_computed, when_served
 from composer.registry.indexes import evidence_print, most_tokens
 from composer.registry.lock import UNSEEN, check_locked
@@ -25,6 +25,7 @@ from composer.registry.release import changed, engine_version
 from composer.registry.sources import Progress, fetch
 from composer.sources import PathSource, Source
 from composer.specs import EncoderSpec, ExpertSpec, ModelSpec, Settings
+from composer.strategy import StrategySpec
 from composer.types import AdapterFile, Fingerprint, Host, Kind, Message, Prompt, Request, Sampling, Stream, Usage
 from routers.types import Arm
 
@@ -66,9 +67,11 @@ class Registry:
         return tuple(Arm(arm.name, self._price(self._expert(arm.name))) for arm in arms if arm.contrast is None)
 
     def variants(self, arm: str) -> tuple[str, ...]:
-        """All arms of the arm's expert: as it is, then with each evidence."""
-        expert, arms = self.settings.arms[arm].expert, self.settings.arms.items()
-        return tuple(name for name, one in arms if one.expert == expert and one.contrast is None)
+        """All arms of the arm's expert: as it is, then with each evidence. An arm with a strategy is the only one."""
+        if self.strategy(arm) is not None:
+            return (arm,)
+        expert, arms = self.settings.arms[arm].expert, self.settings.arms.values()
+        return tuple(one.name for one in arms if one.expert == expert and one.contrast is None and not one.strategy)
 
     def evidence(self, arm: str) -> EvidenceSpec | None:
         """What the arm is given to read beside the question."""
@@ -77,6 +80,10 @@ class Registry:
     def contrast(self, arm: str) -> ContrastSpec | None:
         """What is taken off of what the arm says."""
         return self.settings.arms[arm].contrast
+
+    def strategy(self, arm: str) -> StrategySpec | None:
+        """How the arm answers, where that is not in prose."""
+        return one.strategy if (one := self.settings.arms.get(arm)) else None  # writers are no arms
 
     def contrasts(self) -> dict[str, str]:
         """The arms with a contrast, and what each is without it."""
@@ -107,12 +114,14 @@ class Registry:
         return Stream(expert.name, prompt, adapter=expert.name if expert.adapter and not bare else None)
 
     def sampling(self, arm: str) -> Sampling:
-        """The expert's sampling."""
-        return self._expert(arm).sampling
+        """The expert's sampling, with what its strategy changes."""
+        own, strategy = self._expert(arm).sampling, self.strategy(arm)
+        return own if strategy is None else strategy.sampling(own)
 
     def messages(self, arm: str, text: str) -> Prompt:
         """`text` as the arm's model takes it: a user turn for chat models, after the expert's system message if it has
-        one; as it stands for models that continue."""
+        one; as it stands for models that continue. An arm with a strategy is told of it first."""
+        text = strategy.asked(text) if (strategy := self.strategy(arm)) else text
         if self._model(arm).completion:
             return text
         system = self._expert(arm).system
@@ -232,6 +241,8 @@ class Registry:
             material = self._material(arm.expert)
             if arm.evidence is not None:
                 material["evidence"] = self._evidence_print(arm.evidence)
+            if arm.strategy is not None:
+                material["strategy"] = asdict(arm.strategy)
             if arm.contrast is not None:
                 who = partners(arm.contrast, arm.expert, self.settings.experts)
                 material["contrast"] = [asdict(arm.contrast), [[name, self._material(name)] for name in who]]
@@ -351,7 +362,7 @@ class Registry:
         if model.sha256 is not None:
             places += sorted(Cache().folder(model.sha256).glob("*"))
             places.append(Cache().root / "folders" / model.sha256)
-        return next((place for place in places if _is_whole(place)), None)
+        return next((place for place in places if is_whole(place)), None)
 
     def _memory(self, model: ModelSpec, weights: Path | None, adapters: Sequence[str]) -> int:
         specs = [self.settings.experts[adapter].adapter for adapter in adapters]
@@ -387,8 +398,3 @@ class Registry:
                 where=self.settings.where(f"models.{model.name}.template"),
                 remedy="correct the path, or save the file as UTF-8",
             ) from why
-
-
-def _is_whole(place: Path) -> bool:
-    """Whether a model lies there, and not a part of one: as a file, or as a folder."""
-    return (place.is_file() and not place.name.endswith(PART)) or (place / "config.json").is_file()

@@ -78,7 +78,7 @@ class Door:
         later can change it. So it is for an expert by name, and where a pipeline asks once and draws once."""
         settings = self.pipeline.settings
         if model in settings.arms:
-            return True
+            return settings.arms[model].strategy is None  # a program is no part of its answer
         return asks_once(settings.pipeline if model == AUTO else settings.pipelines[model])
 
     def stop(self) -> None:
@@ -152,11 +152,12 @@ class Call:
         self.created, self.began = int(time.time()), time.monotonic()
         self.passing = [Passing() for _ in range(asked.n)]
         # who is asked by name is known now; else the route says whether it is one expert
-        self._pass = [asked.model in door.pipeline.settings.arms] * asked.n
+        by_name = asked.model in door.pipeline.settings.arms
+        self._pass = [by_name and door.passes(asked.model)] * asked.n
         self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
         self._beside: list[Draft] = []  # what experts wrote for others to read
         self._spoke = asyncio.Event()
-        self._watch = Watch(asked=self._pass[0])
+        self._watch = Watch(asked=by_name)
         self.work = asyncio.create_task(self._run())
         self.work.add_done_callback(lambda _: self._tell(None))
 

@@ -100,11 +100,11 @@ async def _marks(kit: Kit, trust: Trust | None, state: State, taken: Sequence[Re
     """Why each row's answer may be wrong although it is sure; what a trust tells of is marked only where there is one."""
     domains = [reason.skills[0][0] if reason.skills else None for reason in state.reasons]
     off = [False] * len(taken)
-    speaking = [row for row, reply in enumerate(taken) if trust and reply and trust.content.speaks(reply.draft.text)]
+    speaking = [row for row, reply in enumerate(taken) if trust and reply and trust.content.speaks(reply.said)]
     if trust and speaking:
         import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
 
-        texts = [reply.draft.text for row in speaking if (reply := taken[row]) is not None]
+        texts = [reply.said for row in speaking if (reply := taken[row]) is not None]
         vectors = await asyncio.to_thread(kit.encoder().encode, texts)
         for row, strays in zip(speaking, trust.content.off(vectors, [domains[row] for row in speaking]), strict=True):
             off[row] = strays
@@ -138,7 +138,7 @@ def _merged(state: State, row: int) -> Reply | None:
 def _cut_off(replies: tuple[Reply, ...], kind: Kind) -> Reply | None:
     """Where no draft is complete, the first whose text ran out of tokens: prose is worth something without its end, a
     number or a list is not."""
-    cut = (reply for reply in replies if reply.draft.stop == "length" and reply.draft.text.strip())
+    cut = (reply for reply in replies if reply.draft.stop == "length" and reply.said.strip())
     return next(cut, None) if kind == "text" else None
 
 
@@ -154,4 +154,4 @@ def _shown(reply: Reply, kind: Kind) -> str:
     own words."""
     if reply.answer is not None and kind in ("number", "choice", "math", "code"):
         return reply.answer
-    return (conclusion(reply.draft.text) if kind == "text" else reply.draft.text).strip()
+    return (conclusion(reply.said) if kind == "text" else reply.said).strip()

@@ -41,7 +41,7 @@ def taken_of(ballots: Ballots, row: int, slot: int, good: Sequence[Reply]) -> Re
     if slot >= 0:
         agree = np.flatnonzero(ballots.code[row] == ballots.code[row, slot])
     else:
-        agree = np.array([i for i, reply in enumerate(good) if reply.draft.text.strip()], dtype=np.int64)
+        agree = np.array([i for i, reply in enumerate(good) if reply.said.strip()], dtype=np.int64)
     return good[int(agree[ballots.score[row, agree].argmax()])] if len(agree) else None
 
 

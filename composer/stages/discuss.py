@@ -30,7 +30,7 @@ def discuss(
     gives its own answer. With `reroute` they are those whom the `router` thinks best of the question and of the question with the
     responses, half each; else the best that were asked. What is said in the last round stands for the row; earlier drafts stay in the
     trace. At most two rounds (METHODS A: discussion is worth little), each of them one pass over the hosts for all rows; a row
-    whose experts have come to agree goes no further. It comes after `verify`, whose comparison of answers it needs."""
+    whose experts have come to agree goes no further. Arms with a strategy are heard and not asked again: what they write is run once. It comes after `verify`, whose comparison of answers it needs."""
     load("routers", router, "router")
 
     async def stage(state: State) -> Update:
@@ -59,9 +59,9 @@ def _differing(state: State, row: int, number: int) -> bool:
 async def _round(kit: Kit, router: str | None, k: int, number: int, state: State, rows: Sequence[int]) -> Update:
     from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes this stage and never runs it
 
-    texts = {row: [reply.draft.text for reply in state.replies[row] if reply.draft.ok] for row in rows}
+    texts = {row: [reply.said for reply in state.replies[row] if reply.draft.ok and reply.said] for row in rows}
     chosen = await _chosen(kit, router, k, state, texts)
-    requests = {row: _requests(kit, state, row, texts[row], chosen[row], number) for row in rows}
+    requests = {row: _requests(kit, state, row, texts[row], chosen[row], number) for row in rows if chosen[row]}
     cut: set[str] = set()
     ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
     drafts = await ask([request for own in requests.values() for request in own])
@@ -110,15 +110,19 @@ async def _chosen(
 
     rows = list(texts)
     scores = state.scores
+    prose = {arm for row in rows for arm in (*state.arms, *state.asked[row]) if kit.registry.strategy(arm) is None}
     if scores is None:
-        return {row: state.asked[row][:k] for row in rows}
+        return {row: tuple(arm for arm in state.asked[row] if arm in prose)[:k] for row in rows}
     if router is None:
-        own = {row: [state.arms.index(arm) for arm in state.asked[row] if arm in state.arms] for row in rows}
+        own = {
+            row: [state.arms.index(arm) for arm in state.asked[row] if arm in state.arms and arm in prose]
+            for row in rows
+        }
         return {row: _best(scores[row], own[row], state.arms, k) for row in rows}
     told = [state.queries[row].prompt + "\n" + "\n".join(map(shown, texts[row])) for row in rows]
     ids = [state.queries[row].id for row in rows]
     again, _ = await asyncio.to_thread(scored, kit, kit.router(router), ids, told)
-    every = range(len(state.arms))
+    every = [place for place, arm in enumerate(state.arms) if arm in prose]
     return {row: _best((scores[row] + again[place]) / 2, every, state.arms, k) for place, row in enumerate(rows)}
 
 

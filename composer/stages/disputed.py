@@ -16,6 +16,8 @@ def check_settler(kit: Kit, by: str, vote: str) -> None:
     load("aggregators", vote, "vote")
     if by not in {arm.name for arm in kit.registry.arms()}:
         raise ConfigError(f"no expert is called {by!r}", where="by", remedy="name an expert that answers")
+    if kit.registry.strategy(by) is not None:
+        raise ConfigError(f"{by!r} answers by programs", where="by", remedy="name an expert that answers in prose")
 
 
 def disputed(

@@ -21,12 +21,13 @@ from routers.types import Ask, Foreseeing, Seen
 class Foresight:
     """What has landed of each row of `state` in this round, and whether its policy still wants an arm.
 
-    Answers that take long to compare (formulas), or to try (programs), are not rehearsed on: then everything that may be
-    wanted is.
+    Answers that take long to compare (formulas), or to try (programs), are not rehearsed on, nor are those of arms whose
+    drafts are run or gone on with: then everything that may be wanted is.
     """
 
     def __init__(self, kit: Kit, state: State, samples: int) -> None:
         self._state = state
+        self._registry = kit.registry
         self._samples = samples
         self._kinds = [kind_of(kit, query, asked) for query, asked in zip(state.queries, state.asked, strict=True)]
         self._landed: list[dict[str, list[Reply]]] = [{} for _ in state.queries]
@@ -49,6 +50,8 @@ class Foresight:
         scores = self._state.scores[[row]]
         asked = self._state.asked[row]  # what it has asked, this round's too
         while arm not in asked:
+            if any(self._registry.strategy(one) for one in asked):
+                return True
             seen = self._seen(row, asked)
             if seen is None:
                 return True  # nobody can tell yet

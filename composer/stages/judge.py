@@ -63,7 +63,7 @@ def _duels(kit: Kit, by: str, state: State, row: int, answers: Sequence[Reply]) 
         (
             one,
             other,
-            judge_requests(kit.registry, by, query.prompt, (one.draft.text, other.draft.text), query.asker, place),
+            judge_requests(kit.registry, by, query.prompt, (one.said, other.said), query.asker, place),
         )
         for place, (one, other) in enumerate(combinations(answers, 2))
     ]

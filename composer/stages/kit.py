@@ -17,14 +17,17 @@ from routers.types import Arm, Array, Router
 
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
+    from composer.answers.sandbox import Sandbox
     from composer.answers.trust import Trust
     from composer.contrast import ContrastSpec
     from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
+    from composer.planning.memory import Memory
     from composer.pool.pool import Pool
     from composer.retrieval.index import Closeness, Hit
     from composer.retrieval.records import GateRecord
     from composer.scorer_records import ScorerRecord
+    from composer.strategy import Limits, StrategySpec
 
 Stage = Callable[[State], Awaitable[Update]]
 
@@ -117,6 +120,10 @@ class Arms(Protocol):
         """What the arm is given to read beside the question."""
         ...
 
+    def strategy(self, arm: str) -> StrategySpec | None:
+        """How the arm answers, where that is not in prose."""
+        ...
+
     def description(self, expert: str) -> str:
         """What the registry says of an expert, one that writes knowledge too; "" where it says nothing."""
         ...
@@ -162,10 +169,22 @@ def no_encoder() -> Encoder:
     raise ConfigError("nobody embeds texts here", remedy="leave out the arms that read what experts write")
 
 
+def no_sandbox(limits: Limits) -> Sandbox:
+    """Where no program is run."""
+    raise ConfigError("nobody runs programs here", remedy="leave out the arms with a strategy")
+
+
 def unfitted(name: str) -> Aggregator:
     """The aggregator `name` as it is before it has learnt anything."""
     made: Aggregator = load("aggregators", name, "by")()
     return made
+
+
+def no_plans() -> Memory:
+    """Where no plan was followed before."""
+    from composer.planning.memory import Memory  # noqa: PLC0415 only who plans needs it
+
+    return Memory()
 
 
 Solve = Callable[[Sequence[Query], Mapping[str, str], str], Awaitable[State]]
@@ -181,7 +200,8 @@ async def nobody_solves(queries: Sequence[Query], behalf: Mapping[str, str], run
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
     believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm, `scorers` the fitted ones by expert; `emit` reports events as they happen; `budget` is that of
-    the run under way; `typical` tokens of an answer per arm, where they were measured; `solve` puts questions of ours through the rest of the pipeline."""
+    the run under way; `typical` tokens of an answer per arm, where they were measured; `solve` puts questions of ours through the rest of the pipeline;
+    `plans` are those that were followed before; `sandbox` runs programs, none of which may take more than these limits."""
 
     registry: Arms
     encoder: Callable[[], Encoder]
@@ -197,6 +217,8 @@ class Kit:
     contrasts: Callable[[], Mapping[str, ContrastRecord]] = dict[str, "ContrastRecord"]
     scorers: Callable[[], Mapping[str, ScorerRecord]] = dict[str, "ScorerRecord"]
     solve: Solve = nobody_solves
+    plans: Callable[[], Memory] = no_plans
+    sandbox: Callable[[Limits], Sandbox] = no_sandbox
 
 
 def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:

@@ -46,7 +46,7 @@ async def _merged(
     withheld, beside = list(state.withheld), list(state.beside)
     requests: dict[int, Request] = {}
     for row, own in wanted.items():
-        query, texts = state.queries[row], [reply.draft.text for reply in own][:most]
+        query, texts = state.queries[row], [reply.said for reply in own if reply.said][:most]
         requests[row] = merge_request(kit.registry, by, query.prompt, texts, query.asker)
     cut: set[str] = set()
     drafts = await asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)(list(requests.values()))

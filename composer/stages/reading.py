@@ -14,7 +14,7 @@ def read(reply: Reply, query: Query, kind: Kind) -> Reply:
     """With the answer in its draft, if it is complete and has one; what was read before stays."""
     if not reply.draft.ok or reply.answer is not None:
         return reply
-    return replace(reply, answer=extract(reply.draft.text, kind, query.choices))
+    return replace(reply, answer=extract(reply.said, kind, query.choices))
 
 
 def compared(replies: Sequence[Reply], kind: Kind) -> tuple[Reply, ...]:

@@ -73,7 +73,7 @@ async def _try(kit: Kit, by: str, state: State, courses: Mapping[int, _Course], 
     checks: dict[int, Request] = {}
     for row, one in going.items():
         query = state.queries[row]
-        checks[row] = check_request(kit.registry, by, query.prompt, one.stands.draft.text, query.asker, number)
+        checks[row] = check_request(kit.registry, by, query.prompt, one.stands.said, query.asker, number)
     seen = await ask(list(checks.values()))
     again: dict[int, Request] = {}
     for row, request in checks.items():
@@ -87,17 +87,21 @@ async def _try(kit: Kit, by: str, state: State, courses: Mapping[int, _Course], 
         if right is not False:
             one.going = False
             continue
-        text, author = one.stands.draft.text, one.stands.arm
+        text, author = one.stands.said, _author(kit, one.stands.arm)
         again[row] = refine_request(kit.registry, author, query.prompt, text, remark, query.asker, number)
     written = await ask(list(again.values()))
     for row, request in again.items():
         if state.queries[row].id not in cut:
-            await _heard(state, row, going[row], written[request.id])
+            await _heard(state, row, going[row], request.arm, written[request.id])
 
 
-async def _heard(state: State, row: int, one: _Course, draft: Draft) -> None:
-    """What the author wrote: it stands if it holds an answer."""
-    author = one.stands.arm
+def _author(kit: Kit, arm: str) -> str:
+    """Who is asked again for a draft of this arm: of one that answers by a program the expert as it is."""
+    return arm if kit.registry.strategy(arm) is None else kit.registry.variants(arm)[0]
+
+
+async def _heard(state: State, row: int, one: _Course, author: str, draft: Draft) -> None:
+    """What the author wrote: it stands if it holds another answer."""
     one.beside.append(Beside(author, "refine", draft))
     made: Sequence[Reply] = (*state.replies[row], one.stands, read(Reply(author, draft), state.queries[row], one.kind))
     *_, before, new = await compared_aside(made, one.kind)

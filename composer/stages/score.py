@@ -76,7 +76,7 @@ def _rating(kit: Kit, by: str, capabilities: Capabilities, state: State, row: in
     category = category_of(capabilities, skills[0][0] if skills else None, kind_of(kit, query, state.asked[row]))
     own = capabilities[category]
     requests = [
-        rating_requests(kit.registry, by, query.prompt, reply.draft.text, own, query.asker, place * len(own))
+        rating_requests(kit.registry, by, query.prompt, reply.said, own, query.asker, place * len(own))
         for place, reply in enumerate(answers)
     ]
     return _Rating(category, answers, requests)

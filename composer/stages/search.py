@@ -106,10 +106,12 @@ def _begun(kit: Kit, state: State, row: int, paths: int) -> _Walk:
 
 
 def _order(kit: Kit, state: State, row: int) -> list[str]:
-    """The arms of the row, best routed first. Who reads is among them only where something was looked up for it."""
+    """The arms of the row, best routed first. Who reads is among them only where something was looked up for it; who answers by a
+    program is not: its drafts are no texts to go on from."""
     assert state.scores is not None
     ranked = [state.arms[int(place)] for place in np.argsort(-state.scores[row], kind="stable")]
-    return [arm for arm in ranked if kit.registry.evidence(arm) is None or arm in state.evidence[row]]
+    prose = [arm for arm in ranked if kit.registry.strategy(arm) is None]
+    return [arm for arm in prose if kit.registry.evidence(arm) is None or arm in state.evidence[row]]
 
 
 async def _round(kit: Kit, state: State, walks: Mapping[int, _Walk], number: int, cut: set[str]) -> None:
@@ -164,7 +166,7 @@ def _request(kit: Kit, state: State, row: int, one: _Walk, path: Path, arm: str,
     drawn = query.wishes.sample * one.most + sample if sampling.temperature > 0 else 0
     sampling = replace(sampling, seed=sampling.seed + drawn)
     if path.steps:
-        texts = [one.replies[place].draft.text for place in path.drafts if one.replies[place].draft.ok][-_SEEN:]
+        texts = [one.replies[place].said for place in path.drafts if one.replies[place].draft.ok][-_SEEN:]
         asked = merge_request(kit.registry, arm, query.prompt, texts, query.asker, role="search", place=number)
         return replace(asked, sampling=sampling, sample=drawn)
     against = contrasted(kit.registry, state, row, arm)
@@ -186,7 +188,7 @@ async def _valued(kit: Kit, by: str | None, state: State, walks: Mapping[int, _W
             continue
         new = {code for path in one.paths if (code := answer_of(path, one.codes)) >= 0} - one.verdicts.keys()
         for number, code in enumerate(sorted(new), len(one.verdicts)):
-            text = one.replies[one.codes.index(code)].draft.text
+            text = one.replies[one.codes.index(code)].said
             requests[row, code] = check_request(kit.registry, by, query.prompt, text, query.asker, number)
     drafts = await asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)(list(requests.values()))
     for (row, code), request in requests.items():

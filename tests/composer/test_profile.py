@@ -67,6 +67,9 @@ class Fake:
     def kind(self, arm: str) -> Kind:
         return "text"
 
+    def strategy(self, arm: str) -> None:
+        return None
+
     def evidence(self, arm: str) -> None:
         return None
 

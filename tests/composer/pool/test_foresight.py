@@ -40,6 +40,9 @@ class Arms:
     def messages(self, arm: str, text: str) -> Prompt:
         return (Message("user", text),)
 
+    def strategy(self, arm: str) -> None:
+        return None
+
     def evidence(self, arm: str) -> None:
         return None
 

@@ -1,0 +1,230 @@
+"""Arms with a strategy in a pipeline: whose program is run, who votes, who is asked again, and what is told of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from composer.answers.sandbox import Monty
+from composer.budget import Budget, Limits
+from composer.errors import ConfigError
+from composer.pipeline import Pipeline
+from composer.show import drafts_text
+from composer.state import Query, State
+from composer.strategy import ASKS
+from composer.trace import Drafted, Event
+from composer.traced import calls_of, trace_of
+from composer.types import Draft, Failure, Request
+from tests.composer.answers.test_sandbox import PROGRAMS
+from tests.composer.scripted import MODEL, Scripted
+
+STEPS = (
+    "pipeline:\n  - {use: decide, options: {k: 8}}\n  - use: generate\n  - use: execute\n  - use: verify\n"
+    "  - {use: aggregate, options: {by: majority}}\n"
+)
+SUM = "What is 47 + 38?"
+
+
+def registry(strategies: str = "[prose, code]", kind: str = "number", steps: str = STEPS) -> str:
+    return (
+        f"{MODEL}experts:\n  general: {{model: small, answers: {kind}}}\n"
+        f"  coder: {{model: small, answers: {kind}, system: C., strategies: {strategies}}}\n{steps}"
+    )
+
+
+class Book:
+    """A script: what each arm says, the next text of a list each time it is asked; `prompts` are what it was asked."""
+
+    def __init__(self, **said: str | Failure | Draft | Sequence[str]) -> None:
+        self.said, self.asked = {name.replace("_", "@"): text for name, text in said.items()}, list[Request]()
+
+    def __call__(self, request: Request) -> str | Draft | Failure:
+        own = self.said[request.arm]
+        before = sum(one.arm == request.arm and one.parent == request.parent for one in self.asked)
+        self.asked.append(request)
+        return own[min(before, len(own) - 1)] if isinstance(own, list) else own  # type: ignore[return-value]
+
+    def prompts(self, arm: str) -> list[list[str]]:
+        prompts = [request.streams[0].prompt for request in self.asked if request.arm == arm]
+        return [[prompt] if isinstance(prompt, str) else [turn.content for turn in prompt] for prompt in prompts]
+
+
+@pytest.fixture
+def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    return Scripted(tmp_path, monkeypatch)
+
+
+def one(pipeline: Pipeline, question: str = SUM, **more: object) -> State:
+    return asyncio.run(pipeline.astate([Query("q", question)], **more))  # type: ignore[arg-type]
+
+
+def test_a_program_votes_with_what_it_gives(scripted: Scripted) -> None:
+    book = Book(general="It is 85.", coder="It is 86.", coder_code="47 + 38")
+    state = one(scripted.pipeline(registry(), book))
+
+    answer = state.answers[0]
+    assert (answer.text, answer.status, answer.agreement) == ("85", "ok", pytest.approx(2 / 3))
+    assert book.prompts("coder@code") == [["C.", f"{ASKS['code']}\n\n{SUM}"]]
+    assert book.prompts("coder") == [["C.", SUM]], "in prose it is asked as ever"
+
+
+def test_the_registry_says_what_stands_before_the_question(scripted: Scripted) -> None:
+    book = Book(general="?", coder_code="47 + 38")
+    state = one(scripted.pipeline(registry("[{use: code, ask: ''}]"), book), by="coder@code")
+
+    assert book.prompts("coder@code") == [["C.", SUM]]
+    assert (state.answers[0].text, state.answers[0].status) == ("85", "ok")
+
+
+def test_a_list_of_a_program_is_the_list_that_another_wrote(scripted: Scripted) -> None:
+    book = Book(general="Sorted: a, b, c", coder_code='sorted(["c", "b", "a"])')
+    state = one(scripted.pipeline(registry("[{use: code, ask: ''}]", "list"), book), "Sort c, b, a.")
+
+    assert state.answers[0].agreement == 1.0 and state.answers[0].experts == ("general", "coder@code")
+
+
+@pytest.mark.parametrize("said", ["1 / 0", "The answer is 85.", "open('x', 'w')", Draft("", "85", "length")])
+def test_a_program_that_fails_never_votes_and_the_trace_says_why(scripted: Scripted, said: str | Draft) -> None:
+    book = Book(general="It is 84.", coder_code=said)
+    pipeline = scripted.pipeline(registry("[code]"), book)
+    state = one(pipeline)
+
+    assert state.answers[0].text == "84" and state.replies[0][1].code == -1
+    assert trace_of(state, 0)["drafts"][1]["strategy"]["why"]
+    alone = one(pipeline, by="coder@code").answers[0]
+    assert (alone.text, alone.status) == ("", "failed"), "its text is no answer where there is no other"
+
+
+def test_a_failed_program_that_speaks_of_numbers_is_no_answer_in_prose_either(scripted: Scripted) -> None:
+    state = one(scripted.pipeline(registry("[code]", "text"), Book(general=Failure("x", "y"), coder_code="85 +")))
+
+    assert (state.answers[0].text, state.answers[0].status) == ("", "failed")
+
+
+@pytest.mark.parametrize("program", PROGRAMS[::9], ids=range(len(PROGRAMS[::9])))
+def test_a_hostile_program_as_a_draft_gives_no_answer_and_does_no_harm(
+    scripted: Scripted, program: str, tmp_path: Path
+) -> None:
+    program = program.replace("{file}", str(tmp_path / "made")).replace("{port}", "1")
+    strategies = "[prose, {use: code, seconds: 0.3}, {use: tool, seconds: 0.3}]"
+    fenced = f"```python\n{program}\n```"
+    book = Book(general="It is 85.", coder="It is 85.", coder_code=fenced, coder_tool=[fenced, "Answer: 85"])
+    state = one(scripted.pipeline(registry(strategies), book))
+
+    code, tool = state.replies[0][2:]
+    assert code.answer is None and code.worked is not None and code.worked.why
+    assert tool.answer == "85" and state.answers[0].text == "85"
+    assert not (tmp_path / "made").exists()
+
+
+def test_an_expert_that_calls_goes_on_with_the_value(scripted: Scripted) -> None:
+    book = Book(general="85", coder_tool=["I add <<47 + 38", "and check <<85 - 38>>, made up", "Answer: 85"])
+    pipeline = scripted.pipeline(registry("[tool]"), book)
+    heard: list[Event] = []
+    state = one(pipeline, by="coder@tool", hear=heard.append)
+
+    assert (state.answers[0].text, state.answers[0].status) == ("85", "ok")
+    first, second, third = book.prompts("coder@tool")
+    assert second[:-2] == first and second[-2] == "I add <<47 + 38>>" and "`47 + 38` is 85" in second[-1]
+    assert third[-2] == "and check <<85 - 38>>" and "made up" not in str(third)
+    assert [request.role for request in book.asked] == ["draft", "tool", "tool"]
+    assert [event.role for event in heard if isinstance(event, Drafted)] == ["draft", "tool", "tool"]
+    trace = trace_of(state, 0)
+    assert [call["role"] for call in calls_of(trace)] == ["tool", "tool", "draft"], "every call once"
+    assert trace["drafts"][0]["draft"] == "Answer: 85"
+    shown = drafts_text(trace)
+    assert "strategy tool, 2 programs were run" in shown and "> 47 + 38\n         = 85" in shown
+
+
+def test_the_rows_of_a_batch_go_on_together_each_at_most_three_times(scripted: Scripted) -> None:
+    book = Book(general="85", coder_tool=["<<1>>", "<<2>>", "<<3>>", "<<4>>", "<<5>>"])
+    pipeline = scripted.pipeline(registry("[tool]"), book)
+    queries = [Query(name, f"{SUM} {name}") for name in ("a", "b", "c")]
+    state = asyncio.run(pipeline.astate(queries, by="coder@tool"))
+
+    assert [request.parent for request in book.asked].count("a") == 4, "the draft, and three turns"
+    assert [answer.status for answer in state.answers] == ["failed"] * 3
+    assert all("more than 3" in reply.worked.why for [reply] in state.replies if reply.worked)
+    assert len(scripted.engines) == 1, "one pass over the hosts"
+
+
+def test_turns_cut_by_a_budget_leave_the_row_for_the_next_start(scripted: Scripted) -> None:
+    book = Book(general="85", coder_tool=["<<47 + 38>>", "Answer: 85"])
+    pipeline = scripted.pipeline(registry("[tool]"), book)
+
+    assert one(pipeline, by="coder@tool", budget=Budget(Limits(calls=1))).withheld == (True,)
+    again = one(pipeline, by="coder@tool")
+    assert (again.answers[0].text, again.withheld) == ("85", (False,))
+    assert [request.role for request in book.asked].count("draft") == 1, "drafts are in the store"
+
+
+def test_what_no_longer_fits_into_the_context_ends_the_calls(scripted: Scripted) -> None:
+    book = Book(general="85", coder_tool=["then " * 600 + "<<47 + 38>>", "Answer: 85"])
+    text = registry("[tool]").replace("memory: 1MiB", "memory: 1MiB, context: 1024")
+    state = one(scripted.pipeline(text, book), by="coder@tool")
+
+    assert len(book.asked) == 1 and state.answers[0].status == "failed"
+    assert "context" in trace_of(state, 0)["drafts"][0]["strategy"]["why"]
+
+
+def test_a_question_that_asks_for_a_program_is_answered_by_it(scripted: Scripted) -> None:
+    book = Book(general="x", coder_code="```python\ndef f():\n    return 1\n```")
+    pipeline = scripted.pipeline(registry("[code]"), book)
+    state = asyncio.run(pipeline.astate([Query("q", "Write f.", kind="code")], by="coder@code"))
+
+    assert state.answers[0].text == "def f():\n    return 1" and state.replies[0][0].worked is None
+
+
+def test_programs_run_in_one_sandbox_that_is_closed_with_the_pipeline(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    began, closed = Monty.__enter__, Monty.close
+    monkeypatch.setattr(Monty, "__enter__", lambda self: (told.append("open"), began(self))[1])
+    monkeypatch.setattr(Monty, "close", lambda self: (told.append("close"), closed(self))[1])
+    pipeline = scripted.pipeline(registry("[code]"), Book(general="85", coder_code="47 + 38"))
+    with pipeline:
+        for name in ("a", "b"):
+            pipeline.run([Query(name, f"{SUM} {name}")])
+        assert told == ["open"]
+    assert told == ["open", "close"]
+
+
+def test_without_what_runs_programs_nothing_is_loaded(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("composer.answers.sandbox.find_spec", lambda _: None)
+
+    with pytest.raises(ConfigError, match=r"experts.coder.strategies\): .*pydantic-monty") as caught:
+        scripted.pipeline(registry("[code]"), Book())
+    assert "composition-of-experts[sandbox]" in (caught.value.remedy or "") and scripted.engines == []
+    scripted.pipeline(registry("[prose]"), Book())  # who runs no program needs nothing
+
+
+def test_a_pipeline_that_runs_no_program_is_refused(scripted: Scripted) -> None:
+    with pytest.raises(ConfigError, match="coder@code writes programs, and nothing runs them"):
+        scripted.pipeline(registry("[code]", steps=STEPS.replace("  - use: execute\n", "")), Book())
+
+
+def test_programs_settle_nothing(scripted: Scripted) -> None:
+    steps = STEPS.replace("  - {use: agg", "  - {use: merge, options: {by: coder@code}}\n  - {use: agg")
+    with pytest.raises(ConfigError, match="answers by programs"):
+        scripted.pipeline(registry(steps=steps), Book())
+
+
+def test_a_merger_sees_what_programs_gave(scripted: Scripted) -> None:
+    steps = STEPS.replace("  - {use: agg", "  - {use: merge, options: {by: general}}\n  - {use: agg")
+    book = Book(general=["It is 84.", "It is 85."], coder="It is 83.", coder_code="47 + 38")
+    state = one(scripted.pipeline(registry(steps=steps), book))
+
+    shown = book.prompts("general")[-1][-1]
+    assert "\n85\n" in shown and "47 + 38\n" not in shown.replace(SUM, "") and state.answers[0].text == "85"
+
+
+def test_who_discusses_answers_in_prose(scripted: Scripted) -> None:
+    steps = STEPS.replace("  - {use: agg", "  - {use: discuss, options: {reroute: false}}\n  - {use: agg")
+    book = Book(general=["It is 84.", "It is 85."], coder_code="47 + 38")
+    one(scripted.pipeline(registry("[code]", steps=steps), book))
+
+    assert [request.arm for request in book.asked if request.role == "discuss"] == ["general"]
