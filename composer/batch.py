@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from composer.budget import Budget, Why
+from composer.config import AUTO
 from composer.document import text_of
 from composer.errors import StoreError, plain_errors
 from composer.honours import refusal
@@ -266,13 +267,18 @@ async def _begun(
 
 
 def ask_once(
-    pipeline: Pipeline, question: str, budget: Budget | None = None
+    pipeline: Pipeline, question: str, budget: Budget | None = None, *, by: str = AUTO
 ) -> tuple[Answer, dict[str, Any], Route, bool]:
     """Answer one question as a run of its own: the answer, its trace (kept in the store), its route, and whether the
-    budget ended it early (then the answer is made of what was there, and not kept). Call it inside `with pipeline:`."""
+    budget ended it early (then the answer is made of what was there, and not kept); `by` is who answers, as in
+    `Pipeline.astate`. Call it inside `with pipeline:`. Raises InputError for a name that nobody has."""
     [query] = as_queries([question])
     run_id, settings = secrets.token_hex(8), pipeline.settings
     origin = Origin("ask", "", "", query.sha, str(settings.path), text_of(settings.path))
+    pipeline.check_model(by)
+
+    def told(state: State) -> dict[str, Any]:
+        return trace_of(state, 0) | ({} if by == AUTO else {"model": by})
 
     async def asked() -> State:
         inputs = [(query.id, 1, query.sha)]
@@ -280,9 +286,9 @@ def ask_once(
         hear = _charging(pipeline, run)
         with run:
             try:
-                state = await pipeline.astate([query], run=run_id, budget=budget, hear=hear)
+                state = await pipeline.astate([query], run=run_id, by=by, budget=budget, hear=hear)
                 if state.answers[0].status != "failed" and not state.withheld[0]:
-                    await run.finish(query.id, 0, trace_of(state, 0), state.answers[0].status)
+                    await run.finish(query.id, 0, told(state), state.answers[0].status)
             except BaseException as why:
                 with suppress(StoreError):
                     await run.end(_ending(None, why), {})
@@ -291,7 +297,7 @@ def ask_once(
         return state
 
     state = pipeline.complete(asked())
-    return state.answers[0], trace_of(state, 0), state.route(0), state.withheld[0]
+    return state.answers[0], told(state), state.route(0), state.withheld[0]
 
 
 async def _settled(

@@ -40,6 +40,9 @@ def ask(
     as_json: AsJson = False,
     explain: Annotated[bool, typer.Option("--explain", help="Show route and drafts below the answer.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page of route, drafts and costs here.")] = None,
+    model: Annotated[
+        str, typer.Option(help="Who answers: `auto`, or an expert or a pipeline of the registry by name.")
+    ] = "auto",
     max_calls: cli_run.MaxCalls = None,
     max_tokens: cli_run.MaxTokens = None,
     max_seconds: cli_run.MaxSeconds = None,
@@ -58,7 +61,7 @@ def ask(
         check_outputs([html], [])
     began, budget = time.monotonic(), cli_run.make_budget(max_calls, max_tokens, max_seconds)
     with _pipeline(config, memory, offline) as pipeline:
-        answer, trace, route, stopped = ask_once(pipeline, _text(question), budget)
+        answer, trace, route, stopped = ask_once(pipeline, _text(question), budget, by=model)
     if html is not None:
         from composer.trace_page import trace_page
 
@@ -68,7 +71,7 @@ def ask(
         drafts = [
             {
                 "name": draft["name"],
-                "score": trace["route"]["scores"][draft["name"]],
+                "score": trace["route"]["scores"].get(draft["name"]),
                 **{key: draft[key] for key in ("draft", "seconds", "cached", "error")},
                 "tokens": draft["tokens_out"],
             }

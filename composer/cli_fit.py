@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from composer.cli_kit import AsJson, Config, Offline, numbers, print_json, say
 from composer.cli_kit import make_pipeline as _pipeline
+
+if TYPE_CHECKING:
+    from composer.pipeline import Pipeline
 
 fit = typer.Typer(
     help="Learn from outcomes; what is learnt is installed only if a test shows that it helps.",
@@ -63,6 +66,10 @@ def fit_answers_(
     run_code: Annotated[
         bool, typer.Option("--run-code", help="With --runs: run programs against the rows' tests, on this machine.")
     ] = False,
+    plans: Annotated[
+        Path | None,
+        typer.Option("--plans", help="Labelled JSONL: only learn which plans are right, to show them to the planner."),
+    ] = None,
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
@@ -70,6 +77,9 @@ def fit_answers_(
     file if it beats the best single expert."""
     from dataclasses import asdict
 
+    if plans is not None:
+        _fit_plans(_pipeline(config, None, offline), plans, as_json)
+        return
     from composer.answering import fit_and_install
 
     pipeline = _pipeline(config, None, offline)
@@ -89,6 +99,27 @@ def fit_answers_(
     for line in fitted.lines():
         typer.echo(line)
     say(told)
+
+
+def _fit_plans(pipeline: Pipeline, labelled: Path, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from composer.fit_plans import learn_plans
+    from composer.jsonl import read_questions
+    from composer.places import plans_folder
+    from composer.progress import watch
+
+    rows = read_questions(labelled, labelled=True).rows
+    with watch(pipeline, "drafts"):
+        learnt = learn_plans(pipeline, rows, say=say)
+    folder = plans_folder(pipeline.registry)
+    if as_json:
+        tries = {"first": [asdict(one) for one in learnt.first], "more": [asdict(one) for one in learnt.more]}
+        print_json({**tries, "remembered": len(learnt.memory), "folder": str(folder)})
+        return
+    for line in learnt.lines():
+        typer.echo(line)
+    say(f"written to {folder}")
 
 
 @fit.command("gate")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from composer.answers.trust import Trust
     from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
+    from composer.planning.memory import Memory
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
@@ -191,6 +192,14 @@ class Parts:
         from composer.fitted import gates_of  # noqa: PLC0415 pyarrow: only where there is something to weigh
 
         return gates_of(self.registry, self._say)
+
+    @cached_property
+    def plans(self) -> Memory:
+        """The plans that `coe fit answers --plans` learnt. Raises InputError where they cannot be read, or are of another encoder."""
+        from composer.places import plans_folder  # noqa: PLC0415 pyarrow: only where somebody plans
+        from composer.planning.memory import read_memory  # noqa: PLC0415
+
+        return read_memory(plans_folder(self.registry), encoder=self.registry.encoder_sha)
 
     @cached_property
     def contrasts(self) -> Mapping[str, ContrastRecord]:

@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PLAN = "plan"
+IN_TURN = frozenset({PLAN, "merge", "judge", "discuss", "score", "refine", "search"})
+"""Stages that ask when others have answered."""
+EXPECTED = 8
+"""Adapters of a model that are loaded for them before anybody asks them."""
 Plan = list[tuple[str, Stage]]
 Hears = Callable[[Event], None]
 
@@ -118,6 +122,7 @@ class Pipeline(Parts):
             return state
         async with self._heard(budget, hear):
             await self._check_indexes(by)
+            self._expect(by)
             return await self._graph(by)(state)
 
     async def settle(
@@ -136,7 +141,17 @@ class Pipeline(Parts):
         if state.queries:
             async with self._heard(budget, hear):
                 await self._check_indexes(by)
+                self._expect(by)
                 await self._graph(by).settle(state, settled)
+
+    def _expect(self, by: str) -> None:
+        """Tell the pool whose adapters are asked once others have answered, so that no host is opened again for them."""
+        if any(use in IN_TURN for use, _ in self._plan(by)):
+            adapters: dict[str, list[str]] = {}
+            for expert in self.settings.experts.values():
+                if expert.adapter is not None:
+                    adapters.setdefault(expert.model, []).append(expert.name)
+            self.pool.expect({model: tuple(names[:EXPECTED]) for model, names in adapters.items()})
 
     @asynccontextmanager
     async def _heard(self, budget: Budget | None, hear: Hears | None) -> AsyncIterator[None]:
@@ -161,12 +176,17 @@ class Pipeline(Parts):
         # a policy asks each arm once at most, and once more says that it is enough
         return build(stages, rounds=len(self.registry.arms()) + 1)
 
+    def check_model(self, by: str) -> None:
+        """Raise InputError for a name that no expert and no pipeline has."""
+        if by not in self._plans and by not in (arms := self.settings.arms):
+            remedy = suggest(by, [*self._plans, *arms])
+            raise InputError(f"no expert and no pipeline is called {by!r}", remedy=remedy)
+
     def _plan(self, by: str) -> Plan:
         if by in self._plans:
             return self._plans[by]
-        if by not in (arms := self.settings.arms):
-            remedy = suggest(by, [*self._plans, *arms])
-            raise InputError(f"no expert and no pipeline is called {by!r}", remedy=remedy)
+        self.check_model(by)
+        arms = self.settings.arms
         from composer.stages.decide import alone  # noqa: PLC0415
 
         look = ("retrieve",) if arms[by].evidence is not None else ()
@@ -245,8 +265,16 @@ class Pipeline(Parts):
             passages=self.passages,
             gates=lambda: self.gates,
             contrasts=lambda: self.contrasts,
+            plans=lambda: self.plans,
             sandbox=self.sandbox,
         )
+
+    def kit_of(self, by: str) -> tuple[Kit, Sequence[StageSpec]]:
+        """What the stages of the pipeline `by` work with, and its steps. Raises KeyError for a name that no pipeline has."""
+        at, steps = (
+            ("pipeline", self.settings.pipeline) if by == AUTO else (f"pipelines.{by}", self.settings.pipelines[by])
+        )
+        return replace(self.kit, trust=lambda: None, solve=partial(self._solve, at, steps)), steps
 
     def check_indexes(self, by: str) -> None:
         """Look at the files of what the arms of the pipeline `by` may read: an arm may want it only when others were
@@ -265,9 +293,7 @@ class Pipeline(Parts):
     def _stages(self, steps: Sequence[StageSpec], at: str) -> Plan:
         # what was rehearsed is `pipeline:`; of others, and of experts by name, nobody knows how sure they may be
         kit = self.kit if at == "pipeline" else replace(self.kit, trust=lambda: None)
-        if any(step.use == PLAN for step in steps):
-            kit = replace(kit, solve=partial(self._solve, at, steps))
-        return stages_of(self.settings, kit, steps, at)
+        return stages_of(self.settings, replace(kit, solve=partial(self._solve, at, steps)), steps, at)
 
     async def _solve(
         self, at: str, steps: Sequence[StageSpec], queries: Sequence[Query], behalf: Mapping[str, str], run: str

@@ -47,6 +47,11 @@ def contrasts_folder(registry: Registry) -> Path:
     return _beside(registry, "contrasts")
 
 
+def plans_folder(registry: Registry) -> Path:
+    """Where `coe fit answers --plans` keeps the plans that were followed with this registry file."""
+    return _beside(registry, "plans")
+
+
 def trust_folder(registry: Registry) -> Path:
     """Where it is kept how far answers of this registry file are to be believed."""
     return _beside(registry, "trust")

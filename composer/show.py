@@ -39,7 +39,7 @@ def why(route: Route) -> str:
 def route_data(question: str, route: Route) -> dict[str, Any]:
     """A route as `coe route --json` prints it."""
     second = runner_up(route)
-    best = route.scores[route.arms[0]] if route.arms else 0.0
+    best = route.scores.get(route.arms[0], 0.0) if route.arms else 0.0
     return {
         "question": question,
         "chosen": list(route.arms),
@@ -62,6 +62,8 @@ def route_data(question: str, route: Route) -> dict[str, Any]:
 
 def route_text(route: Route) -> str:
     """A route in one screen: chosen, runner-up, skills, every score, nearest profile questions, why."""
+    if not route.scores:
+        return printable(f"route    {', '.join(route.arms)}\nwhy      {route.reason.note or 'there is nobody else'}")
     second = runner_up(route)
     lines = ["route    " + (", ".join(f"{name} {route.scores[name]:.2f}" for name in route.arms) or "nobody")]
     if second and route.arms:

@@ -226,11 +226,12 @@ class Stepped:
 @dataclass(frozen=True, slots=True)
 class Planned:
     """How a question was split: by which `planner`, the `steps` that were taken, and `why` the plan was not followed to its
-    end, where it was not: then the question was asked as it stands."""
+    end, where it was not: then the question was asked as it stands. `like`: the questions whose plans it was shown."""
 
     planner: str
     steps: tuple[Stepped, ...]
     why: str = ""
+    like: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

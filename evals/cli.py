@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from composer.cli_kit import say
+
 app = typer.Typer(
     name="eval",
     help="Measure systems on benchmarks; every command can write its rows as JSON in one common form.",
@@ -46,9 +48,6 @@ def skills(
     from evals.report import gaps, table, write_json
     from evals.skills import EXTRA, GROUPS, LATE, evaluate, with_extras
 
-    def say(text: str) -> None:
-        typer.echo(text, err=True)
-
     size = parse_size(memory, "--memory") if memory is not None else None
     settings = with_extras(load_settings(packaged_registry()))
     pipeline = Pipeline(settings, memory=size, offline=offline, progress=console_progress(), say=say)
@@ -82,9 +81,6 @@ def engines(
     from composer.registry.vllm_home import find_python
     from evals.engines import GROUPS, as_folder, evaluate, through_vllm, told
     from evals.report import table, write_json
-
-    def say(text: str) -> None:
-        typer.echo(text, err=True)
 
     settings = load_settings(packaged_registry())
     found = find_python(python)
@@ -128,9 +124,6 @@ def routers(
     from evals.recorded import cases, check_calls
     from evals.report import routing_table, write_json, write_page
     from evals.routing import evaluate, left_out_models
-
-    def say(text: str) -> None:
-        typer.echo(text, err=True)
 
     budgets = check_calls(calls)
     pipeline = Pipeline(load_settings(packaged_registry()), offline=offline, progress=console_progress(), say=say)
@@ -197,9 +190,6 @@ def answers(
     from evals.report import answers_table, write_answers_page, write_json
     from evals.worth import worth_of_arms
 
-    def say(text: str) -> None:
-        typer.echo(text, err=True)
-
     budgets = check_calls(calls, shares=True)
     pipeline = Pipeline(load_settings(packaged_registry()), offline=offline, progress=console_progress(), say=say)
     reports, without = [], []
@@ -249,9 +239,6 @@ def retrieval(
     experts that write what they know with a liar among them, and hostile passages; live, on the packaged model."""
     from evals.reading import run
 
-    def say(text: str) -> None:
-        typer.echo(text, err=True)
-
     for line in run(data, benchmark, n, json_file, offline=offline, say=say):
         typer.echo(line)
 
@@ -285,9 +272,6 @@ def contrast(
     from evals.engines import served_by
     from evals.report import write_json
 
-    def say(text: str) -> None:
-        typer.echo(text, err=True)
-
     groups = GROUPS if benchmark is None else tuple(name.strip() for name in benchmark.split(","))
     for name in groups:
         if name not in GROUPS:
@@ -314,36 +298,49 @@ def contrast(
 def live(
     registry: Annotated[Path | None, typer.Option(help="The registry file (else the packaged one).")] = None,
     benchmark: Annotated[
-        str | None, typer.Option(help="Some of the skills, twoskill, noskill, parted by commas (else all).")
+        str | None, typer.Option(help="Some of skills, twoskill, noskill, bbh, parted by commas (else all).")
     ] = None,
     n: Annotated[int, typer.Option("--n", min=8, help="Test questions per group; half as many choose.")] = 60,
     merger: Annotated[str | None, typer.Option(help="The expert that merges (else the generalist).")] = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", envvar="COE_DATA", help="Folder with benchmarks/bbh.", show_envvar=False)
+    ] = None,
+    drafts: Annotated[
+        Path | None, typer.Option("--drafts", help="Folder to keep drafts in: an interrupted run goes on there.")
+    ] = None,
     json_file: JsonFile = None,
     offline: Offline = False,
 ) -> None:
-    """Does composing pay with models in the loop? Votes, mergers and plans against every single expert and self-consistency
-    at equal tokens, on skills, two-skill and no-skill questions."""
+    """Does composing pay with models in the loop? Votes, mergers, discussions, plans and strategies against every single expert
+    and self-consistency at equal tokens."""
+    from contextlib import ExitStack
     from dataclasses import asdict
     from tempfile import TemporaryDirectory
 
     from composer.config import load_settings, packaged_registry
     from composer.errors import InputError, suggest
-    from evals.live import GROUPS, lines, measure, with_systems
+    from evals.live import measure
+    from evals.live_questions import BBH, GROUPS
+    from evals.live_systems import with_systems
+    from evals.live_table import lines
     from evals.report import write_json
 
-    groups = GROUPS if benchmark is None else tuple(name.strip() for name in benchmark.split(","))
+    every = [group for group in GROUPS if group != BBH or data is not None]
+    groups = every if benchmark is None else [name.strip() for name in benchmark.split(",")]
     for name in groups:
         if name not in GROUPS:
             raise InputError(f"nothing is called {name!r} here", where="--benchmark", remedy=suggest(name, GROUPS))
+    if len(groups) < len(GROUPS) and benchmark is None:
+        say("bbh is left out: name the folder of the recorded data with --data, or COE_DATA")
     base = load_settings(registry or packaged_registry())
     planner = next((name for name, expert in base.experts.items() if expert.writes == "plans"), None)
     settings = with_systems(base, merger or base.generalist.name, planner)
-    with TemporaryDirectory() as folder:
-        report = measure(
-            settings, groups, n, Path(folder), offline=offline, say=lambda text: typer.echo(text, err=True)
-        )
+    with ExitStack() as stack:
+        folder = drafts or Path(stack.enter_context(TemporaryDirectory()))
+        folder.mkdir(parents=True, exist_ok=True)
+        report = measure(settings, groups, n, folder, data=data, offline=offline, say=say)
     for line in lines(report):
         typer.echo(line)
     if json_file is not None:
         gaps = {group: [asdict(one) for one in found] for group, found in report.gaps.items()}
-        write_json(json_file, "eval live", f"{n} per group", report.rows, gaps=gaps, notes=dict(report.notes))
+        write_json(json_file, "eval live", f"about {n} per group", report.rows, gaps=gaps, notes=dict(report.notes))

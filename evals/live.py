@@ -1,7 +1,7 @@
 """Does composing pay with models in the loop? Every way of it on the same questions, live, against every single expert.
 
-What is chosen (the best single expert of each group, who merges) is chosen on questions of the split `calibration`, and used once
-on `test`.
+What is chosen (the best single expert of each group, the tasks of BIG-Bench Hard that anybody can do) is chosen on questions of the
+split `calibration`, and used once on `test`.
 """
 
 from __future__ import annotations
@@ -9,54 +9,43 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from composer.contrasting import Variant, prepared, try_all
-from composer.jsonl import Labelled, Question, read_questions
+from composer.jsonl import Labelled
 from composer.marks import mark
 from composer.pipeline import Pipeline
-from composer.specs import Settings, StageSpec
+from composer.specs import Settings
 from composer.state import Query, State
 from composer.trace import Drafted, Event
 from evals.contrast import voted
+from evals.live_questions import BBH, questions
+from evals.live_systems import VOTE, name_of, ways_of
 from evals.metrics import Gap, Result, Row, gap, row
-from evals.skills import HERE
-from evals.tasks.skills import DEFAULT, Item, items
-from evals.tasks.twoskill import twoskill
+from evals.tasks import bbh
 
-TWO, NO = "twoskill", "noskill"
-GROUPS = (*DEFAULT, TWO, NO)
-SEED = 3  # of the test questions; other evaluations ask those of 1 and 2
 WARM = 0.7  # temperature of self-consistency
-ROUTED, VOTE, MERGED, JUDGED, DISCUSSED, PLANNED = (
-    "routed",
-    "vote of three",
-    "merged",
-    "judged",
-    "discussed",
-    "planned",
-)
-WAYS = (ROUTED, VOTE, MERGED, JUDGED, DISCUSSED, PLANNED)
 CONSISTENT = "self-consistency"
 MOST = 12
 """Samples of it, at most."""
-
-Steps = tuple[tuple[str, Mapping[str, Any]], ...]
+TIMED = 8
+"""Questions that loads and seconds are counted on, with nothing in the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class LiveRow(Row):
-    """A row with the loads of weights and the seconds of wall that a system took for the whole group."""
+    """A row with the loads of weights and the seconds of wall that a system took for the first `TIMED` questions of the group, with a
+    store and hosts of its own (None: not measured)."""
 
-    loads: int
-    wall: float
+    loads: int | None
+    wall: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,76 +59,172 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """A system on the questions of a group: right, calls, tokens per question; loads and wall of all; how often what was
-    not needed was left out (`skipped`), and answers without one (`failed`)."""
+    """A system on the questions of a group; how often what was not needed was left out (`skipped`), and answers without one
+    (`failed`); loads and wall as in `LiveRow`."""
 
     result: Result
-    loads: int
-    wall: float
     skipped: int = 0
     failed: int = 0
+    loads: int | None = None
+    wall: float | None = None
 
 
 @dataclass(slots=True)
-class _Spent:
-    """What was drafted on whose behalf."""
+class Spent:
+    """What was drafted on whose behalf: calls, tokens read and written, seconds of the drafts."""
 
-    calls: dict[str, int] = field(default_factory=dict[str, int])
-    tokens: dict[str, int] = field(default_factory=dict[str, int])
+    of: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Drafted):
-            usage = event.draft.usage
-            self.calls[event.id] = self.calls.get(event.id, 0) + 1
-            self.tokens[event.id] = self.tokens.get(event.id, 0) + usage.tokens_in + usage.tokens_out
+            usage, own = event.draft.usage, self.of.setdefault(event.id, [0.0, 0.0, 0.0])
+            for place, more in enumerate((1, usage.tokens_in + usage.tokens_out, usage.seconds)):
+                own[place] += more
+
+    def columns(self, ids: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+        """Calls, tokens and seconds of each."""
+        calls, tokens, seconds = np.array([self.of.get(one, [0.0, 0.0, 0.0]) for one in ids], dtype=np.float64).T
+        return calls, tokens, seconds
 
 
-def with_systems(settings: Settings, merger: str, planner: str | None) -> Settings:
-    """The registry with a pipeline per way of composing. Without a planner nothing is planned."""
-    draw: Steps = (("generate", {}), ("verify", {}))
-    ways: dict[str, Steps] = {
-        ROUTED: (("decide", {"k": 1}), *draw, ("aggregate", {"by": "best"})),
-        VOTE: (("decide", {"k": 3}), *draw, ("aggregate", {"by": "majority"})),
-        MERGED: (("decide", {"k": 3}), *draw, ("merge", {"by": merger}), ("aggregate", {"by": "majority"})),
-        JUDGED: (("decide", {"k": 3}), *draw, ("judge", {"by": merger}), ("aggregate", {"by": "majority"})),
-        DISCUSSED: (("decide", {"k": 3}), *draw, ("discuss", {"rounds": 1}), ("aggregate", {"by": "majority"})),
-    }
-    if planner is not None:
-        ways[PLANNED] = (("decide", {"k": 1}), ("plan", {"planner": planner}), *draw, ("aggregate", {"by": "best"}))
-    pipelines = {
-        _by(name): tuple(StageSpec(use, dict(options), 1) for use, options in steps) for name, steps in ways.items()
-    }
-    return replace(settings, pipelines={**settings.pipelines, **pipelines})
+def measure(
+    settings: Settings,
+    groups: Sequence[str],
+    n: int,
+    folder: Path,
+    *,
+    data: Path | None = None,
+    offline: bool = False,
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:
+    """Every system on about `n` test questions of each group; half as many choose the best single expert. Drafts are kept in
+    `folder`, so that systems which ask the same share them, and a run that was interrupted goes on; tokens and seconds count every draft
+    of a system, whoever drew it. Raises what asking raises."""
+    rows: list[LiveRow] = []
+    gaps: dict[str, tuple[Gap, ...]] = {}
+    notes: dict[str, tuple[str, ...]] = {}
+    for group in groups:
+        with Pipeline(settings, store=folder / f"{group}.sqlite", offline=offline, say=say) as pipeline:
+            found = pipeline.complete(_Group(pipeline, say).measured(group, n, data))
+        if found is None:
+            notes[group] = ("nobody does any of its tasks better than by chance: nothing was measured",)
+            continue
+        if group != BBH:  # whose questions are of several tasks, some of them asked of nobody but one expert
+            found.systems = [_timed(settings, one, found.asked, folder, offline) for one in found.systems]
+        rows += [_row(one, group, range(len(found.asked))) for one in found.systems]
+        rows += [_row(one, f"{group}: {task}", at) for task, at in found.tasks.items() for one in found.systems]
+        gaps[group] = tuple(found.gaps())
+        notes[group] = tuple(found.notes)
+    return Report(tuple(rows), gaps, notes)
 
 
-def questions(group: str, split: str, n: int) -> list[Labelled]:
-    """`n` questions of a group; of the 50 that need no skill every third is for choosing."""
-    if group == NO:
-        found = read_questions(HERE / "noskill.jsonl", labelled=True).rows
-        return [one for place, one in enumerate(found) if (place % 3 == 0) == (split == "calibration")][:n]
-    made: list[Item] = twoskill(split, n, SEED) if group == TWO else items(group, split, n, SEED)  # type: ignore[arg-type]
-    return [Labelled(Question(one.id, one.question, (), one.kind, 1), one.answer, one.task, one.split) for one in made]
+@dataclass(slots=True)
+class _Found:
+    asked: Sequence[Labelled]
+    best: str
+    systems: list[Ran]
+    notes: list[str]
+
+    @property
+    def tasks(self) -> dict[str, list[int]]:
+        """The places of each task's questions, where there are several tasks."""
+        found: dict[str, list[int]] = {}
+        for place, one in enumerate(self.asked):
+            found.setdefault(one.task or "", []).append(place)
+        return found if len(found) > 1 and self.best else {}
+
+    def gaps(self) -> list[Gap]:
+        """Every system against the best single expert, and against the vote."""
+        others = [next(one.result for one in self.systems if one.result.system == name) for name in (self.best, VOTE)]
+        whole = range(len(self.asked))
+        return [gap(one.result, other, whole) for one in self.systems for other in others if one.result is not other]
 
 
-async def _ran(pipeline: Pipeline, by: str, name: str, asked: Sequence[Labelled], *, chosen: bool = False) -> Ran:
+@dataclass(slots=True)
+class _Group:
+    """Measures one group of questions in an open pipeline."""
+
+    pipeline: Pipeline
+    say: Callable[[str], None]
+
+    async def measured(self, group: str, n: int, data: Path | None) -> _Found | None:
+        notes: list[str] = []
+        tasks: Sequence[str] = bbh.TASKS
+        tuning = questions(group, "calibration", n // 2, data)
+        self.say(f"{group}: {len(tuning)} questions to choose on")
+        rated = {one: await self._ran(one, one, tuning) for one in self.experts}
+        if group == BBH:
+            tasks = [task for task in tasks if _possible(task, tuning, rated, notes)]
+            if not tasks:
+                return None
+            kept = np.array([row.task in tasks for row in tuning])
+        else:
+            kept = np.ones(len(tuning), dtype=bool)
+        best = max(self.experts, key=lambda one: float(rated[one].result.right[kept].mean()))
+        asked = questions(group, "test", n, data, tasks)
+        self.say(f"{group}: {len(asked)} test questions; best single expert: {best}")
+        singles = [await self._ran(one, one, asked, chosen=one == best) for one in self.experts]
+        ways = [await self._ran(by, name, asked) for name, by in self.ways.items()]
+        dearest = max(float(one.result.tokens.mean()) for one in ways)
+        same = [
+            await self._consistent([best] * len(asked), f"{CONSISTENT} of {best}", asked, dearest),
+            await self._consistent(await self._routed(asked), f"{CONSISTENT} of the routed", asked, dearest),
+        ]
+        notes[:0] = [f"best single expert on {int(kept.sum())} questions of calibration: {best}"]
+        systems = [*_bounds(singles), *singles, *ways, *same]
+        notes += _remarks(systems)
+        return _Found(asked, best, systems, notes)
+
+    @property
+    def experts(self) -> list[str]:
+        """Those that answer alone."""
+        arms = self.pipeline.settings.arms
+        return [name for name, arm in arms.items() if arm.plain == name and arm.evidence is None]
+
+    @property
+    def ways(self) -> dict[str, str]:
+        """The systems and the pipelines that are they."""
+        return {name: name_of(name) for name in ways_of(self.pipeline.settings)}
+
+    async def _ran(self, by: str, name: str, asked: Sequence[Labelled], *, chosen: bool = False) -> Ran:
+        self.say(f"  {name}")
+        return await ran(self.pipeline, by, name, asked, chosen=chosen)
+
+    async def _routed(self, asked: Sequence[Labelled]) -> list[str]:
+        """Whom the router would ask."""
+        queries = [Query(one.question.id, one.question.text, one.question.choices) for one in asked]
+        return [route.arms[0] for route in await asyncio.to_thread(self.pipeline.route, queries)]
+
+    async def _consistent(self, arms: Sequence[str], name: str, asked: Sequence[Labelled], tokens: float) -> Ran:
+        """These arms sampled and voted, with the fewest samples that read and write at least so many tokens per question (up to
+        `MOST`)."""
+        self.say(f"  {name}")
+        given = await asyncio.to_thread(prepared, self.pipeline, asked)
+        many = 2
+        while True:
+            columns = np.zeros((4, len(asked)))
+            for arm in dict.fromkeys(arms):
+                rows = np.flatnonzero([own == arm for own in arms])
+                own = given.only(rows)
+                [tried] = await try_all(self.pipeline, own, [Variant(arm, samples=many, temperature=WARM)])
+                result = voted(own, tried, many)
+                columns[:, rows] = result.right, result.calls, result.tokens, tried.seconds
+            if many == MOST or columns[2].mean() >= tokens:
+                break
+            many = min(MOST, max(many + 1, math.ceil(many * tokens / columns[2].mean())))
+        return Ran(Result(f"{name}, {many} samples", *columns))
+
+
+async def ran(pipeline: Pipeline, by: str, name: str, asked: Sequence[Labelled], *, chosen: bool = False) -> Ran:
     """A pipeline or an expert on these questions."""
-    spent, loads, began = _Spent(), pipeline.ledger.loads, time.monotonic()
+    spent = Spent()
     queries = [Query(one.question.id, one.question.text, one.question.choices, kind=one.question.kind) for one in asked]
     state = await pipeline.astate(queries, by=by, hear=spent)
-    ids = [one.question.id for one in asked]
-    result = Result(
-        name,
-        np.array([_worth(one, state, place) for place, one in enumerate(asked)]),
-        np.array([spent.calls.get(one, 0) for one in ids], dtype=np.float64),
-        np.array([spent.tokens.get(one, 0) for one in ids], dtype=np.float64),
-        np.full(len(ids), np.nan),
-        chosen,
-    )
+    right = np.array([_worth(one, state, place) for place, one in enumerate(asked)])
+    result = Result(name, right, *spent.columns([one.question.id for one in asked]), chosen=chosen)
     merged = [one for one in state.merged if one is not None]
     return Ran(
         result,
-        pipeline.ledger.loads - loads,
-        time.monotonic() - began,
         sum(one.reply is None for one in merged),
         sum(answer.status == "failed" for answer in state.answers),
     )
@@ -150,134 +235,59 @@ def _worth(item: Labelled, state: State, place: int) -> float:
     return float(mark(item, answer.text, answer.status != "failed")[1] or 0.0)
 
 
-async def _consistent(pipeline: Pipeline, arm: str, asked: Sequence[Labelled], tokens: float) -> Ran:
-    """The arm sampled and voted, with the fewest samples that read and write at least so many tokens per question (up to
-    `MOST`)."""
-    loads, began = pipeline.ledger.loads, time.monotonic()
-    given = await asyncio.to_thread(prepared, pipeline, asked)
-    many = 2
-    while True:
-        [tried] = await try_all(pipeline, given, [Variant(arm, samples=many, temperature=WARM)])
-        if many == MOST or float(tried.tokens.mean()) >= tokens:
-            break
-        many = min(MOST, max(many + 1, math.ceil(many * tokens / float(tried.tokens.mean()))))
-    result = replace(voted(given, tried, many), system=f"{CONSISTENT}, {many} samples")
-    return Ran(result, pipeline.ledger.loads - loads, time.monotonic() - began, failed=int((~tried.told).sum()))
+def _possible(task: str, tuning: Sequence[Labelled], rated: Mapping[str, Ran], notes: list[str]) -> bool:
+    """Whether some expert does the task better than by chance: the Wilson interval of the best one lies above it."""
+    at = [place for place, one in enumerate(tuning) if one.task == task]
+    by_chance = bbh.chance([tuning[place] for place in at])
+    best = max(rated, key=lambda one: float(rated[one].result.right[at].mean()))
+    right = rated[best].result.right[at].sum()
+    kept = float(binomtest(int(right), len(at)).proportion_ci(method="wilson").low) > by_chance
+    told = "kept" if kept else "left out"
+    notes.append(f"{task}: {best} has {right:g} of {len(at)} on calibration, chance {by_chance:.0%}: {told}")
+    return kept
 
 
-def measure(
-    settings: Settings,
-    groups: Sequence[str],
-    n: int,
-    folder: Path,
-    *,
-    offline: bool = False,
-    say: Callable[[str], None] = lambda _: None,
-) -> Report:
-    """Every system on `n` test questions of each group; half as many choose the best single expert. Each system has a store and
-    hosts of its own, so that its loads, tokens and seconds are its own. Raises what asking raises."""
-    rows: list[LiveRow] = []
-    gaps: dict[str, tuple[Gap, ...]] = {}
-    notes: dict[str, tuple[str, ...]] = {}
-    for group in groups:
-        tuning, asked = questions(group, "calibration", n // 2), questions(group, "test", n)
-        say(f"{group}: {len(tuning)} questions to choose on, {len(asked)} test questions")
-        best, found = _group(_Alone(settings, folder, offline, say), tuning, asked)
-        whole = range(len(asked))
-        rows += [
-            LiveRow(**asdict(row(one.result, group, whole)), loads=one.loads, wall=round(one.wall, 2)) for one in found
-        ]
-        single, vote = (next(one.result for one in found if one.result.system == name) for name in (best, VOTE))
-        gaps[group] = tuple(
-            gap(one.result, other, whole) for one in found for other in (single, vote) if one.result is not other
-        )
-        notes[group] = tuple(_notes(best, found))
-    return Report(tuple(rows), gaps, notes)
+def _timed(settings: Settings, one: Ran, asked: Sequence[Labelled], folder: Path, offline: bool) -> Ran:
+    """With the loads and the wall of the first questions, where a pipeline or an expert of its name is asked."""
+    by = name_of(one.result.system)
+    if by not in {*settings.pipelines, *settings.arms}:
+        return one
+    with TemporaryDirectory(dir=folder) as own:
+        began = time.monotonic()
+        with Pipeline(settings, store=Path(own) / "drafts.sqlite", offline=offline) as pipeline:
+            pipeline.complete(ran(pipeline, by, "", asked[:TIMED]))
+            loads = pipeline.ledger.loads
+    return replace(one, loads=loads, wall=time.monotonic() - began)
 
 
-@dataclass(frozen=True, slots=True)
-class _Alone:
-    """Runs something in a pipeline of its own."""
-
-    settings: Settings
-    folder: Path
-    offline: bool
-    say: Callable[[str], None]
-
-    def __call__(self, name: str, work: Callable[[Pipeline], Coroutine[Any, Any, Ran]]) -> Ran:
-        self.say(f"  {name}")
-        with TemporaryDirectory(dir=self.folder) as own:
-            store = Path(own) / "drafts.sqlite"
-            with Pipeline(self.settings, store=store, offline=self.offline, say=self.say) as pipeline:
-                return pipeline.complete(work(pipeline))
-
-
-def _group(alone: _Alone, tuning: Sequence[Labelled], asked: Sequence[Labelled]) -> tuple[str, list[Ran]]:
-    """The best single expert on the first questions, and all systems on the second ones."""
-    settings = alone.settings
-    experts = [name for name, arm in settings.arms.items() if arm.evidence is None and arm.contrast is None]
-    ways = [name for name in WAYS if _by(name) in settings.pipelines]
-    rated = {one: alone(f"{one}, to choose", partial(_ran, by=one, name=one, asked=tuning)) for one in experts}
-    best = max(experts, key=lambda one: float(rated[one].result.right.mean()))
-    found = [alone(one, partial(_ran, by=one, name=one, asked=asked, chosen=one == best)) for one in experts]
-    found += [alone(one, partial(_ran, by=_by(one), name=one, asked=asked)) for one in ways]
-    dearest = max(float(one.result.tokens.mean()) for one in found[len(experts) :])
-    found.append(alone(CONSISTENT, partial(_consistent, arm=best, asked=asked, tokens=dearest)))
-    return best, [*found, _oracle(found[: len(experts)])]
-
-
-def _by(name: str) -> str:
-    return name.replace(" ", "-")
-
-
-def _oracle(found: Sequence[Ran]) -> Ran:
-    """Right where any single expert is; it asks all of them."""
-    columns = {name: np.sum([getattr(one.result, name) for one in found], axis=0) for name in ("calls", "tokens")}
-    right = np.max([one.result.right for one in found], axis=0)
-    seconds = np.full(len(right), np.nan)
-    return Ran(
-        Result("oracle of the experts", right, columns["calls"], columns["tokens"], seconds),
-        sum(one.loads for one in found),
-        sum(one.wall for one in found),
+def _bounds(singles: Sequence[Ran]) -> tuple[Ran, Ran]:
+    """A random expert per question, in expectation; and the oracle, right where any of them is, which asks all."""
+    stacked = {
+        name: np.array([getattr(one.result, name) for one in singles])
+        for name in ("right", "calls", "tokens", "seconds")
+    }
+    random = Result("random expert", *(stacked[name].mean(axis=0) for name in stacked))
+    oracle = Result(
+        "oracle of the experts",
+        stacked["right"].max(axis=0),
+        *(stacked[name].sum(axis=0) for name in list(stacked)[1:]),
     )
+    return Ran(random), Ran(oracle)
 
 
-def _notes(best: str, found: Sequence[Ran]) -> Iterator[str]:
-    yield f"best single expert on calibration: {best}"
-    for one in found:
+def _row(one: Ran, group: str, at: Sequence[int]) -> LiveRow:
+    whole = len(at) == len(one.result.right)
+    wall = None if one.wall is None or not whole else round(one.wall, 2)
+    return LiveRow(**asdict(row(one.result, group, at)), loads=one.loads if whole else None, wall=wall)
+
+
+def _remarks(systems: Sequence[Ran]) -> list[str]:
+    found = []
+    for one in systems:
         if one.skipped:
-            yield f"{one.result.system}: nobody was asked to settle {one.skipped} of {len(one.result.right)} questions"
-        if one.failed:
-            yield f"{one.result.system}: {one.failed} answers failed, and count as wrong"
-
-
-LEGEND = (
-    "* the best single expert on calibration. to single, to vote: points more often right than that expert and than the vote of three,",
-    "with paired 95 % intervals, each for itself. calls and tokens (read and written) per question; loads and seconds of the group.",
-)
-
-
-def lines(report: Report) -> Iterator[str]:
-    """For people: a table per group, its notes, and what the columns mean."""
-    for group, found in report.gaps.items():
-        own = [one for one in report.rows if one.group == group]
-        single = next(one.system for one in own if one.chosen)
-        gains = {(one.system, one.other): _points(one) for one in found}
-        yield f"{group} ({own[0].n} questions)"
-        head = f"  {'system':30}{'accuracy':>9}{'interval':>15}{'to single':>22}{'to vote':>22}"
-        yield f"{head}{'calls':>7}{'tokens':>8}{'loads':>7}{'seconds':>9}"
-        for one in own:
-            name = one.system + (" *" if one.chosen else "")
-            first, second = (gains.get((one.system, other), "-") for other in (single, VOTE))
-            interval = f"[{100 * one.low:.1f}, {100 * one.high:.1f}]"
-            yield (
-                f"  {name:30}{100 * one.accuracy:9.1f}{interval:>15}{first:>22}{second:>22}"
-                f"{one.calls or 0:7.1f}{one.tokens or 0:8.1f}{one.loads:7d}{one.wall:9.1f}"
+            found.append(
+                f"{one.result.system}: nobody was asked to settle {one.skipped} of {len(one.result.right)} questions"
             )
-        yield from (f"  {note}" for note in report.notes[group])
-        yield ""
-    yield from LEGEND
-
-
-def _points(one: Gap) -> str:
-    return f"{100 * one.mean:+.1f} [{100 * one.low:+.1f}, {100 * one.high:+.1f}]"
+        if one.failed:
+            found.append(f"{one.result.system}: {one.failed} answers failed, and count as wrong")
+    return found

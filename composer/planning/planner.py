@@ -3,19 +3,34 @@ drafts."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from composer.asker import Asker, Asking
+from composer.planning.examples import Example, shown
 from composer.planning.plan import SCHEMA, Plan, PlanError, fill, read
 from composer.state import Planned, Reply, Stepped
 from composer.types import Draft, Request
 
 
-def plan_request(registry: Asking, planner: str, question: str, asker: Asker) -> Request:
-    """What the planner is asked: the question. It writes by the schema of a plan."""
-    sampling = registry.sampling(planner)
-    stream = registry.stream(planner, registry.messages(planner, question))
-    return asker.request(planner, "plan", stream, replace(sampling, schema=sampling.schema or SCHEMA))
+def plan_request(
+    registry: Asking,
+    planner: str,
+    question: str,
+    asker: Asker,
+    *,
+    examples: Sequence[Example] = (),
+    sample: int = 0,
+    temperature: float | None = None,
+) -> Request:
+    """What the planner is asked: the question, after `examples`. It writes by the schema of a plan, as its registry entry says or with
+    this `temperature`; `sample` numbers repeated draws, which need one above 0."""
+    own = registry.sampling(planner)
+    sampling = replace(
+        own, schema=own.schema or SCHEMA, temperature=own.temperature if temperature is None else temperature
+    )
+    stream = registry.stream(planner, registry.messages(planner, shown(question, examples)))
+    return asker.request(planner, "plan", stream, sampling, sample=sample)
 
 
 @dataclass(slots=True)
@@ -26,18 +41,20 @@ class Progress:
     plan: Plan = field(default_factory=Plan)
     taken: list[Stepped] = field(default_factory=list[Stepped])
     why: str = ""
+    like: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, planner: str, draft: Draft) -> Progress:
-        """What the planner's draft makes of it."""
+    def of(cls, planner: str, draft: Draft, examples: Sequence[Example] = ()) -> Progress:
+        """What the planner's draft, written after these examples, makes of it."""
+        like = tuple(one.question for one in examples)
         if draft.error is not None:
-            return cls(planner, why=f"the planner failed: {draft.error.message}")
+            return cls(planner, why=f"the planner failed: {draft.error.message}", like=like)
         if draft.stop != "stop":
-            return cls(planner, why=f"the planner did not end its plan ({draft.stop})")
+            return cls(planner, why=f"the planner did not end its plan ({draft.stop})", like=like)
         try:
-            return cls(planner, read(draft.text))
+            return cls(planner, read(draft.text), like=like)
         except PlanError as why:
-            return cls(planner, why=str(why))
+            return cls(planner, why=str(why), like=like)
 
     def next(self) -> str | None:
         """The question of the next step; None where there is none, or it cannot be asked."""
@@ -58,7 +75,7 @@ class Progress:
     @property
     def told(self) -> Planned:
         """For the trace."""
-        return Planned(self.planner, tuple(self.taken), self.why)
+        return Planned(self.planner, tuple(self.taken), self.why, self.like)
 
     @property
     def done(self) -> bool:

@@ -51,6 +51,9 @@ class Hosts:
         for name, speed in speeds.hosts.items() if speeds else ():
             self._seconds[name], self._sizes[name] = speed.load, speed.memory
         self._local: set[str] = set()  # models that take memory here
+        self.expected: dict[
+            str, tuple[str, ...]
+        ] = {}  # adapters that will be asked once others have answered, by model
         self._gdsf = Gdsf()
         self._room = asyncio.Lock()
 
@@ -132,6 +135,7 @@ class Hosts:
         waits until one of them is done. `upcoming` hosts have work waiting. Raises EngineError if it does not start,
         MemoryBudgetError if it does not fit even alone.
         """
+        wished = (*wished, *self.expected.get(model_of(name), ()))
         if name in self._ahead:
             await asyncio.wait([self._ahead[name]])  # what failed there is tried again in earnest
         running = self._open.get(name)

@@ -33,8 +33,7 @@ class Pool:
 
     `memory` bounds what is resident, in bytes (None: what the machine has); `at_once` local hosts compute at a time, one
     per accelerator; `patience` is in seconds; `speeds` are what `calibrate` measured, for what loads cost before any is
-    seen. Hosts stay open until something else needs their room, or `close`.
-    Belongs to the event loop it is first used in.
+    seen. Hosts stay open until something else needs their room, or `close`. Belongs to the event loop it is first used in.
     """
 
     def __init__(
@@ -59,6 +58,10 @@ class Pool:
         self._bringing: dict[asyncio.Task[None], Submission] = {}
         self._closed = False
         self._landing = asyncio.Semaphore(LANDING)
+
+    def expect(self, adapters: Mapping[str, tuple[str, ...]]) -> None:
+        """These adapters, by model, will be asked once others have answered: a host that is opened takes them too, if it has room."""
+        self._hosts.expected |= adapters
 
     def plan(self, requests: Sequence[Request]) -> Plan:
         """The order in which `requests` would be served if none were in the store."""

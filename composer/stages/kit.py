@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from composer.contrast import ContrastSpec
     from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
+    from composer.planning.memory import Memory
     from composer.pool.pool import Pool
     from composer.retrieval.index import Closeness, Hit
     from composer.retrieval.records import GateRecord
@@ -166,6 +167,13 @@ def unfitted(name: str) -> Aggregator:
     return made
 
 
+def no_plans() -> Memory:
+    """Where no plan was followed before."""
+    from composer.planning.memory import Memory  # noqa: PLC0415 only who plans needs it
+
+    return Memory()
+
+
 Solve = Callable[[Sequence[Query], Mapping[str, str], str], Awaitable[State]]
 """Questions of ours, on whose behalf each is asked (by their ids), and the run they belong to: the state when they are answered."""
 
@@ -180,7 +188,7 @@ class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
     believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm; `emit` reports events as they happen; `budget` is that of
     the run under way; `typical` tokens of an answer per arm, where they were measured; `solve` puts questions of ours through the rest of the pipeline;
-    `sandbox` runs programs, none of which may take more than these limits."""
+    `plans` are those that were followed before; `sandbox` runs programs, none of which may take more than these limits."""
 
     registry: Arms
     encoder: Callable[[], Encoder]
@@ -195,6 +203,7 @@ class Kit:
     gates: Callable[[], Mapping[str, GateRecord]] = dict[str, "GateRecord"]
     contrasts: Callable[[], Mapping[str, ContrastRecord]] = dict[str, "ContrastRecord"]
     solve: Solve = nobody_solves
+    plans: Callable[[], Memory] = no_plans
     sandbox: Callable[[Limits], Sandbox] = no_sandbox
 
 

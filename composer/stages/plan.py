@@ -4,19 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 from composer.errors import ConfigError
+from composer.planning.examples import MOST, Example
 from composer.planning.planner import Progress, plan_request
 from composer.stages.kit import Kit, Stage
 from composer.state import Beside, Query, Reply, State, Update
 
 
-def plan(kit: Kit, *, planner: str) -> Stage:
+def plan(kit: Kit, *, planner: str, examples: Annotated[int, Ge(0), Le(MOST)] = MOST) -> Stage:
     """Ask the expert `planner`, which `writes: plans`, how to split each question. A plan that holds together (at most six
     typed steps) is followed: its steps go through the rest of the pipeline as questions of their own, those of all rows
     together, step by step, so that a step costs one pass over the hosts however many rows take it. The last one's answer is
     the row's, and nobody else is asked. A question whose plan has no steps, does not hold together or breaks off is asked as it
-    stands; the trace says why. One with options, tests or turns before it is not split. (OpenAGI, Ge et al. 2023; METHODS I.8.)"""
+    stands; the trace says why. One with options, tests or turns before it is not split. Where plans were learnt (`coe fit answers
+    --plans`), it is shown at most so many `examples` of those that were right. (OpenAGI, Ge et al. 2023; METHODS I.8.)"""
+    check_planner(kit, planner)
+
+    async def stage(state: State) -> Update:
+        rows = [
+            row
+            for row, (query, arms) in enumerate(zip(state.queries, state.wanted, strict=True))
+            if arms and state.planned[row] is None and not state.replies[row] and splits(query)
+        ]
+        if not rows:
+            return {}
+        like = await _remembered(kit, [state.queries[row].text for row in rows], examples)
+        return await planned(kit, planner, state, dict(zip(rows, like, strict=True)))
+
+    return stage
+
+
+def check_planner(kit: Kit, planner: str) -> None:
+    """Raise ConfigError for a name that no expert which writes plans has."""
     if planner not in kit.registry.planners():
         raise ConfigError(
             f"{planner!r} is no expert that writes plans",
@@ -24,31 +47,45 @@ def plan(kit: Kit, *, planner: str) -> Stage:
             remedy="write `writes: plans` at an expert, and name it",
         )
 
-    async def stage(state: State) -> Update:
-        rows = [
-            row
-            for row, (query, arms) in enumerate(zip(state.queries, state.wanted, strict=True))
-            if arms and state.planned[row] is None and not state.replies[row] and _splits(query)
-        ]
-        return await _planned(kit, planner, state, rows) if rows else {}
 
-    return stage
-
-
-async def _planned(kit: Kit, planner: str, state: State, rows: Sequence[int]) -> Update:
+async def planned(
+    kit: Kit,
+    planner: str,
+    state: State,
+    rows: Mapping[int, Sequence[Example]],
+    *,
+    sample: int = 0,
+    temperature: float | None = None,
+) -> Update:
+    """These rows planned, each with its examples, and their plans followed; `sample` and `temperature` as in `plan_request`."""
     from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes this stage and never runs it
 
     cut: set[str] = set()
     ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
     requests = {
-        row: plan_request(kit.registry, planner, state.queries[row].prompt, state.queries[row].asker) for row in rows
+        row: plan_request(
+            kit.registry,
+            planner,
+            (query := state.queries[row]).prompt,
+            query.asker,
+            examples=examples,
+            sample=sample,
+            temperature=temperature,
+        )
+        for row, examples in rows.items()
     }
     drafts = await ask(list(requests.values()))
-    under = {row: Progress.of(planner, drafts[request.id]) for row, request in requests.items()}
-    last: dict[int, tuple[tuple[str, ...], Reply]] = {}
+    under = {row: Progress.of(planner, drafts[request.id], rows[row]) for row, request in requests.items()}
     beside = list(state.beside)
     for row, request in requests.items():
         beside[row] += (Beside(planner, "plan", drafts[request.id]),)
+    return await _followed(kit, state, under, cut, beside)
+
+
+async def _followed(
+    kit: Kit, state: State, under: Mapping[int, Progress], cut: set[str], beside: list[tuple[Beside, ...]]
+) -> Update:
+    last: dict[int, tuple[tuple[str, ...], Reply]] = {}
     while asked := {
         row: text for row, one in under.items() if state.queries[row].id not in cut and (text := one.next())
     }:
@@ -65,6 +102,16 @@ async def _planned(kit: Kit, planner: str, state: State, rows: Sequence[int]) ->
             if reply is not None:
                 last[row] = found.asked[place], reply
     return _update(state, under, last, cut, beside)
+
+
+async def _remembered(kit: Kit, texts: Sequence[str], most: int) -> Sequence[tuple[Example, ...]]:
+    """The examples of each question."""
+    memory = kit.plans()
+    if not most or not len(memory):
+        return [()] * len(texts)
+    import asyncio  # noqa: PLC0415 as above
+
+    return memory.examples(await asyncio.to_thread(kit.encoder().encode, texts), most)
 
 
 def _drawn(found: State, place: int) -> tuple[Beside, ...]:
@@ -101,7 +148,7 @@ def _update(
     return {name: tuple(column) for name, column in {**columns, "beside": beside}.items()}
 
 
-def _splits(query: Query) -> bool:
+def splits(query: Query) -> bool:
     """Whether its text is all there is to it: options, tests and what was said before belong to the whole, and no step."""
     return not (query.choices or query.tests or query.turns)
 

@@ -8,19 +8,14 @@ is in words of a skill's own. A plan's steps are put as their specialists know t
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from random import Random
 
-from evals.tasks.skills import DEFAULT
-from evals.tasks.skills import teach as skill_lessons
 from evals.tasks.skills.item import Item, Lesson, Problem, Skill, Split, Wordings, lessons
 from evals.tasks.skills.shapes import DOMAINS
 from evals.tasks.skills.units import PAIRS
 
 FORMS = ("add-convert", "convert-add", "extract-add")
-NOTHING = '{"steps":[]}'
-"""The plan of a question that one expert answers as it stands."""
 _SMALLEST, _LARGEST = 2, 99
 _COUNTED = {"person": ("age", "years"), "booking": ("nights", "nights")}
 
@@ -143,21 +138,14 @@ def teach(split: Split, n: int, seed: int = 0) -> list[Lesson]:
     return lessons(SKILL, split, n, seed)
 
 
-def plans(n: int, seed: int = 0) -> list[Lesson]:
-    """`n` training lessons for a planner: two of three are questions of two skills, the others need no plan, which is one
-    without steps."""
-    found = teach("train", two := round(n * 2 / 3), seed)
-    for place, skill in enumerate(DEFAULT):
-        share = (n - two) // len(DEFAULT) + (place < (n - two) % len(DEFAULT))
-        found += [replace(lesson, target=NOTHING) for lesson in skill_lessons(skill, "train", share, seed)]
-    Random(seed).shuffle(found)
-    return [replace(one, item=replace(one.item, answer=one.target, kind="json", task="planner")) for one in found]
-
-
 def draw(rng: Random, split: Split) -> Problem:
     """One question: a third of each form, and of each a half with plus and with minus."""
+    return draw_form(rng.choice(FORMS), rng, split)
+
+
+def draw_form(form: str, rng: Random, split: Split) -> Problem:
+    """One question of a form."""
     sign = rng.choice("+-")
-    form = rng.choice(FORMS)
     if form == "extract-add":
         return _extracted(rng, split, sign)
     pair = rng.choice(PAIRS)
@@ -197,18 +185,31 @@ def _extracted(rng: Random, split: Split, sign: str) -> Problem:
     most = _LARGEST - value if name == "person" else 20
     other = rng.randint(_SMALLEST, most) if sign == "+" else rng.randint(1, value - 1)
     text = rng.choice(domain.shapes.of(split)).format_map({field: str(fact) for field, fact in facts.items()})
-    beside = [field for field in facts if field != wanted][:2]  # the specialist was taught three fields and more
-    steps = [f"Extract {', '.join(beside)} and {wanted} as JSON: {text}", f"{{1.{wanted}}} {sign} {other}"]
+    steps = [extraction_of(facts, wanted, text), f"{{1.{wanted}}} {sign} {other}"]
     slots = {"s": text, "n": wanted if wanted == "age" else f"number of {wanted}", "b": str(other), "u": unit}
     worth = value + other if sign == "+" else value - other
     return _problem("extract-add", sign, f"{name}{json.dumps(facts, sort_keys=True)}", slots, worth, steps)
 
 
+def extraction_of(facts: Mapping[str, object], wanted: str, text: str) -> str:
+    """The step that reads a field out of a text, with two others: the specialist was taught three fields and more."""
+    beside = [field for field in facts if field != wanted][:2]
+    return f"Extract {', '.join(beside)} and {wanted} as JSON: {text}"
+
+
 def _problem(form: str, sign: str, key: str, slots: dict[str, str], worth: int, steps: Sequence[str]) -> Problem:
-    gives = ("json" if form == "extract-add" else "number", "number")
-    plan = {"steps": [{"ask": ask, "gives": kind} for ask, kind in zip(steps, gives, strict=True)]}
-    target = json.dumps(plan, ensure_ascii=False, separators=(",", ":"))
-    return Problem(f"{form}-{'plus' if sign == '+' else 'minus'}", key, slots, str(worth), "number", target)
+    form = f"{form}-{'plus' if sign == '+' else 'minus'}"
+    return Problem(form, key, slots, str(worth), "number", plan_of(steps))
+
+
+def plan_of(steps: Sequence[str]) -> str:
+    """The plan of these steps as JSON: extractions give objects, all others numbers.
+
+    >>> plan_of(["3 + 4"])
+    '{"steps":[{"ask":"3 + 4","gives":"number"}]}'
+    """
+    told = [{"ask": ask, "gives": "json" if ask.startswith("Extract ") else "number"} for ask in steps]
+    return json.dumps({"steps": told}, ensure_ascii=False, separators=(",", ":"))
 
 
 SKILL = Skill("twoskill", "twoskill", draw, WORDINGS)

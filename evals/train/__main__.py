@@ -18,11 +18,12 @@ from composer.training.lessons import read_lessons
 from composer.training.process import Step
 from composer.training.run import Recipe, train
 from composer.training.show import line
-from evals.tasks.skills import SKILLS
+from evals.tasks.coder import programs
+from evals.tasks.planner import plans
+from evals.tasks.skills import SKILLS, Lesson
 from evals.tasks.skills.mix import mix, rows
-from evals.tasks.twoskill import plans
 
-PLANNER = "planner"
+PLANNER, CODER = "planner", "coder"
 #: steps of `SIZE` lessons, as many as the shipped adapters have had; the first five were trained in several stretches
 #: (`--start`), with the lessons changing on the way (docs/log.md), and a single run of these steps has not been measured
 STEPS = {
@@ -34,6 +35,7 @@ STEPS = {
     "numerals": 400,
     "wordforms": 300,
     PLANNER: 800,
+    CODER: 600,
 }
 SIZE = 4  # small batches take more steps, which taught more per token
 
@@ -41,7 +43,7 @@ SIZE = 4  # small batches take more steps, which taught more per token
 def main(arguments: list[str] | None = None) -> None:
     """Write FOLDER.jsonl and FOLDER."""
     parser = argparse.ArgumentParser(prog="python -m evals.train", description=__doc__)
-    parser.add_argument("skill", choices=[*(name for name in SKILLS if "-" not in name), PLANNER, "union"])
+    parser.add_argument("skill", choices=[*(name for name in SKILLS if "-" not in name), PLANNER, CODER, "union"])
     parser.add_argument("--skills", help="for union: the skills, parted by commas")
     parser.add_argument("--base", help="a model of the packaged registry, a GGUF file or a folder")
     parser.add_argument("--out", type=Path, help="folder to write (default: the skill's name)")
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
     steps = given.steps or sum(STEPS[skill] for skill in skills)
     out = given.out or Path(given.skill)
     data = out.with_name(f"{out.name}.jsonl")
-    lessons = plans(steps * SIZE, given.seed) if given.skill == PLANNER else mix(skills, steps * SIZE, given.seed)
+    lessons = _lessons(skills, steps * SIZE, given.seed)
     made = [json.dumps(row, ensure_ascii=False) for row in rows(lessons)]
     data.write_text("\n".join(made) + "\n", encoding="utf-8")
     registry = Registry(load_settings(packaged_registry()))
@@ -73,6 +75,12 @@ def main(arguments: list[str] | None = None) -> None:
         hear=_print,
     )
     print(f"held-out questions right: before {done.before}, after {done.after}")
+
+
+def _lessons(skills: tuple[str, ...], n: int, seed: int) -> list[Lesson]:
+    if skills == (PLANNER,):
+        return plans(n, seed)
+    return programs(n, seed) if skills == (CODER,) else mix(skills, n, seed)
 
 
 def _print(told: Step | str) -> None:

@@ -1,0 +1,47 @@
+"""The systems of `coe eval live`: each is a pipeline of the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from composer.specs import Settings, StageSpec
+
+ROUTED, VOTE, ALL = "routed", "vote of three", "majority of all"
+MERGED, JUDGED, DISCUSSED = "merged", "judged", "discussed"
+PLANNED = "planned"
+SYSTEMS = (ROUTED, VOTE, ALL, MERGED, JUDGED, DISCUSSED, PLANNED)
+
+Steps = tuple[tuple[str, Mapping[str, Any]], ...]
+_DRAW: Steps = (("generate", {}), ("verify", {}))
+_VOTE: Steps = (("aggregate", {"by": "majority"}),)
+
+
+def with_systems(settings: Settings, merger: str, planner: str | None) -> Settings:
+    """The registry with a pipeline per way of composing. Without a planner nothing is planned."""
+    three: Steps = (("decide", {"k": 3}), *_DRAW)
+    ways: dict[str, Steps] = {
+        ROUTED: (("decide", {"k": 1}), *_DRAW, ("aggregate", {"by": "best"})),
+        VOTE: (*three, *_VOTE),
+        ALL: (("decide", {"k": len(settings.arms)}), *_DRAW, *_VOTE),
+        MERGED: (*three, ("merge", {"by": merger}), *_VOTE),
+        JUDGED: (*three, ("judge", {"by": merger}), *_VOTE),
+        DISCUSSED: (*three, ("discuss", {"rounds": 1}), *_VOTE),
+    }
+    if planner is not None:
+        ways[PLANNED] = (("decide", {"k": 1}), ("plan", {"planner": planner}), *_DRAW, ("aggregate", {"by": "best"}))
+    pipelines = {
+        name_of(name): tuple(StageSpec(use, dict(options), 1) for use, options in steps) for name, steps in ways.items()
+    }
+    return replace(settings, pipelines={**settings.pipelines, **pipelines})
+
+
+def ways_of(settings: Settings) -> list[str]:
+    """The systems that there is a pipeline for, in the order of the table."""
+    return [name for name in SYSTEMS if name_of(name) in settings.pipelines]
+
+
+def name_of(system: str) -> str:
+    """The pipeline of a system."""
+    return system.replace(" ", "-")
