@@ -12,7 +12,9 @@ import pytest
 from composer.answers.sandbox import Monty
 from composer.budget import Budget, Limits
 from composer.errors import ConfigError
+from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
+from composer.profile import measure
 from composer.show import drafts_text
 from composer.state import Query, State
 from composer.strategy import ASKS
@@ -272,3 +274,23 @@ def test_prism_asks_one_two_or_all_strategies_of_the_best_expert(
 
     assert state.asked[0] == asked, "strategies of another expert are not weighed"
     assert (state.answers[0].text, state.answers[0].status) == (text, "ok")
+
+
+def test_an_arm_with_a_strategy_is_measured_by_what_its_programs_give(scripted: Scripted) -> None:
+    book = Book(general="5", coder="5", coder_code="47 + 38", coder_tool=["<<47 + 38>>", "Answer: 85"])
+    items = [Labelled(Question("q", SUM, (), "number", 1), "85", "sums", "profile")]
+    with scripted.pipeline(registry("[prose, code, tool]"), book) as pipeline:
+        found = pipeline.complete(
+            measure(
+                items,
+                pipeline.pool,
+                pipeline.registry,
+                np.ones((1, 2), dtype=np.float32),
+                encoder="e",
+                prints=pipeline.registry.prints(),
+                sandbox=pipeline.sandbox,
+            )
+        )
+
+    rows = {row["arm"]: (row["answer"], row["score"]) for row in found.table.to_pylist()}
+    assert rows == {"general": ("5", 0), "coder": ("5", 0), "coder@code": ("85", 1), "coder@tool": ("85", 1)}
