@@ -145,7 +145,8 @@ def _planned(plan: Mapping[str, Any] | None) -> list[str]:
     """How the question was split."""
     if plan is None:
         return []
-    lines = [f"plan     by {plan['planner']}, {len(plan['steps'])} steps taken"]
+    shown = f", shown {len(plan['like'])} plans that were right" if plan.get("like") else ""
+    lines = [f"plan     by {plan['planner']}, {len(plan['steps'])} steps taken{shown}"]
     for number, step in enumerate(plan["steps"], 1):
         lines += [f"         {number}. {step['asked']}", f"            {_answered(step)}"]
     if plan["why"]:
