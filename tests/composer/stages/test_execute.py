@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from composer.answers.sandbox import Monty
+from composer.answers.sandbox import Monty, Outcome
 from composer.budget import Budget, Limits
 from composer.errors import ConfigError
 from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
 from composer.profile import measure
 from composer.show import drafts_text
+from composer.stages.running import Written, run_all
 from composer.state import Query, State
-from composer.strategy import ASKS
+from composer.strategy import ASKS, StrategySpec
 from composer.trace import Drafted, Event
 from composer.traced import calls_of, trace_of
 from composer.types import Draft, Failure, Request
@@ -294,3 +296,30 @@ def test_an_arm_with_a_strategy_is_measured_by_what_its_programs_give(scripted: 
 
     rows = {row["arm"]: (row["answer"], row["score"]) for row in found.table.to_pylist()}
     assert rows == {"general": ("5", 0), "coder": ("5", 0), "coder@code": ("85", 1), "coder@tool": ("85", 1)}
+
+
+async def test_who_is_cancelled_leaves_no_program_running(scripted: Scripted) -> None:
+    began, ran = asyncio.Event(), list[str]()
+    loop = asyncio.get_running_loop()
+
+    class Slow:
+        def run(self, program: str) -> Outcome:
+            ran.append(program)
+            loop.call_soon_threadsafe(began.set)
+            time.sleep(0.2)
+            return Outcome(program, "", data=program)
+
+    spec = StrategySpec("code", "")
+    written = [Written(Query(str(i), "?"), "x@code", spec, Draft("", str(i), "stop"), "number") for i in range(9)]
+    pipeline = scripted.pipeline(registry("[code]"), Book())
+    work = asyncio.create_task(run_all(pipeline.registry, nobody, lambda _: Slow(), written))
+    await began.wait()
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    await asyncio.sleep(0.5)
+
+    assert ran == ["0"]
+
+
+async def nobody(requests: Sequence[Request]) -> dict[str, Draft]:
+    raise AssertionError("nobody is asked")
