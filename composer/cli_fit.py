@@ -76,6 +76,12 @@ def fit_answers_(
         typer.Option("--labelled", help="With --mergers: the questions that were profiled (else the packaged ones)."),
     ] = None,
     prompts: Annotated[int, typer.Option("--prompts", min=1, help="With --mergers: most of them per task.")] = 40,
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: fit how this expert's ratings score answers (to --runs, else to the packaged questions)."
+        ),
+    ] = None,
     plans: Annotated[
         Path | None,
         typer.Option("--plans", help="Labelled JSONL: only learn which plans are right, to show them to the planner."),
@@ -87,6 +93,9 @@ def fit_answers_(
     file if it beats the best single expert. With --mergers: who is to merge, task by task, where a pipeline says `by: auto`."""
     from dataclasses import asdict
 
+    if scorer is not None:
+        _fit_scorer(scorer, runs, data, config, as_json, offline)
+        return
     if plans is not None:
         if mergers is not None:
             raise InputError("--plans and --mergers learn different things", remedy="run one after the other")
@@ -138,6 +147,32 @@ def _fit_mergers(pipeline: Pipeline, names: str, labelled: Path | None, most: in
         found = fit_mergers(pipeline, profile, rows, experts, most=most, say=say)
     if as_json:
         print_json(asdict(found))
+        return
+    for line in found.lines():
+        typer.echo(line)
+
+
+def _fit_scorer(
+    by: str, labelled: Path | None, data: Path | None, config: Path | None, as_json: bool, offline: bool
+) -> None:
+    from dataclasses import asdict
+
+    from composer.errors import InputError
+    from composer.fit_scorer import fit_scorer
+    from composer.jsonl import read_questions
+    from composer.profiling import ITEMS
+    from composer.progress import watch
+
+    if data is not None:
+        raise InputError(
+            "recorded answers have no drafts that could be rated", where="--data", remedy="use --runs FILE"
+        )
+    pipeline = _pipeline(config, None, offline)
+    rows = read_questions(labelled or ITEMS, labelled=True).rows
+    with watch(pipeline, "drafts"):
+        found = fit_scorer(pipeline, by, rows, say=say)
+    if as_json:
+        print_json({**asdict(found), "installed": found.installed})
         return
     for line in found.lines():
         typer.echo(line)

@@ -268,6 +268,7 @@ class Pipeline(Parts):
             mergers=lambda: self.mergers,
             personas=lambda: self.personas,
             intents=lambda: self.intents,
+            scorers=lambda: self.scorers,
             plans=lambda: self.plans,
             sandbox=self.sandbox,
         )

@@ -25,8 +25,8 @@ def why(route: Route) -> str:
     if not route.arms:
         return f"nobody is asked: {reason.fallback or 'the policy abstains'}"
     first, note = route.arms[0], f", {reason.note}" if reason.note else ""
-    if not route.scores:
-        return reason.note or f"{first} is the only one"
+    if not route.scores:  # asked by name
+        return reason.note or f"{first} was asked"
     best = max(route.scores, key=lambda name: (route.scores[name], name == first))
     if best != first:
         return f"{first}, though {best} scores higher{note}"
@@ -67,6 +67,8 @@ def route_text(route: Route) -> str:
     if not route.scores:
         return printable(f"route    {', '.join(route.arms)}\nwhy      {route.reason.note or 'there is nobody else'}")
     second = runner_up(route)
+    if not route.scores:
+        return printable(f"route    {', '.join(route.arms) or 'nobody'}\nwhy      {why(route)}")
     lines = ["route    " + (", ".join(f"{name} {route.scores[name]:.2f}" for name in route.arms) or "nobody")]
     if second and route.arms:
         lines[0] += f"  (runner-up {second[0]} {second[1]:.2f}, margin {route.scores[route.arms[0]] - second[1]:.2f})"
@@ -186,13 +188,70 @@ def _merged(merge: Mapping[str, Any] | None) -> list[str]:
         for one, other, won in merge.get("duels", ())
     ]
     by = [f"by       {merge['by']}: {merge['chosen']}"] if "chosen" in merge else []
-    if duels:
-        return [*by, *duels]
+    steps = [*duels, *_rated(merge), *_checked(merge), *_walked(merge)]
     if "why" in merge:
-        return [*by, f"merge    {merge['by']} was not asked: {merge['why']}"]
+        return [*by, *steps, f"         {merge['why']}: left to the vote"] if steps else [*by, _not_asked(merge)]
+    if steps:
+        return [*by, *steps]
     said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
     lines = [f"merge    {merge['by']}:"]
     return [*by, *lines, *(f"         | {line}" for line in said.strip().splitlines())]
+
+
+def _not_asked(merge: Mapping[str, Any]) -> str:
+    return f"merge    {merge['by']} was not asked: {merge['why']}"
+
+
+def _rated(merge: Mapping[str, Any]) -> list[str]:
+    """What a scorer rated each answer."""
+    lines = [
+        f"score    {'-' if one['score'] is None else format(one['score'], '.2f')} by {merge['by']} for {one['arm']}: "
+        f"{one['answer']} ({ratings_of(one)})"
+        for one in merge.get("ratings", ())
+    ]
+    return [*lines, f"         {merge['note']}"] if lines and "note" in merge else lines
+
+
+def ratings_of(rated: Mapping[str, Any]) -> str:
+    """The ratings of a draft, question by question."""
+    return " ".join("-" if one is None else str(one) for one in rated["ratings"])
+
+
+def _checked(merge: Mapping[str, Any]) -> list[str]:
+    """What a supervisor said of each draft, and what its author made of that."""
+    lines = []
+    for one in merge.get("tries", ()):
+        lines.append(f"checked  {one['arm']}: {one['answer']}: {merge['by']} {found_of(one)}")
+        if one["stands"] is not None:
+            lines.append(f"         {one['arm']} again: {revised_of(one)}")
+    return lines
+
+
+def found_of(checked: Mapping[str, Any]) -> str:
+    """What a supervisor found."""
+    if checked["right"] is None:
+        return f"does not say whether that is right: {checked['remark']}"
+    return "finds nothing wrong" if checked["right"] else f"finds it wrong: {checked['remark']}"
+
+
+def revised_of(checked: Mapping[str, Any]) -> str:
+    """What an author said when asked again."""
+    said = checked["revised"] or "no answer"
+    return said if checked["stands"] else f"{said}; what was said before stands"
+
+
+def _walked(merge: Mapping[str, Any]) -> list[str]:
+    """The paths of a search, round by round."""
+    return [
+        f"path     round {one['round']}, {one['k']} at a time: {said_of(one)}; {one['answer'] or 'no answer'} is worth "
+        f"{one['value']:.2f}{', kept' if one['kept'] else ''}"
+        for one in merge.get("paths", ())
+    ]
+
+
+def said_of(walked: Mapping[str, Any]) -> str:
+    """What the experts of a path said in a round."""
+    return ", ".join(f"{arm}: {answer or 'no answer'}" for arm, answer in walked["said"])
 
 
 def drafts_text(trace: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ _ORDER = (
     ("plan", "decide", "generate"),
     ("persona", "decide", "generate"),
     ("execute", "generate", "verify"),
-    *((name, "verify", "aggregate") for name in ("discuss", "judge", "merge")),
+    *((name, "verify", "aggregate") for name in ("discuss", "judge", "merge", "refine", "score", "search")),
 )
 """Stages that have to stand between two others."""
 

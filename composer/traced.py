@@ -45,14 +45,18 @@ def _discussed(one: Discussed) -> dict[str, Any]:
 
 def _merge(merged: Merged) -> dict[str, Any]:
     reply = merged.reply
-    more: dict[str, Any] = {"duels": [list(duel) for duel in merged.duels]} if merged.duels else {}
-    more |= {"chosen": merged.chosen} if merged.chosen else {}
+    told: dict[str, Any] = {"duels": [list(duel) for duel in merged.duels]} if merged.duels else {}
+    told |= {
+        name: [asdict(one) for one in own] for name in ("ratings", "tries", "paths") if (own := getattr(merged, name))
+    }
+    told |= {"chosen": merged.chosen} if merged.chosen else {}
+    told |= {"note": merged.note} if merged.note else {}
     if reply is None:
-        return {"by": merged.by, "why": merged.why, **more}
+        return {"by": merged.by, "why": merged.why, **told}
     error = reply.draft.error
     return {
         "by": merged.by,
-        **more,
+        **told,
         "draft": reply.draft.text,
         "answer": reply.answer,
         "error": error.message if error else None,
@@ -75,11 +79,12 @@ def calls_of(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def settled_of(trace: Mapping[str, Any]) -> str | None:
-    """Why no merger or judge was asked for the question of this trace, without its figures; "": one was; None: none was to
+    """Why no merger, judge or the like was asked for the question of this trace, without its figures; "": one was; None: none was to
     be."""
     if (merge := trace.get("merge")) is None:
         return None
-    return "" if "why" not in merge or merge.get("duels") else str(merge["why"]).partition(" (")[0]
+    asked = "why" not in merge or any(merge.get(name) for name in ("duels", "ratings", "tries", "paths"))
+    return "" if asked else str(merge["why"]).partition(" (")[0]
 
 
 def trace_of(state: State, row: int) -> dict[str, Any]:

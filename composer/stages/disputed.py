@@ -1,4 +1,4 @@
-"""What a merger and a judge have in common: who may be one, and which rows it is wanted for."""
+"""What those who settle a row have in common: who may be one, and which rows it is wanted for."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from composer.state import Merged, Reply, State
 FITTED = "auto"  # whom `coe fit answers --mergers` chose for the question's task
 
 
-def check_settler(kit: Kit, by: str, vote: str) -> None:
-    """Raise ConfigError, with the option as its `where`, for an expert or an aggregator that is not there."""
+def check_settler(kit: Kit, by: str, vote: str, *, fitted: bool = False) -> None:
+    """Raise ConfigError, with the option as its `where`, for an expert or an aggregator that is not there. With `fitted` the expert
+    may be left open (`FITTED`)."""
     load("aggregators", vote, "vote")
-    if by != FITTED and by not in {arm.name for arm in kit.registry.arms()}:
-        raise ConfigError(
-            f"no expert is called {by!r}", where="by", remedy=f"name an expert that answers, or write {FITTED}"
-        )
-    if by != FITTED and kit.registry.strategy(by) is not None:
+    if fitted and by == FITTED:
+        return
+    if by not in {arm.name for arm in kit.registry.arms()}:
+        more = f", or write {FITTED}" if fitted else ""
+        raise ConfigError(f"no expert is called {by!r}", where="by", remedy=f"name an expert that answers{more}")
+    if kit.registry.strategy(by) is not None:
         raise ConfigError(f"{by!r} answers by programs", where="by", remedy="name an expert that answers in prose")
 
 
@@ -31,11 +33,7 @@ def disputed(
     """The rows that `by` is to settle, each with its complete drafts, and those for which it is not needed. Left out are rows
     of which somebody else is still asked, or that are settled already. Raises InputError where `by` is left open, and nobody
     has chosen."""
-    rows = [
-        row
-        for row, still in enumerate(state.open)
-        if not still and state.merged[row] is None and state.abstained[row] is None and not state.withheld[row]
-    ]
+    rows = settled_rows(state)
     part = state.part(rows)
     own = [[reply for reply in replies if reply.draft.ok] for replies in part.replies]
     believed = kit.aggregator(vote).combine(ballots_of(part, own)).sure
@@ -57,6 +55,25 @@ def settler(kit: Kit, state: State, row: int, by: str) -> Merged:
     skills = state.reasons[row].skills
     expert, why = kit.mergers().of(skills[0][0] if skills else None)
     return Merged(expert, chosen=why)
+
+
+def answers_of(own: Sequence[Reply], most: int) -> list[Reply]:
+    """The first reply of each answer, those that were given most often."""
+    first: dict[int, Reply] = {}
+    for reply in own:
+        if reply.code >= 0:
+            first.setdefault(reply.code, reply)
+    codes = [reply.code for reply in own]
+    return sorted(first.values(), key=lambda reply: -codes.count(reply.code))[:most]
+
+
+def settled_rows(state: State) -> list[int]:
+    """The rows of which nobody else is asked, and that no settler has had its say about."""
+    return [
+        row
+        for row, still in enumerate(state.open)
+        if not still and state.merged[row] is None and state.abstained[row] is None and not state.withheld[row]
+    ]
 
 
 def _needless(own: Sequence[Reply], believed: float, sure: float) -> str | None:

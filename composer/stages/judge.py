@@ -10,8 +10,8 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from composer.answers.merge import judge_requests, preferred
-from composer.stages.disputed import check_settler, disputed, settler
-from composer.stages.kit import Kit, Stage
+from composer.stages.disputed import answers_of, check_settler, disputed, settler
+from composer.stages.kit import Kit, Stage, Together
 from composer.state import Beside, Merged, Reply, State, Update
 from composer.types import Draft, Request
 
@@ -29,13 +29,13 @@ def judge(
     """Have the expert `by` (`auto`: whom `coe fit answers --mergers` chose for the question's task, measured at merging) compare each two of the answers of a row that differ (of at most `most`, those that were given most
     often), in both orders; what it prefers in one order alone counts for neither. The answer that wins most often is taken; of equal
     ones, and where it prefers none, that of the vote. It is left out where a merger would be (see `merge`)."""
-    check_settler(kit, by, vote)
+    check_settler(kit, by, vote, fitted=True)
 
     async def stage(state: State) -> Update:
         wanted, needless = disputed(kit, state, by, vote, sure)
         return await _judged(kit, by, most, state, wanted, needless)
 
-    return stage
+    return Together(stage)
 
 
 async def _judged(
@@ -46,7 +46,7 @@ async def _judged(
     found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
     withheld, beside = list(state.withheld), list(state.beside)
     judges = {row: settler(kit, state, row, by) for row in wanted}
-    duels = {row: _duels(kit, judges[row].by, state, row, _answers(own, most)) for row, own in wanted.items()}
+    duels = {row: _duels(kit, judges[row].by, state, row, answers_of(own, most)) for row, own in wanted.items()}
     cut: set[str] = set()
     ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
     drafts = await ask([request for each in duels.values() for *_, pair in each for request in pair])
@@ -59,16 +59,6 @@ async def _judged(
                 Beside(request.arm, "judge", drafts[request.id]) for *_, pair in each for request in pair
             )
     return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}
-
-
-def _answers(own: Sequence[Reply], most: int) -> list[Reply]:
-    """The first reply of each answer, those that were given most often."""
-    first: dict[int, Reply] = {}
-    for reply in own:
-        if reply.code >= 0:
-            first.setdefault(reply.code, reply)
-    codes = [reply.code for reply in own]
-    return sorted(first.values(), key=lambda reply: -codes.count(reply.code))[:most]
 
 
 def _duels(kit: Kit, by: str, state: State, row: int, answers: Sequence[Reply]) -> list[Duel]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from composer.pool.pool import Pool
     from composer.retrieval.index import Closeness, Hit
     from composer.retrieval.records import GateRecord
+    from composer.scorer_records import ScorerRecord
     from composer.strategy import Limits, StrategySpec
 
 Stage = Callable[[State], Awaitable[Update]]
@@ -55,6 +56,18 @@ class Whole(Protocol):
     def whole(self) -> bool:
         """Whether a row's answer depends on the others: then all rows pass through every stage together."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """A stage whose rows go through it all at once, so that what it asks for them is one pass over the hosts. They do not depend
+    on each other (that is `Whole`): rows that were answered before need not come along."""
+
+    work: Stage
+
+    async def __call__(self, state: State) -> Update:
+        """As `work`."""
+        return await self.work(state)
 
 
 class Encoder(Protocol):
@@ -199,7 +212,7 @@ async def nobody_solves(queries: Sequence[Query], behalf: Mapping[str, str], run
 @dataclass(frozen=True, slots=True)
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
-    believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm; `mergers` who merges where that was left open; `personas` what was measured of them, `intents` tells which a question has; `emit` reports events as they happen; `budget` is that of
+    believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm, `scorers` the fitted ones by expert; `mergers` who merges where that was left open; `personas` what was measured of them, `intents` tells which a question has; `emit` reports events as they happen; `budget` is that of
     the run under way; `typical` tokens of an answer per arm, where they were measured; `solve` puts questions of ours through the rest of the pipeline;
     `plans` are those that were followed before; `sandbox` runs programs, none of which may take more than these limits."""
 
@@ -218,6 +231,7 @@ class Kit:
     mergers: Callable[[], Mergers] = no_mergers
     personas: Callable[[], Sequence[PersonaRecord]] = tuple["PersonaRecord", ...]
     intents: Callable[[], Intents] = no_intents
+    scorers: Callable[[], Mapping[str, ScorerRecord]] = dict[str, "ScorerRecord"]
     solve: Solve = nobody_solves
     plans: Callable[[], Memory] = no_plans
     sandbox: Callable[[Limits], Sandbox] = no_sandbox

@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt, Le
 
 from composer.answers.merge import merge_request
 from composer.stages.disputed import check_settler, disputed, settler
-from composer.stages.kit import Kit, Stage, kind_of
+from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.reading import compared, read
 from composer.state import Beside, Merged, Reply, State, Update
 from composer.types import Request
@@ -29,13 +29,13 @@ def merge(
     `vote` is as `sure` of its answer (MOSAIC's rule); the trace says so. It sees at most `most` drafts, in an order of their own and
     without names. Where it fails or makes no answer, `aggregate` takes one as if it had not been asked. It comes after `verify`,
     whose comparison of answers it needs."""
-    check_settler(kit, by, vote)
+    check_settler(kit, by, vote, fitted=True)
 
     async def stage(state: State) -> Update:
         wanted, needless = disputed(kit, state, by, vote, sure)
         return await _merged(kit, by, most, state, wanted, needless)
 
-    return stage
+    return Together(stage)
 
 
 async def _merged(
