@@ -125,7 +125,7 @@ def run(
                 raise
             complain(f"{stopper.why}; what was finished is in the store. Go on with:\n  {again}")
             raise Ended(stopper.exit_code) from None
-    _tell(done, out)
+    tell(done, out)
     if as_json:
         print_json(asdict(done))
     if done.unfinished:
@@ -181,7 +181,8 @@ def make_budget(calls: int | None, tokens: int | None, seconds: float | None, de
     return Budget(Limits(calls, tokens, seconds, left))
 
 
-def _tell(done: Summary, out: Path) -> None:
+def tell(done: Summary, out: Path) -> None:
+    """What a run did, for people."""
     from composer.outputs import errors_file
     from composer.results import MADE
 

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from composer.batch import run_file
 from composer.cli import app
+from composer.cli_run import tell
 from composer.errors import InputError
 from composer.fit_mergers import FittedMergers, experts_of, fit_mergers
 from composer.installed import installed_sha
@@ -222,7 +223,7 @@ def test_what_cannot_be_fitted_is_told(scripted: Scripted, tmp_path: Path, items
 
 
 def test_a_run_counts_merges_and_those_that_were_skipped_with_why(
-    scripted: Scripted, tmp_path: Path, items: tuple[Labelled, ...]
+    scripted: Scripted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def same(request: Request) -> str:
         number = int(text_of(request).splitlines()[-1].split()[1])
@@ -236,6 +237,8 @@ def test_a_run_counts_merges_and_those_that_were_skipped_with_why(
 
     assert done.merges == {"made": 5, "all drafts say the same": 5}
     assert again.merges == done.merges, "also what came from the store"
+    tell(done, tmp_path / "answers.jsonl")
+    assert "merged or judged 5 questions, skipped 5 (5: all drafts say the same)" in capsys.readouterr().err
 
 
 def test_the_command_refuses_options_of_the_other_fit() -> None:
