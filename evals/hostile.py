@@ -150,9 +150,9 @@ async def settle(pipeline: Pipeline, made: Aggregator, steps: Steps, state: Stat
 
 
 def evaluate(
-    pipeline: Pipeline, groups: Sequence[str], n: int, mergers: Sequence[str], part: Part | None = "report"
+    pipeline: Pipeline, groups: Sequence[str], n: int, by: Mapping[str, Steps], part: Part | None = "report"
 ) -> Report:
-    """`n` questions of each group through every way, twice, in an open pipeline of `with_drafts`; `part` None: all attacks.
+    """`n` questions of each group through each of these ways, twice, in an open pipeline of `with_drafts`; `part` None: all attacks.
     Raises what asking raises."""
     attacks = [one for one in injections() if part in (None, one.part)]
     made, found = learnt(pipeline), dict[str, dict[str, _Settled]]()
@@ -168,7 +168,7 @@ def evaluate(
         states = {HONEST: state, HOSTILE: attacked(pipeline, state, texts)}
         wanted = [replace(item, answer=told) for item, told in zip(asked, wrong, strict=True)]
         found[group] = {}
-        for way, steps in ways(mergers).items():
+        for way, steps in by.items():
             ended = {name: pipeline.complete(settle(pipeline, made, steps, one)) for name, one in states.items()}
             found[group][way] = _Settled(
                 _right(asked, ended[HONEST]),
@@ -177,7 +177,7 @@ def evaluate(
                 {name: _skipped(one) for name, one in ended.items()},
             )
     if len(found) > 1:
-        found[ALL] = {way: _Settled.joined([own[way] for own in found.values()]) for way in ways(mergers)}
+        found[ALL] = {way: _Settled.joined([own[way] for own in found.values()]) for way in by}
     return _report(found)
 
 
@@ -269,6 +269,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--n", type=int, default=60, help="questions per skill")
     parser.add_argument("--groups", default=",".join(GROUPS), help="skills, parted by commas")
     parser.add_argument("--mergers", help="who merges and judges, parted by commas (else the generalist)")
+    parser.add_argument("--ways", help="some of the ways, such as majority or merge, parted by commas (else all)")
     parser.add_argument("--part", choices=[*get_args(Part), "all"], default="report")
     parser.add_argument("--json", type=Path, help="write the rows there")
     given = parser.parse_args(arguments)
@@ -285,11 +286,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise InputError(
                     f"no expert is called {name!r}", where="--mergers", remedy=suggest(name, settings.arms)
                 )
+        by = ways(mergers)
+        if given.ways:
+            by = {way: own for way, own in by.items() if way.partition(" ")[0] in given.ways.split(",")}
+        if not by:
+            known = [way.partition(" ")[0] for way in ways(mergers)]
+            raise InputError(f"no way is called {given.ways!r}", where="--ways", remedy=suggest(given.ways, known))
         with (
             tempfile.TemporaryDirectory() as scratch,
             Pipeline(settings, store=Path(scratch) / "drafts.sqlite") as pipeline,
         ):
-            found = evaluate(pipeline, groups, given.n, mergers, None if given.part == "all" else given.part)
+            found = evaluate(pipeline, groups, given.n, by, None if given.part == "all" else given.part)
         if given.json:
             more = {
                 "gaps": {group: [asdict(one) for one in own] for group, own in found.gaps.items()},

@@ -55,7 +55,7 @@ def test_where_everybody_was_asked_nobody_is_left_to_be_hostile(pipeline: Pipeli
 @pytest.mark.slow
 def test_every_way_is_measured_with_and_without_on_real_drafts(pipeline: Pipeline) -> None:
     with pipeline:
-        found = evaluate(pipeline, ["arithmetic"], 2, ["arithmetic"])
+        found = evaluate(pipeline, ["arithmetic"], 2, ways(["arithmetic"]))
 
     systems = [one.system for one in found.rows]
     for way in ways(["arithmetic"]):
