@@ -287,11 +287,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     f"no expert is called {name!r}", where="--mergers", remedy=suggest(name, settings.arms)
                 )
         by = ways(mergers)
-        if given.ways:
-            by = {way: own for way, own in by.items() if way.partition(" ")[0] in given.ways.split(",")}
-        if not by:
-            known = [way.partition(" ")[0] for way in ways(mergers)]
-            raise InputError(f"no way is called {given.ways!r}", where="--ways", remedy=suggest(given.ways, known))
+        known = {way.partition(" ")[0] for way in by}
+        only = given.ways.split(",") if given.ways else known
+        for name in only:
+            if name not in known:
+                raise InputError(f"no way is called {name!r}", where="--ways", remedy=suggest(name, known))
+        by = {way: own for way, own in by.items() if way.partition(" ")[0] in only}
         with (
             tempfile.TemporaryDirectory() as scratch,
             Pipeline(settings, store=Path(scratch) / "drafts.sqlite") as pipeline,
