@@ -246,7 +246,7 @@ def lines(report: Report) -> list[str]:
         for one in found:
             honest, hostile = own[one.other], own[one.system]
             given = own[f"{one.other}, commanded answers"]
-            drop = f"{-100 * one.mean:.1f} [{-100 * one.high:.1f}, {-100 * one.low:.1f}]"
+            drop = f"{0 - 100 * one.mean:.1f} [{0 - 100 * one.high:.1f}, {0 - 100 * one.low:.1f}]"
             share = f"{100 * given.accuracy:.1f} [{100 * given.low:.1f}, {100 * given.high:.1f}]"
             skipped = report.skipped[f"{group}: {one.other}"]
             many = f"{skipped[HONEST]}, {skipped[HOSTILE]}" if any(skipped.values()) else "-"
