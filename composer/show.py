@@ -25,6 +25,8 @@ def why(route: Route) -> str:
     if not route.arms:
         return f"nobody is asked: {reason.fallback or 'the policy abstains'}"
     first, note = route.arms[0], f", {reason.note}" if reason.note else ""
+    if not route.scores:  # asked by name
+        return reason.note or f"{first} was asked"
     best = max(route.scores, key=lambda name: (route.scores[name], name == first))
     if best != first:
         return f"{first}, though {best} scores higher{note}"
@@ -65,6 +67,8 @@ def route_text(route: Route) -> str:
     if not route.scores:
         return printable(f"route    {', '.join(route.arms)}\nwhy      {route.reason.note or 'there is nobody else'}")
     second = runner_up(route)
+    if not route.scores:
+        return printable(f"route    {', '.join(route.arms) or 'nobody'}\nwhy      {why(route)}")
     lines = ["route    " + (", ".join(f"{name} {route.scores[name]:.2f}" for name in route.arms) or "nobody")]
     if second and route.arms:
         lines[0] += f"  (runner-up {second[0]} {second[1]:.2f}, margin {route.scores[route.arms[0]] - second[1]:.2f})"
@@ -141,7 +145,8 @@ def _planned(plan: Mapping[str, Any] | None) -> list[str]:
     """How the question was split."""
     if plan is None:
         return []
-    lines = [f"plan     by {plan['planner']}, {len(plan['steps'])} steps taken"]
+    shown = f", shown {len(plan['like'])} plans that were right" if plan.get("like") else ""
+    lines = [f"plan     by {plan['planner']}, {len(plan['steps'])} steps taken{shown}"]
     for number, step in enumerate(plan["steps"], 1):
         lines += [f"         {number}. {step['asked']}", f"            {_answered(step)}"]
     if plan["why"]:

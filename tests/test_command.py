@@ -63,6 +63,15 @@ def test_ask_as_json_tells_who_said_what_and_what_it_cost(tmp_path: Path) -> Non
     assert told["tokens"] > 0
 
 
+def test_an_expert_is_asked_by_name_and_replayed_so(tmp_path: Path) -> None:
+    done = coe("ask", "--json", "--model", "units", "How many minutes are 7 hours?", cwd=tmp_path)
+
+    told = json.loads(done.stdout)
+    assert (told["answer"], told["route"]["chosen"], told["route"]["scores"]) == ("420", ["units"], {})
+    again = coe("replay", told["trace_id"], cwd=tmp_path)
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
 def test_the_same_question_again_comes_from_the_store(tmp_path: Path) -> None:
     first = json.loads(coe("ask", "--json", "What is 47 + 38?", cwd=tmp_path).stdout)
 
@@ -244,6 +253,7 @@ def test_the_schema_in_the_repository_is_in_step(tmp_path: Path) -> None:
     [
         (("ask", "--config", "nowhere.yaml", "x"), "nowhere.yaml"),
         (("ask", " "), "the question is empty"),
+        (("ask", "--model", "unit", "x"), "did you mean `units`"),
         (("run", "nowhere.jsonl", "--out", "x.jsonl"), "nowhere.jsonl"),
         (("ask", "--memory", "much", "x"), "'much' is no size"),
     ],

@@ -77,6 +77,18 @@ def gave(outcome: Outcome, kind: Kind) -> tuple[str, str]:
     return (text, "") if text else ("", "it gives no value and prints nothing")
 
 
+def shown(outcome: Outcome) -> tuple[str, str]:
+    """What an expert is told that its call gives, and why it gives nothing: here any value is one.
+
+    >>> shown(Outcome(None, "", data="true")), shown(Outcome(None, "", "ZeroDivisionError: division by zero"))
+    (('true', ''), ('', 'ZeroDivisionError: division by zero'))
+    """
+    if outcome.why:
+        return "", outcome.why
+    text = (outcome.value or outcome.printed or (outcome.data or "")).strip()
+    return (text[:LONGEST], "") if text not in ("", "null") else ("", "it gives no value and prints nothing")
+
+
 def completed(program: str) -> str:
     """The program with what its last statement names as the last expression, where it ends with a value for a name or with a
     function of no arguments that nobody has called: small models often stop there.
@@ -178,13 +190,13 @@ class Attempt:
             value, self.why = gave(outcome, self.kind)
             self.calls.append(Call(program, value, self.why))
             return
-        value, why = gave(outcome, "json" if outcome.value is None else "text")
+        value, why = shown(outcome)
         self.calls.append(Call(program, value, why))
-        shown = f"`{harmless(program)[:LONGEST]}`"
+        quoted = f"`{harmless(program)[:LONGEST]}`"
         told = (
-            _TOLD.format(program=shown, gave=harmless(value))
+            _TOLD.format(program=quoted, gave=harmless(value))
             if value
-            else _FAILED.format(program=shown, why=harmless(why))
+            else _FAILED.format(program=quoted, why=harmless(why))
         )
         kept = self._kept if self._kept.rstrip().endswith((CALL_ENDS, "```")) else self._closed()
         rest = _GO_ON if len(self.calls) < CALLS else _ENOUGH

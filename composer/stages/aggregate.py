@@ -26,7 +26,7 @@ UNREAD = "retrieval: unavailable"
 
 def aggregate(kit: Kit, *, by: str = "best") -> Stage:
     """Combine each row's complete drafts with the aggregator `by`: `best` scored, `majority`, `weighted`, `log-odds`,
-    `self-consistent`, `dawid-skene`, or `learnt` (by `coe fit answers`). Where no answer could be read, the best scored text is taken as it stands; where
+    `self-consistent`, `dawid-skene`, `learnt` (by `coe fit answers`), or of strategies `prism` or `ordered`. Where no answer could be read, the best scored text is taken as it stands; where
     no draft is complete, a text that was cut off is a `degraded` answer. Of programs those that pass
     all their tests are combined, else those that could not be tried, else those that pass the most; one that passes none is
     no answer."""

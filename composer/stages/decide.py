@@ -38,7 +38,7 @@ def decide(
     """Let `policy` say who is asked, by the scores of `router` (`auto`: what `coe fit router` installed, else skill).
 
     `fixed` asks whom the rule `select` chooses, once; the others (`agreeing`, `posterior`, `cascade`, `worth`) ask one arm
-    after the other and look at the answers. `policy` and `select` are names, or `{use: NAME}` with options; `k` is short
+    after the other and look at the answers; `prism` asks one, two or all strategies of an expert, by how sure the scores are. `policy` and `select` are names, or `{use: NAME}` with options; `k` is short
     for `select: {use: top-k, k: …}`. With `doubt` a question that is flagged (outside the profile, or on a border) is also
     put to an arm of another domain, and where they disagree to the generalist. A row whose answers are believed less than
     `abstain_below` is not answered. A ConfigError about an option has the option's name as its `where`: who reads the
@@ -100,7 +100,7 @@ def policy_of(
 ) -> Policy:
     """The policy that `decide` would use with these options. Raises ConfigError as it does."""
     _, rule = _rule(kit, select, k)
-    chooser = _policy(policy, rule, "k" if k is not None else "select" if select != USUAL else None)
+    chooser = _policy(kit, policy, rule, "k" if k is not None else "select" if select != USUAL else None)
     if doubt:
         from routers.doubting import Doubting  # noqa: PLC0415 - only who doubts needs it
 
@@ -129,7 +129,7 @@ def alone(arm: str) -> Stage:
     return stage
 
 
-def _policy(policy: str | dict[str, Any], rule: Rule, chosen: str | None) -> Policy:
+def _policy(kit: Kit, policy: str | dict[str, Any], rule: Rule, chosen: str | None) -> Policy:
     """The policy with its options; `chosen` is the option that set the rule, if any did. Raises ConfigError at the option
     that is wrong."""
     name, options = _named(policy, "policy", names("policies"), "policy: {use: posterior, confidence: 0.9}")
@@ -150,8 +150,17 @@ def _policy(policy: str | dict[str, Any], rule: Rule, chosen: str | None) -> Pol
             where=chosen,
             remedy=f"remove it, or write `policy: {FIXED}`",
         )
-    made: Policy = make(**check_options(make, options, lambda option: f"policy.{option}"))
+    checked = check_options(make, options, lambda option: f"policy.{option}")
+    if "expert_of" in inspect.signature(make).parameters:
+        checked = {"expert_of": _experts(kit), **checked}
+    made: Policy = make(**checked)
     return made
+
+
+def _experts(kit: Kit) -> dict[str, str]:
+    """Whose strategy each arm is; one that reads is no strategy, and on its own."""
+    arms = [arm.name for arm in kit.registry.arms()]
+    return {arm: arm if kit.registry.evidence(arm) else kit.registry.stream(arm, "").expert for arm in arms}
 
 
 def _named(told: str | dict[str, Any], option: str, known: Sequence[str], example: str) -> tuple[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -53,10 +54,21 @@ async def _run(sandbox: Runs, attempts: Sequence[Attempt]) -> bool:
     if not waiting:
         return False
 
-    def run() -> list[Outcome]:
-        return [sandbox(one.spec.limits).run(one.program or "") for one in waiting]
+    stopped = threading.Event()
 
-    for attempt, outcome in zip(waiting, await asyncio.to_thread(run), strict=True):
+    def run() -> list[Outcome]:
+        found: list[Outcome] = []
+        for one in waiting:
+            if stopped.is_set():  # whoever wanted it has gone, and may have closed the sandbox
+                break
+            found.append(sandbox(one.spec.limits).run(one.program or ""))
+        return found
+
+    try:
+        outcomes = await asyncio.to_thread(run)
+    finally:
+        stopped.set()
+    for attempt, outcome in zip(waiting, outcomes, strict=True):
         attempt.ran(outcome)
     return True
 

@@ -135,3 +135,40 @@ def test_what_was_taken_off_is_shown_with_its_reason() -> None:
 
     assert text.count("less     law (ranked last), beta 0.5, alpha 0.1\n") == 1
     assert text.count("less     law (ranked last), beta 0.5, alpha 0.1; right +3.0 points more often\n") == 1
+
+
+def test_who_was_asked_by_name_has_no_scores_to_show() -> None:
+    route = Route(("coder@code",), {}, Reason(note="coder@code was asked by name"))
+
+    assert route_text(route) == "route    coder@code\nwhy      coder@code was asked by name"
+
+
+@pytest.mark.parametrize(
+    ("strategy", "lines"),
+    [
+        (None, []),
+        (
+            {"use": "code", "calls": [{"program": "1 +\\\n1", "gave": "2", "why": ""}], "why": ""},
+            ["strategy code, 1 programs were run", "         > 1 +\\", "         > 1", "         = 2"],
+        ),
+        (
+            {"use": "code", "calls": [{"program": "x", "gave": "", "why": "no x"}], "why": "no x"},
+            ["strategy code, 1 programs were run", "         > x", "         = nothing: no x"],
+        ),
+        (
+            {"use": "tool", "calls": [], "why": "the draft was cut off"},
+            ["strategy tool, 0 programs were run", "         no answer: the draft was cut off"],
+        ),
+    ],
+)
+def test_programs_are_shown_with_what_they_gave(strategy: dict[str, Any] | None, lines: list[str]) -> None:
+    draft = {
+        "name": "a",
+        "draft": "said",
+        "error": None,
+        "cached": True,
+        **({"strategy": strategy} if strategy else {}),
+    }
+    trace = {"drafts": [draft], "sure": None, "marks": [], "trace_id": "t"}
+
+    assert drafts_text(trace).splitlines()[2:-1] == lines

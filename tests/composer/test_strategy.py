@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from registry_texts import GENERAL, REGISTRY, Load, told
 
+from composer.pipeline import Pipeline
 from composer.registry.experts import Registry
 from composer.strategy import ASKS, Limits, StrategySpec, strategy_of
 from composer.types import Message
+from routers.prism import Prism
 
 LAW = "    adapter: {path: law.gguf"
 
@@ -98,3 +102,15 @@ def test_a_record_belongs_to_what_was_asked(load: Load) -> None:
     assert prints[0]["law@code"] == prints[2]["law@code"] != prints[1]["law@code"]
     assert prints[0]["law"] == prints[1]["law"] == Registry(load(REGISTRY)).prints()["law"]
     assert prints[0]["law@code"] != prints[0]["law"]
+
+
+def test_the_registry_of_the_docs_is_one(load: Load) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
+    block = page.split("```yaml\n")[1].split("```")[0]
+    settings = load(REGISTRY.partition("experts:")[0].replace("small:", "smollm2:") + block)
+
+    assert list(settings.arms) == ["general", "general@code", "general@tool", "coder@code"]
+    pipeline = Pipeline(settings)  # its stages and their options are checked
+    assert pipeline.registry.messages("coder@code", "1 + 1?") == (Message("user", "1 + 1?"),)
+    thresholds = settings.pipeline[0].options["policy"]
+    assert (thresholds["confidence"], thresholds["margin"]) == (Prism().confidence, Prism().margin)

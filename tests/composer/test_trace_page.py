@@ -106,3 +106,25 @@ def test_what_a_settler_did_is_shown_and_hostile_words_of_it_are_text(scripted: 
         assert seen.counts[rows] == count and seen.counts["script"] == seen.counts["img"] == 0
         assert words in shown.inner_text("body")
         assert shown.inner_text(".answer") == "5"
+
+
+def test_a_program_is_shown_with_what_it_gave_and_is_text(scripted: Scripted) -> None:
+    registry = (
+        f"{MODEL}experts:\n  general: {{model: small, answers: number}}\n"
+        "  coder: {model: small, answers: number, system: C., strategies: [code, tool]}\n"
+        f"{STEPS}  - use: generate\n  - use: execute\n  - use: verify\n  - {{use: aggregate, options: {{by: ordered}}}}\n"
+    )
+
+    def say(request: Request) -> str:
+        if request.role == "tool":
+            return "Answer: 5"
+        return {"general": "4", "coder@code": f"'{HOSTILE}' + 1", "coder@tool": "<<2 + 3>>"}[request.arm]
+
+    page = written(scripted, registry, say, "What is 2 + 3?")
+    with opened(page, (".drafts article", "script", "img", "article code")) as (shown, seen):
+        body = shown.inner_text("body")
+        assert seen.errors == [] and seen.dialogs == [] and seen.counts["script"] == seen.counts["img"] == 0
+        assert seen.counts[".drafts article"] == 3 and seen.counts["article code"] == 2
+        assert "strategy: code" in body and f"'{HOSTILE}' + 1" in body and "which gave nothing: " in body
+        assert "strategy: tool" in body and "2 + 3" in body and "which gave 5" in body
+        assert "TypeError" in body

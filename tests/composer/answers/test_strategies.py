@@ -225,3 +225,20 @@ def test_no_text_breaks_it(monty: Monty, spec: StrategySpec, text: str) -> None:
             attempt.heard(draft(text))
 
     assert isinstance(attempt.worked.said, str) and len(attempt.calls) <= CALLS
+
+
+@pytest.mark.parametrize(
+    ("program", "told"),
+    [
+        ("3 > 2", "is true"),
+        ("{'a': [1]}", 'is {"a": [1]}'),
+        ("print(7)", "is 7"),
+        ("[]", "is []"),
+        ("None", "no value"),
+    ],
+)
+def test_a_call_may_give_what_is_no_answer(monty: Monty, program: str, told: str) -> None:
+    attempt = Attempt(TOOL, "number", draft(f"<<{program}>>"))
+    attempt.ran(monty.run(program))
+
+    assert told in str(attempt.prompt(""))

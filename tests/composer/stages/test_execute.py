@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from composer.answers.sandbox import Monty
+from composer.answers.sandbox import Monty, Outcome
 from composer.budget import Budget, Limits
 from composer.errors import ConfigError
+from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
+from composer.profile import measure
 from composer.show import drafts_text
+from composer.stages.running import Written, run_all
 from composer.state import Query, State
-from composer.strategy import ASKS
+from composer.strategy import ASKS, StrategySpec
 from composer.trace import Drafted, Event
 from composer.traced import calls_of, trace_of
 from composer.types import Draft, Failure, Request
+from routers.types import Arm, Array, Questions, Reason
 from tests.composer.answers.test_sandbox import PROGRAMS
 from tests.composer.scripted import MODEL, Scripted
 
@@ -228,3 +234,92 @@ def test_who_discusses_answers_in_prose(scripted: Scripted) -> None:
     one(scripted.pipeline(registry("[code]", steps=steps), book))
 
     assert [request.arm for request in book.asked if request.role == "discuss"] == ["general"]
+
+
+class Judge:
+    """A router with the scores of one question for these arms."""
+
+    def __init__(self, scores: dict[str, float]) -> None:
+        self.arms = tuple(map(Arm, scores))
+        self.scores = np.array([list(scores.values())], dtype=np.float32)
+
+    def score(self, questions: Questions) -> Array:
+        return np.repeat(self.scores, len(questions), axis=0)
+
+    def explain(self, questions: Questions) -> list[Reason]:
+        return [Reason()] * len(questions)
+
+
+@pytest.mark.parametrize(
+    ("scores", "asked", "text"),
+    [
+        ((0.9, 0.4, 0.1), ("coder",), "86"),
+        ((0.5, 0.6, 0.1), ("coder@code", "coder"), "85"),  # they differ: the first one's
+        ((0.4, 0.39, 0.38), ("coder", "coder@code", "coder@tool"), "85"),  # outvoted
+    ],
+)
+@pytest.mark.parametrize("by", ["prism", "ordered"])
+def test_prism_asks_one_two_or_all_strategies_of_the_best_expert(
+    scripted: Scripted,
+    monkeypatch: pytest.MonkeyPatch,
+    scores: tuple[float, ...],
+    asked: tuple[str, ...],
+    text: str,
+    by: str,
+) -> None:
+    judge = Judge(dict(zip(("general", "coder", "coder@code", "coder@tool"), (0.35, *scores), strict=True)))
+    monkeypatch.setattr(Pipeline, "router", lambda self, name: judge)
+    encoder = f"encoder: {{sources: [encoder.onnx], sha256: {'e' * 64}, tokenizer: tokenizer.json}}\n"
+    steps = STEPS.replace("{k: 8}", "{policy: prism}").replace("majority", by)
+    book = Book(general="It is 84.", coder="It is 86.", coder_code="47 + 38", coder_tool=["<<47 + 38>>", "Answer: 85"])
+    state = one(scripted.pipeline(registry("[prose, code, tool]", steps=steps) + encoder, book))
+
+    assert state.asked[0] == asked, "strategies of another expert are not weighed"
+    assert (state.answers[0].text, state.answers[0].status) == (text, "ok")
+
+
+def test_an_arm_with_a_strategy_is_measured_by_what_its_programs_give(scripted: Scripted) -> None:
+    book = Book(general="5", coder="5", coder_code="47 + 38", coder_tool=["<<47 + 38>>", "Answer: 85"])
+    items = [Labelled(Question("q", SUM, (), "number", 1), "85", "sums", "profile")]
+    with scripted.pipeline(registry("[prose, code, tool]"), book) as pipeline:
+        found = pipeline.complete(
+            measure(
+                items,
+                pipeline.pool,
+                pipeline.registry,
+                np.ones((1, 2), dtype=np.float32),
+                encoder="e",
+                prints=pipeline.registry.prints(),
+                sandbox=pipeline.sandbox,
+            )
+        )
+
+    rows = {row["arm"]: (row["answer"], row["score"]) for row in found.table.to_pylist()}
+    assert rows == {"general": ("5", 0), "coder": ("5", 0), "coder@code": ("85", 1), "coder@tool": ("85", 1)}
+
+
+async def test_who_is_cancelled_leaves_no_program_running(scripted: Scripted) -> None:
+    began, ran = asyncio.Event(), list[str]()
+    loop = asyncio.get_running_loop()
+
+    class Slow:
+        def run(self, program: str) -> Outcome:
+            ran.append(program)
+            loop.call_soon_threadsafe(began.set)
+            time.sleep(0.2)
+            return Outcome(program, "", data=program)
+
+    spec = StrategySpec("code", "")
+    written = [Written(Query(str(i), "?"), "x@code", spec, Draft("", str(i), "stop"), "number") for i in range(9)]
+    pipeline = scripted.pipeline(registry("[code]"), Book())
+    work = asyncio.create_task(run_all(pipeline.registry, nobody, lambda _: Slow(), written))
+    await began.wait()
+    work.cancel()
+    await asyncio.gather(work, return_exceptions=True)
+    await asyncio.sleep(0.5)
+
+    assert ran == ["0"]
+
+
+async def nobody(requests: Sequence[Request]) -> dict[str, Draft]:
+    raise AssertionError("nobody is asked")

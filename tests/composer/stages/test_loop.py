@@ -24,6 +24,7 @@ from composer.types import Draft, Request
 from routers.coverage import BOUNDARY
 from routers.doubting import Doubting
 from routers.policy import Fixed
+from routers.prism import Prism
 from routers.rules import TopK
 from routers.stopping import Abstaining, Agreeing, Cascade, Posterior, Worth, rehearse
 from routers.types import Policy, Questions, Reason
@@ -45,6 +46,7 @@ POLICIES: dict[str, tuple[dict[str, Any], Callable[[], Policy]]] = {
         {"policy": "agreeing", "doubt": True, "abstain_below": 0.5},
         lambda: Abstaining(Doubting(Agreeing(), "base"), 0.5),
     ),
+    "prism": ({"policy": {"use": "prism", "temperature": 0.2, "expert_of": {}}}, lambda: Prism(temperature=0.2)),
     "abstaining": (
         {"policy": "agreeing", "abstain_below": 0.5},
         lambda: Abstaining(Agreeing(), 0.5),
