@@ -97,7 +97,7 @@ async def _try(kit: Kit, by: str, state: State, courses: Mapping[int, _Course], 
 
 def _author(kit: Kit, arm: str) -> str:
     """Who is asked again for a draft of this arm: of one that answers by a program the expert as it is."""
-    return arm if kit.registry.strategy(arm) is None else kit.registry.variants(arm)[0]
+    return arm if kit.registry.strategy(arm) is None else kit.registry.stream(arm, "").expert
 
 
 async def _heard(state: State, row: int, one: _Course, author: str, draft: Draft) -> None:
