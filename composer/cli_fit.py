@@ -66,6 +66,12 @@ def fit_answers_(
     run_code: Annotated[
         bool, typer.Option("--run-code", help="With --runs: run programs against the rows' tests, on this machine.")
     ] = False,
+    scorer: Annotated[
+        str | None,
+        typer.Option(
+            help="Instead: fit how this expert's ratings score answers (to --runs, else to the packaged questions)."
+        ),
+    ] = None,
     plans: Annotated[
         Path | None,
         typer.Option("--plans", help="Labelled JSONL: only learn which plans are right, to show them to the planner."),
@@ -77,6 +83,9 @@ def fit_answers_(
     file if it beats the best single expert."""
     from dataclasses import asdict
 
+    if scorer is not None:
+        _fit_scorer(scorer, runs, data, config, as_json, offline)
+        return
     if plans is not None:
         _fit_plans(_pipeline(config, None, offline), plans, as_json)
         return
@@ -99,6 +108,32 @@ def fit_answers_(
     for line in fitted.lines():
         typer.echo(line)
     say(told)
+
+
+def _fit_scorer(
+    by: str, labelled: Path | None, data: Path | None, config: Path | None, as_json: bool, offline: bool
+) -> None:
+    from dataclasses import asdict
+
+    from composer.errors import InputError
+    from composer.fit_scorer import fit_scorer
+    from composer.jsonl import read_questions
+    from composer.profiling import ITEMS
+    from composer.progress import watch
+
+    if data is not None:
+        raise InputError(
+            "recorded answers have no drafts that could be rated", where="--data", remedy="use --runs FILE"
+        )
+    pipeline = _pipeline(config, None, offline)
+    rows = read_questions(labelled or ITEMS, labelled=True).rows
+    with watch(pipeline, "drafts"):
+        found = fit_scorer(pipeline, by, rows, say=say)
+    if as_json:
+        print_json({**asdict(found), "installed": found.installed})
+        return
+    for line in found.lines():
+        typer.echo(line)
 
 
 def _fit_plans(pipeline: Pipeline, labelled: Path, as_json: bool) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from composer.contrast_records import ContrastRecord
     from composer.profile import Profile
     from composer.retrieval.records import GateRecord
+    from composer.scorer_records import ScorerRecord
 
 LEARNT = "learnt"  # the aggregator that exists only after `coe fit answers`
 _CHARS = 3  # per token, in short answers with numbers
@@ -99,6 +100,20 @@ def contrasts_of(registry: Registry, say: Callable[[str], None]) -> dict[str, Co
         say(
             f"the contrasts of {', '.join(stale)} are of other weights, settings or another router and left out: "
             "coe fit contrast"
+        )
+    return found
+
+
+def scorers_of(registry: Registry, say: Callable[[str], None]) -> dict[str, ScorerRecord]:
+    """What `coe fit answers --scorer` installed, by the expert that rates; of experts that have changed since then nothing, and
+    the user is told. Raises InputError where it cannot be read."""
+    from composer.places import scorers_folder  # noqa: PLC0415 pyarrow: only where there is something to rate
+    from composer.scorer_records import read_scorers  # noqa: PLC0415
+
+    found, stale = read_scorers(scorers_folder(registry), registry.prints())
+    if stale:
+        say(
+            f"the scorers of {', '.join(stale)} are of other weights or settings and left out: coe fit answers --scorer"
         )
     return found
 

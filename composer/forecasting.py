@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from composer.bounds import most_calls
 from composer.honours import refusal
 from composer.jsonl import Dedupe, read_questions
 from composer.pipeline import Pipeline
@@ -16,7 +17,7 @@ from composer.stages.foresight import may_want
 from composer.stages.generate import first_requests
 from composer.stages.knowledge import foreseen
 from composer.stages.retrieve import evidence_of, writing
-from composer.state import Query, as_queries
+from composer.state import Query, State, as_queries
 from composer.types import Evidence
 from routers.types import Route
 
@@ -28,18 +29,21 @@ _ROUTES = 3
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """`forecast` is of what is asked first; a policy may ask `more` calls after it. `routes` are the first three."""
+    """`forecast` is of what is asked first; a policy may ask `more` calls after it, and each stage that plans or settles (`settling`)
+    so many at most, an upper bound. `routes` are the first three."""
 
     queries: int
     bad_rows: int
     forecast: Forecast
     more: int
+    settling: Mapping[str, int]
     routes: tuple[tuple[str, Route], ...]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         routes = [route_data(text, route) for text, route in self.routes]
-        told = {"queries": self.queries, "bad_rows": self.bad_rows, "more_calls": self.more}
+        told: dict[str, Any] = {"queries": self.queries, "bad_rows": self.bad_rows, "more_calls": self.more}
+        told |= {"settling_calls": dict(self.settling)}
         return told | asdict(self.forecast) | {"routes": routes}
 
     def lines(self) -> Iterator[str]:
@@ -51,6 +55,8 @@ class Preview:
             yield f"  {arm}: {found.calls.get(arm, 0)} calls, {found.stored.get(arm, 0)} in the store"
         if self.more:
             yield f"the policy may ask up to {self.more} calls more"
+        for name, calls in self.settling.items():
+            yield f"`{name}` may ask up to {calls} calls more: an upper bound, fewer where answers agree"
         yield f"{found.loads} loads (the fewest possible: {found.floor}), at most {found.peak / 2**20:.0f} MiB at a time"
         for step in found.steps:
             seconds = "" if step.load_seconds is None else f", to open {step.load_seconds:.1f} s"
@@ -94,7 +100,19 @@ def preview_file(pipeline: Pipeline, source: Path, *, dedupe: Dedupe | None = No
     later = sum(map(len, may_want(state))) * int(options.get("samples", 1)) + more
     first = min(_ROUTES, len(queries))
     routes = tuple((queries[row].text, state.route(row)) for row in range(first))
-    return Preview(len(queries), len(read.errors), forecast, later, routes)
+    return Preview(len(queries), len(read.errors), forecast, later, _settling(pipeline, state, options), routes)
+
+
+def _settling(pipeline: Pipeline, state: State, options: Mapping[str, Any]) -> dict[str, int]:
+    """Per stage the calls that it may make beside the drafts, over all questions."""
+    found: dict[str, int] = {}
+    arms = len(pipeline.registry.arms())
+    for wanted, later in zip(state.wanted, may_want(state), strict=True):
+        asked = len({*wanted, *later})
+        drafts = asked * int(options.get("samples", 1))
+        for name, calls in most_calls(pipeline.settings.pipeline, drafts, asked, arms).items() if wanted else ():
+            found[name] = found.get(name, 0) + calls
+    return {name: calls for name, calls in found.items() if calls}
 
 
 def _unwritten(

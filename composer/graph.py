@@ -12,7 +12,7 @@ from typing import Any, TypedDict, cast
 from langgraph.graph import END, START, StateGraph
 
 from composer.errors import plain_errors
-from composer.stages.kit import Landing, Stage, Whole
+from composer.stages.kit import Landing, Stage, Together, Whole
 from composer.state import Part, State
 
 Settle = Callable[[State], Awaitable[None]]
@@ -34,8 +34,8 @@ class Run:
 
     All but the last form the loop, which goes round while rows are open, at most `rounds` times; the last one
     (`aggregate`) ends the run. Rows that a stage gives on before it has done with the others (`Landing`) go through what
-    comes after it at once, as a run of their own, unless a stage needs all of them (`Whole`). A stage's exceptions pass
-    through unchanged.
+    comes after it at once, as a run of their own, unless a stage needs all of them (`Whole`, `Together`). A stage's exceptions
+    pass through unchanged.
     """
 
     def __init__(self, stages: Sequence[tuple[str, Stage]], *, rounds: int) -> None:
@@ -98,7 +98,7 @@ class Run:
 
         async def node(box: _Box) -> _Box:
             state = box["state"]
-            if isinstance(stage, Landing) and len(state.queries) > 1 and not self.whole:
+            if isinstance(stage, Landing) and len(state.queries) > 1 and not (self.whole or self._gathers):
                 return {"state": await self._apart(name, stage, state), "done": True}
             state, settle = state.apply(await stage(state)), _SETTLE.get()
             if name == self._names[-1] and settle is not None:
@@ -111,6 +111,11 @@ class Run:
     def whole(self) -> bool:
         """Whether a row's answer may depend on the others of its batch."""
         return any(isinstance(stage, Whole) and stage.whole for stage in self._stages.values())
+
+    @property
+    def _gathers(self) -> bool:
+        """Whether a stage takes all rows of a batch at once."""
+        return any(isinstance(stage, Together) for stage in self._stages.values())
 
     async def _apart(self, name: str, stage: Landing, state: State) -> State:
         """Every part that `stage` gives on goes through what comes after it, beside the others."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from composer.retrieval.index import PassageIndex
     from composer.retrieval.records import GateRecord
     from composer.retrieval.rerank import Reranker
+    from composer.scorer_records import ScorerRecord
     from composer.specs import Settings
     from composer.store import DraftStore
     from composer.strategy import Limits
@@ -207,6 +208,13 @@ class Parts:
         from composer.fitted import contrasts_of  # noqa: PLC0415 pyarrow: only where there may be some
 
         return contrasts_of(self.registry, self._say)
+
+    @cached_property
+    def scorers(self) -> Mapping[str, ScorerRecord]:
+        """What `coe fit answers --scorer` installed, by the expert that rates. Raises InputError where it cannot be read."""
+        from composer.fitted import scorers_of  # noqa: PLC0415 pyarrow: only where there is something to rate
+
+        return scorers_of(self.registry, self._say)
 
     @cached_property
     def trust(self) -> Trust | None:

@@ -265,6 +265,7 @@ class Pipeline(Parts):
             passages=self.passages,
             gates=lambda: self.gates,
             contrasts=lambda: self.contrasts,
+            scorers=lambda: self.scorers,
             plans=lambda: self.plans,
             sandbox=self.sandbox,
         )

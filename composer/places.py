@@ -47,6 +47,11 @@ def contrasts_folder(registry: Registry) -> Path:
     return _beside(registry, "contrasts")
 
 
+def scorers_folder(registry: Registry) -> Path:
+    """Where `coe fit answers --scorer` keeps how ratings become a score for this registry file."""
+    return _beside(registry, "scorers")
+
+
 def plans_folder(registry: Registry) -> Path:
     """Where `coe fit answers --plans` keeps the plans that were followed with this registry file."""
     return _beside(registry, "plans")

@@ -181,13 +181,70 @@ def _merged(merge: Mapping[str, Any] | None) -> list[str]:
         f"judge    {merge['by']}, in both orders: of {one} and {other} {won or 'neither'}"
         for one, other, won in merge.get("duels", ())
     ]
+    steps = [*duels, *_rated(merge), *_checked(merge), *_walked(merge)]
     if "why" in merge:
-        return duels or [f"merge    {merge['by']} was not asked: {merge['why']}"]
-    if duels:
-        return duels
+        return [*steps, f"         {merge['why']}: left to the vote"] if steps else [_not_asked(merge)]
+    if steps:
+        return steps
     said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
     lines = [f"merge    {merge['by']}:"]
     return [*lines, *(f"         | {line}" for line in said.strip().splitlines())]
+
+
+def _not_asked(merge: Mapping[str, Any]) -> str:
+    return f"merge    {merge['by']} was not asked: {merge['why']}"
+
+
+def _rated(merge: Mapping[str, Any]) -> list[str]:
+    """What a scorer rated each answer."""
+    lines = [
+        f"score    {'-' if one['score'] is None else format(one['score'], '.2f')} by {merge['by']} for {one['arm']}: "
+        f"{one['answer']} ({ratings_of(one)})"
+        for one in merge.get("ratings", ())
+    ]
+    return [*lines, f"         {merge['note']}"] if lines and "note" in merge else lines
+
+
+def ratings_of(rated: Mapping[str, Any]) -> str:
+    """The ratings of a draft, question by question."""
+    return " ".join("-" if one is None else str(one) for one in rated["ratings"])
+
+
+def _checked(merge: Mapping[str, Any]) -> list[str]:
+    """What a supervisor said of each draft, and what its author made of that."""
+    lines = []
+    for one in merge.get("tries", ()):
+        lines.append(f"checked  {one['arm']}: {one['answer']}: {merge['by']} {found_of(one)}")
+        if one["stands"] is not None:
+            lines.append(f"         {one['arm']} again: {revised_of(one)}")
+    return lines
+
+
+def found_of(checked: Mapping[str, Any]) -> str:
+    """What a supervisor found."""
+    if checked["right"] is None:
+        return f"does not say whether that is right: {checked['remark']}"
+    return "finds nothing wrong" if checked["right"] else f"finds it wrong: {checked['remark']}"
+
+
+def revised_of(checked: Mapping[str, Any]) -> str:
+    """What an author said when asked again."""
+    said = checked["revised"] or "no answer"
+    return said if checked["stands"] else f"{said}; what was said before stands"
+
+
+def _walked(merge: Mapping[str, Any]) -> list[str]:
+    """The paths of a search, round by round."""
+    return [
+        f"path     round {one['round']}, {one['k']} at a time: {said_of(one)}; {one['answer'] or 'no answer'} is worth "
+        f"{one['value']:.2f}{', kept' if one['kept'] else ''}"
+        for one in merge.get("paths", ())
+    ]
+
+
+def said_of(walked: Mapping[str, Any]) -> str:
+    """What the experts of a path said in a round."""
+    return ", ".join(f"{arm}: {answer or 'no answer'}" for arm, answer in walked["said"])
 
 
 def drafts_text(trace: Mapping[str, Any]) -> str:

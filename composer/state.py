@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, NamedTuple
 
+from composer.answers.found import Checked, Rated, Stepped, Walked
 from composer.answers.program import Verdict
 from composer.answers.strategies import Worked
 from composer.asker import Asker
@@ -206,21 +207,11 @@ class Contrasted:
 @dataclass(frozen=True, slots=True)
 class Beside:
     """A draft that was made on the way to an answer and is none of the replies that stand: of a planner, a step, a merger, a
-    judge, or an earlier round."""
+    judge, a scorer, a supervisor, a search, or an earlier round."""
 
     arm: str
     role: Role
     draft: Draft
-
-
-@dataclass(frozen=True, slots=True)
-class Stepped:
-    """A step of a plan that was taken: what was `asked`, the `answer` read out of the draft that was taken ("": there was
-    none), and of which arm (None: nobody answered)."""
-
-    asked: str
-    answer: str
-    chosen: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +227,19 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """What a merger or a judge was for a row: who it is (`by`), the `reply` to be taken, None where it was not asked or said
-    nothing, `why` so, and of a judge the `duels`: which of two arms it preferred (None: neither, in both orders)."""
+    """What a merger, a judge, a scorer, a supervisor or a search was for a row: who it is (`by`), the `reply` to be taken, None
+    where it was not asked or said nothing, and `why` so. Of a judge the `duels`: which of two arms it preferred (None: neither,
+    in both orders); of a scorer the `ratings`, of a supervisor the `tries`, of a search the `paths`. `note` tells what was
+    done otherwise than was asked for."""
 
     by: str
     reply: Reply | None = None
     why: str = ""
     duels: tuple[tuple[str, str, str | None], ...] = ()
+    ratings: tuple[Rated, ...] = ()
+    tries: tuple[Checked, ...] = ()
+    paths: tuple[Walked, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

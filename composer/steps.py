@@ -12,7 +12,7 @@ from composer.stages.kit import Kit, Stage
 _ORDER = (
     ("plan", "decide", "generate"),
     ("execute", "generate", "verify"),
-    *((name, "verify", "aggregate") for name in ("discuss", "judge", "merge")),
+    *((name, "verify", "aggregate") for name in ("discuss", "judge", "merge", "refine", "score", "search")),
 )
 """Stages that have to stand between two others."""
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from composer.page import document
-from composer.show import cost_of, outcome_of, printable, why
+from composer.show import cost_of, found_of, outcome_of, printable, ratings_of, revised_of, said_of, why
 from composer.traced import calls_of
 from routers.types import Route
 
@@ -126,10 +126,44 @@ def _merge(merge: Mapping[str, Any] | None) -> str:
             for one, other, won in merge["duels"]
         )
         return head + _table("duels", ("of", "and", "it prefers, in both orders"), rows)
+    if steps := _ratings(merge) + _tries(merge) + _paths(merge):
+        told = "; ".join(filter(None, [merge.get("note"), merge.get("why") and f"{merge['why']}: left to the vote"]))
+        return head + steps + (f'<p class="note">{_text(told)}</p>' if told else "")
     if "why" in merge:
         return f"{head}<p>It was not asked: {_text(merge['why'])}.</p>"
     said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
     return f"{head}<pre>{_text(said)}</pre>"
+
+
+def _ratings(merge: Mapping[str, Any]) -> str:
+    """What a scorer rated each answer."""
+    rows = "".join(
+        f'<tr><td>{_text(one["arm"])}</td><td class="text">{_text(one["answer"])}</td><td>{_text(ratings_of(one))}</td>'
+        f"<td>{'-' if one['score'] is None else format(one['score'], '.2f')}</td></tr>"
+        for one in merge.get("ratings", ())
+    )
+    return _table("ratings", ("expert", "answer", "ratings from 1 to 5", "score"), rows) if rows else ""
+
+
+def _tries(merge: Mapping[str, Any]) -> str:
+    """What a supervisor found, and what came of it."""
+    rows = "".join(
+        f'<tr><td>{_text(one["arm"])}</td><td class="text">{_text(one["answer"])}</td><td class="text">{_text(found_of(one))}'
+        f'</td><td class="text">{_text("" if one["stands"] is None else revised_of(one))}</td></tr>'
+        for one in merge.get("tries", ())
+    )
+    return _table("tries", ("expert", "answer", "the supervisor", "the expert again"), rows) if rows else ""
+
+
+def _paths(merge: Mapping[str, Any]) -> str:
+    """The paths of a search."""
+    rows = "".join(
+        f"<tr{' class=chosen' if one['kept'] else ''}><td>{one['round']}</td><td>{one['k']}</td>"
+        f'<td class="text">{_text(said_of(one))}</td><td class="text">{_text(one["answer"] or "no answer")}</td>'
+        f"<td>{one['value']:.2f}</td></tr>"
+        for one in merge.get("paths", ())
+    )
+    return _table("paths", ("round", "experts", "they said", "answer", "worth"), rows) if rows else ""
 
 
 def _discussed(rounds: Sequence[Mapping[str, Any]]) -> str:

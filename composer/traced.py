@@ -46,13 +46,17 @@ def _discussed(one: Discussed) -> dict[str, Any]:
 
 def _merge(merged: Merged) -> dict[str, Any]:
     reply = merged.reply
-    duels = {"duels": [list(duel) for duel in merged.duels]} if merged.duels else {}
+    told: dict[str, Any] = {"duels": [list(duel) for duel in merged.duels]} if merged.duels else {}
+    told |= {
+        name: [asdict(one) for one in own] for name in ("ratings", "tries", "paths") if (own := getattr(merged, name))
+    }
+    told |= {"note": merged.note} if merged.note else {}
     if reply is None:
-        return {"by": merged.by, "why": merged.why, **duels}
+        return {"by": merged.by, "why": merged.why, **told}
     error = reply.draft.error
     return {
         "by": merged.by,
-        **duels,
+        **told,
         "draft": reply.draft.text,
         "answer": reply.answer,
         "error": error.message if error else None,

@@ -12,7 +12,22 @@ from composer.errors import RequestError
 
 Scalar = str | int | float | bool | None
 Speaker = Literal["system", "user", "assistant"]
-Role = Literal["draft", "judge", "merge", "annotate", "knowledge", "probe", "plan", "step", "discuss", "tool"]
+Role = Literal[
+    "draft",
+    "judge",
+    "merge",
+    "annotate",
+    "knowledge",
+    "probe",
+    "plan",
+    "step",
+    "discuss",
+    "tool",
+    "score",
+    "check",
+    "refine",
+    "search",
+]
 Writes = Literal["answers", "knowledge", "plans"]
 Stop = Literal["stop", "length", "error", "cancelled"]
 Level = Literal["text", "logprobs", "logits", "hooks"]

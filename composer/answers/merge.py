@@ -60,7 +60,7 @@ def merge_request(
     place: int = 0,
 ) -> Request:
     """Have `merger` make one answer of `texts`, which it sees in an order of their own and without names. With the role
-    `discuss` it is one of several who do; `place` numbers what an expert is asked of a question."""
+    `discuss` or `search` it is one of several who do; `place` numbers what an expert is asked of a question."""
     own = [shown(texts[place]) for place in shuffled(texts, question)]
     mark = boundary(question, own)
     responses = "".join(f"{mark} {number}\n{text}\n" for number, text in enumerate(own, 1))

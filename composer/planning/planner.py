@@ -6,10 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from composer.answers.found import Stepped
 from composer.asker import Asker, Asking
 from composer.planning.examples import Example, shown
 from composer.planning.plan import SCHEMA, Plan, PlanError, fill, read
-from composer.state import Planned, Reply, Stepped
+from composer.state import Planned, Reply
 from composer.types import Draft, Request
 
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from composer.answers.ballots import Ballots
 from composer.answers.extract import conclusion
 from composer.answers.trust import DISSOCIATION, OFF_DOMAIN, Trust
 from composer.answers.vote import agreement
 from composer.plugins import load
-from composer.stages.balloting import ballots_of, score_of
+from composer.stages.balloting import ballots_of, score_of, taken_of
 from composer.stages.kit import Kit, Stage, kind_of
 from composer.state import Answer, Reply, State, Status, Update
 from composer.trace import Answered
@@ -72,7 +71,7 @@ class _Aggregate:
             None
             if state.abstained[row] is not None
             else _merged(state, row)
-            or _taken(ballots, row, int(verdicts.slot[row]), good[row])
+            or taken_of(ballots, row, int(verdicts.slot[row]), good[row])
             or _cut_off(state.replies[row], kinds[row])
             for row in range(len(kinds))
         ]
@@ -134,16 +133,6 @@ def _merged(state: State, row: int) -> Reply | None:
     """What a merger made of the drafts, where it made an answer of them."""
     merged = state.merged[row]
     return merged.reply if merged is not None and merged.reply is not None and merged.reply.answer is not None else None
-
-
-def _taken(ballots: Ballots, row: int, slot: int, good: Sequence[Reply]) -> Reply | None:
-    """Among the drafts that give the answer in `slot`, that of the arm the router trusts most; without any answer, the
-    best scored text as it stands."""
-    if slot >= 0:
-        agree = np.flatnonzero(ballots.code[row] == ballots.code[row, slot])
-    else:
-        agree = np.array([i for i, reply in enumerate(good) if reply.said.strip()], dtype=np.int64)
-    return good[int(agree[ballots.score[row, agree].argmax()])] if len(agree) else None
 
 
 def _cut_off(replies: tuple[Reply, ...], kind: Kind) -> Reply | None:

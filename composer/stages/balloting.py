@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from composer.answers.ballots import TRAITS, Ballots, traits
+from composer.answers.ballots import TRAITS, Aggregator, Ballots, traits
 from composer.answers.extract import codes
 from composer.state import Reply, State
 from routers.coverage import Signals
@@ -33,6 +33,25 @@ def ballots_of(state: State, drafts: Sequence[Sequence[Reply]]) -> Ballots:
     skill = np.array([-1 if name is None else skills.index(name) for name in strongest], dtype=np.int64)
     signals = Signals.told(state.reasons)
     return Ballots(tuple(map(Arm, state.arms)), arm, code, score, length, options, looks, skills, skill, signals)
+
+
+def taken_of(ballots: Ballots, row: int, slot: int, good: Sequence[Reply]) -> Reply | None:
+    """Among the drafts that give the answer in `slot`, that of the arm the router trusts most; without any answer, the
+    best scored text as it stands."""
+    if slot >= 0:
+        agree = np.flatnonzero(ballots.code[row] == ballots.code[row, slot])
+    else:
+        agree = np.array([i for i, reply in enumerate(good) if reply.said.strip()], dtype=np.int64)
+    return good[int(agree[ballots.score[row, agree].argmax()])] if len(agree) else None
+
+
+def voted(vote: Aggregator, state: State, own: Mapping[int, Sequence[Reply]]) -> dict[int, Reply]:
+    """The draft that `vote` takes of the drafts of each row; rows none of whose drafts holds an answer are left out."""
+    part, drafts = state.part(list(own)), list(own.values())
+    ballots = ballots_of(part, drafts)
+    slots = vote.combine(ballots).slot
+    found = {row: taken_of(ballots, place, int(slots[place]), drafts[place]) for place, row in enumerate(own)}
+    return {row: reply for row, reply in found.items() if reply is not None and reply.answer is not None}
 
 
 def _codes(own: Sequence[Reply]) -> list[int]:

@@ -10,7 +10,7 @@ from annotated_types import Ge, Le
 
 from composer.answers.merge import merge_request, shown
 from composer.plugins import load
-from composer.stages.kit import Kit, Stage, kind_of
+from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.reading import compared, read
 from composer.stages.scoring import scored
 from composer.state import Beside, Discussed, Reply, State, Update
@@ -41,7 +41,7 @@ def discuss(
             state = state.apply(await _round(kit, router if reroute else None, k, number, state, rows))
         return {name: getattr(state, name) for name in ("replies", "asked", "discussed", "beside", "withheld")}
 
-    return stage
+    return Together(stage)
 
 
 def _differing(state: State, row: int, number: int) -> bool:

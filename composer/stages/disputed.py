@@ -1,4 +1,4 @@
-"""What a merger and a judge have in common: who may be one, and which rows it is wanted for."""
+"""What those who settle a row have in common: who may be one, and which rows it is wanted for."""
 
 from __future__ import annotations
 
@@ -25,11 +25,7 @@ def disputed(
 ) -> tuple[dict[int, list[Reply]], dict[int, Merged]]:
     """The rows that `by` is to settle, each with its complete drafts, and those for which it is not needed. Left out are rows
     of which somebody else is still asked, or that are settled already."""
-    rows = [
-        row
-        for row, still in enumerate(state.open)
-        if not still and state.merged[row] is None and state.abstained[row] is None and not state.withheld[row]
-    ]
+    rows = settled_rows(state)
     part = state.part(rows)
     own = [[reply for reply in replies if reply.draft.ok] for replies in part.replies]
     believed = kit.aggregator(vote).combine(ballots_of(part, own)).sure
@@ -42,6 +38,25 @@ def disputed(
         else:
             needless[row] = Merged(by, why=why)
     return wanted, needless
+
+
+def answers_of(own: Sequence[Reply], most: int) -> list[Reply]:
+    """The first reply of each answer, those that were given most often."""
+    first: dict[int, Reply] = {}
+    for reply in own:
+        if reply.code >= 0:
+            first.setdefault(reply.code, reply)
+    codes = [reply.code for reply in own]
+    return sorted(first.values(), key=lambda reply: -codes.count(reply.code))[:most]
+
+
+def settled_rows(state: State) -> list[int]:
+    """The rows of which nobody else is asked, and that no settler has had its say about."""
+    return [
+        row
+        for row, still in enumerate(state.open)
+        if not still and state.merged[row] is None and state.abstained[row] is None and not state.withheld[row]
+    ]
 
 
 def _needless(own: Sequence[Reply], believed: float, sure: float) -> str | None:

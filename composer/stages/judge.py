@@ -9,8 +9,8 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from composer.answers.merge import judge_requests, preferred
-from composer.stages.disputed import check_settler, disputed
-from composer.stages.kit import Kit, Stage
+from composer.stages.disputed import answers_of, check_settler, disputed
+from composer.stages.kit import Kit, Stage, Together
 from composer.state import Beside, Merged, Reply, State, Update
 from composer.types import Draft, Request
 
@@ -34,7 +34,7 @@ def judge(
         wanted, needless = disputed(kit, state, by, vote, sure)
         return await _judged(kit, by, most, state, wanted, needless)
 
-    return stage
+    return Together(stage)
 
 
 async def _judged(
@@ -44,7 +44,7 @@ async def _judged(
 
     found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
     withheld, beside = list(state.withheld), list(state.beside)
-    duels = {row: _duels(kit, by, state, row, _answers(own, most)) for row, own in wanted.items()}
+    duels = {row: _duels(kit, by, state, row, answers_of(own, most)) for row, own in wanted.items()}
     cut: set[str] = set()
     ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
     drafts = await ask([request for each in duels.values() for *_, pair in each for request in pair])
@@ -55,16 +55,6 @@ async def _judged(
             found[row] = _verdict(by, each, drafts)
             beside[row] += tuple(Beside(by, "judge", drafts[request.id]) for *_, pair in each for request in pair)
     return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}
-
-
-def _answers(own: Sequence[Reply], most: int) -> list[Reply]:
-    """The first reply of each answer, those that were given most often."""
-    first: dict[int, Reply] = {}
-    for reply in own:
-        if reply.code >= 0:
-            first.setdefault(reply.code, reply)
-    codes = [reply.code for reply in own]
-    return sorted(first.values(), key=lambda reply: -codes.count(reply.code))[:most]
 
 
 def _duels(kit: Kit, by: str, state: State, row: int, answers: Sequence[Reply]) -> list[Duel]:

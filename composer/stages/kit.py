@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from composer.pool.pool import Pool
     from composer.retrieval.index import Closeness, Hit
     from composer.retrieval.records import GateRecord
+    from composer.scorer_records import ScorerRecord
     from composer.strategy import Limits, StrategySpec
 
 Stage = Callable[[State], Awaitable[Update]]
@@ -52,6 +53,18 @@ class Whole(Protocol):
     def whole(self) -> bool:
         """Whether a row's answer depends on the others: then all rows pass through every stage together."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """A stage whose rows go through it all at once, so that what it asks for them is one pass over the hosts. They do not depend
+    on each other (that is `Whole`): rows that were answered before need not come along."""
+
+    work: Stage
+
+    async def __call__(self, state: State) -> Update:
+        """As `work`."""
+        return await self.work(state)
 
 
 class Encoder(Protocol):
@@ -186,7 +199,7 @@ async def nobody_solves(queries: Sequence[Query], behalf: Mapping[str, str], run
 @dataclass(frozen=True, slots=True)
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
-    believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm; `emit` reports events as they happen; `budget` is that of
+    believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm, `scorers` the fitted ones by expert; `emit` reports events as they happen; `budget` is that of
     the run under way; `typical` tokens of an answer per arm, where they were measured; `solve` puts questions of ours through the rest of the pipeline;
     `plans` are those that were followed before; `sandbox` runs programs, none of which may take more than these limits."""
 
@@ -202,6 +215,7 @@ class Kit:
     passages: Callable[[Path], Finder] = no_index
     gates: Callable[[], Mapping[str, GateRecord]] = dict[str, "GateRecord"]
     contrasts: Callable[[], Mapping[str, ContrastRecord]] = dict[str, "ContrastRecord"]
+    scorers: Callable[[], Mapping[str, ScorerRecord]] = dict[str, "ScorerRecord"]
     solve: Solve = nobody_solves
     plans: Callable[[], Memory] = no_plans
     sandbox: Callable[[Limits], Sandbox] = no_sandbox

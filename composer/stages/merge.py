@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Le
 
 from composer.answers.merge import merge_request
 from composer.stages.disputed import check_settler, disputed
-from composer.stages.kit import Kit, Stage, kind_of
+from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.reading import compared, read
 from composer.state import Beside, Merged, Reply, State, Update
 from composer.types import Request
@@ -34,7 +34,7 @@ def merge(
         wanted, needless = disputed(kit, state, by, vote, sure)
         return await _merged(kit, by, most, state, wanted, needless)
 
-    return stage
+    return Together(stage)
 
 
 async def _merged(

@@ -26,3 +26,12 @@ def compared(replies: Sequence[Reply], kind: Kind) -> tuple[Reply, ...]:
     return tuple(
         reply if reply.code == code else replace(reply, code=code) for reply, code in zip(replies, found, strict=True)
     )
+
+
+async def compared_aside(replies: Sequence[Reply], kind: Kind) -> tuple[Reply, ...]:
+    """As `compared`; where that takes long, others go on meanwhile."""
+    if kind == "math" and len(replies) > 1:  # another process compares formulas
+        import asyncio  # noqa: PLC0415 - `coe route` makes such stages and never runs them
+
+        return await asyncio.to_thread(compared, replies, kind)
+    return compared(replies, kind)

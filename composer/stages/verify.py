@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from dataclasses import replace
 
 from composer.answers.program import Verdict
 from composer.stages.kit import Kit, Stage, kind_of
-from composer.stages.reading import compared, read
+from composer.stages.reading import compared_aside, read
 from composer.state import Query, Reply, State, Update
-from composer.types import Kind
 
 _ONE = threading.Lock()
 
@@ -34,18 +32,10 @@ def verify(kit: Kit, *, run_code: bool = False) -> Stage:
             own = [read(reply, query, kind) for reply in replies]
             if run_code and kind == "code" and query.tests:
                 own = [await _tried(reply, query) for reply in own]
-            rows.append(await _compared(own, kind))
+            rows.append(await compared_aside(own, kind))
         return {"replies": tuple(rows)}
 
     return stage
-
-
-async def _compared(replies: Sequence[Reply], kind: Kind) -> tuple[Reply, ...]:
-    if kind == "math" and len(replies) > 1:  # another process compares formulas: others go on meanwhile
-        import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
-
-        return await asyncio.to_thread(compared, replies, kind)
-    return compared(replies, kind)
 
 
 async def _tried(reply: Reply, query: Query) -> Reply:

@@ -14,6 +14,7 @@ from composer.cli import app
 from composer.errors import MemoryBudgetError
 from composer.forecasting import preview_file
 from composer.pipeline import Pipeline
+from composer.types import Request
 
 STOPPING = (
     f"{THREE}pipeline:\n- {{use: decide, options: {{policy: agreeing}}}}\n- use: generate\n- use: verify\n"
@@ -93,3 +94,50 @@ def test_as_many_models_compute_at_once_as_their_threads_fit_the_processor(
 
     assert pipeline.at_once == at_once
     assert pipeline.registry.replicas("small") == 3
+
+
+SETTLERS = {
+    "merge": "use: merge, options: {by: general}",
+    "judge": "use: judge, options: {by: general}",
+    "score": "use: score, options: {by: general}",
+    "discuss": "use: discuss, options: {rounds: 2, k: 2}",
+    "refine": "use: refine, options: {by: general, tries: 2}",
+    "search": "use: search, options: {paths: 4, beam: 2, rounds: 2, by: general}",
+}
+
+
+@pytest.mark.parametrize(("name", "calls"), [*zip(SETTLERS, (1, 6, 12, 4, 4, 29), strict=True)])
+def test_what_settling_may_cost_is_told_as_an_upper_bound_and_holds(
+    bench: Scripted, tmp_path: Path, name: str, calls: int
+) -> None:
+    text = (
+        f"{THREE.replace('{model: small', '{model: small, answers: number')}pipeline:\n- {{use: decide, options: {{k: 3}}}}\n"
+        f"- use: generate\n- use: verify\n- {{{SETTLERS[name]}}}\n- {{use: aggregate, options: {{by: majority}}}}\n"
+    )
+
+    def differing(request: Request) -> str:
+        fixed = {"judge": "A", "score": "3", "check": "WRONG"}
+        return fixed.get(request.role) or f"It is {int.from_bytes(request.id.encode(), 'big') % 9973}."
+
+    source = rows(tmp_path / "in.jsonl")
+    preview = preview_file(bench.pipeline(text, differing), source)
+    drafts = sum(preview.forecast.calls.values())
+    run_file(bench.pipeline(text, differing), source, tmp_path / "out.jsonl")
+    made = sum(len(batch) for engine in bench.engines for batch in engine.batches)
+
+    assert preview.settling == {name: 5 * calls} == preview.as_dict()["settling_calls"]
+    assert (
+        f"`{name}` may ask up to {5 * calls} calls more: an upper bound, fewer where answers agree" in preview.lines()
+    )
+    assert 0 < made - drafts <= 5 * calls
+
+
+def test_a_plan_may_cost_six_times_what_follows_it(bench: Scripted, tmp_path: Path) -> None:
+    planner = "  planner: {model: small, writes: plans}\nencoder:"
+    text = THREE.replace("encoder:", planner) + (
+        "pipeline:\n- {use: decide, options: {k: 2}}\n- {use: plan, options: {planner: planner}}\n- use: generate\n- use: verify\n"
+        "- {use: merge, options: {by: general}}\n- use: aggregate\n"
+    )
+    preview = preview_file(bench.pipeline(text), rows(tmp_path / "in.jsonl", 2))
+
+    assert preview.settling == {"plan": 2 * (1 + 6 * (2 + 1)), "merge": 2}

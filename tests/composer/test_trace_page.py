@@ -82,6 +82,32 @@ def test_a_plan_is_shown_step_by_step(scripted: Scripted) -> None:
         assert "step" in shown.inner_text("table.costs")
 
 
+SETTLERS = {
+    "score": ("use: score, options: {by: general}", "table.ratings tbody tr", 2, "no ridge is fitted"),
+    "refine": ("use: refine, options: {by: general, tries: 1}", "table.tries tbody tr", 1, "finds it wrong"),
+    "search": ("use: search, options: {paths: 3, rounds: 1}", "table.paths tbody tr", 3, "self-consistency"),
+}
+
+
+@pytest.mark.parametrize("name", SETTLERS)
+def test_what_a_settler_did_is_shown_and_hostile_words_of_it_are_text(scripted: Scripted, name: str) -> None:
+    step, rows, count, words = SETTLERS[name]
+
+    def say(request: Request) -> str:
+        if request.role == "score":
+            return "4"
+        if request.role == "check":
+            return f"WRONG {HOSTILE}"
+        return {"general": "It is 5.", "sums": HOSTILE, "law": "It is 5."}[request.arm]
+
+    registry = f"{EXPERTS}{STEPS}  - use: generate\n  - use: verify\n  - {{{step}}}\n  - {{use: aggregate, options: {{by: majority}}}}\n"
+    with opened(written(scripted, registry, say, "What is 2 + 3?"), (rows, "script", "img")) as (shown, seen):
+        assert seen.errors == [] and seen.dialogs == []
+        assert seen.counts[rows] == count and seen.counts["script"] == seen.counts["img"] == 0
+        assert words in shown.inner_text("body")
+        assert shown.inner_text(".answer") == "5"
+
+
 def test_a_program_is_shown_with_what_it_gave_and_is_text(scripted: Scripted) -> None:
     registry = (
         f"{MODEL}experts:\n  general: {{model: small, answers: number}}\n"

@@ -1,0 +1,69 @@
+"""How ratings become a score, where that was shown to be better than their mean: what `coe fit answers --scorer` installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from composer.answers.rating import Scorer
+from composer.errors import InputError
+from composer.folders import mend, replacing
+
+_FILE = "scorers.json"
+_AGAIN = "fit it again: coe fit answers --scorer EXPERT"
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerRecord:
+    """The fitted scorer of the expert `by`: its pair accuracy was higher than that of the mean rating by `gain` (95 % interval
+    `low` to `high`, above 0) on `questions` held-out ones. `print` is that of the expert when it rated: with another one it
+    says nothing."""
+
+    by: str
+    print: str
+    scorer: Scorer
+    gain: float
+    low: float
+    high: float
+    questions: int
+
+
+_RECORDS = TypeAdapter(tuple[ScorerRecord, ...])
+
+
+def write_scorers(folder: Path, records: Sequence[ScorerRecord]) -> None:
+    """Write these records to `folder` as a whole. Raises InputError where that cannot be written."""
+    try:
+        with replacing(folder) as fresh:
+            text = json.dumps([asdict(record) for record in records], indent=1)
+            (fresh / _FILE).write_text(text + "\n", encoding="utf-8")
+    except OSError as why:
+        raise InputError(
+            f"no scorer can be written here: {why.strerror or why}", where=str(folder), remedy="check the folder"
+        ) from why
+
+
+def read_scorers(folder: Path, prints: Mapping[str, str]) -> tuple[dict[str, ScorerRecord], list[str]]:
+    """The records in `folder` by expert, and the experts whose record is of other weights or settings than `prints` says: those
+    are left out. Empty where nobody has fitted any. Raises InputError where they cannot be read."""
+    mend(folder)
+    if not folder.exists():
+        return {}, []
+    path = folder / _FILE
+    try:
+        found = _RECORDS.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as why:
+        told = str(why).splitlines()[0]
+        raise InputError(f"these scorers cannot be used: {told}", where=str(path), remedy=_AGAIN) from why
+    if faulty := [one.by for one in found if not _whole(one.scorer)]:
+        raise InputError(f"the scorer of {faulty[0]} has not one weight per question", where=str(path), remedy=_AGAIN)
+    kept = {one.by: one for one in found if one.print == prints.get(one.by)}
+    return kept, [one.by for one in found if one.by not in kept and one.by in prints]
+
+
+def _whole(scorer: Scorer) -> bool:
+    return all(len(own) == len(scorer.capabilities.get(name, ())) for name, own in scorer.weights.items())

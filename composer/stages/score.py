@@ -1,0 +1,142 @@
+"""score: best of n, by what one expert thinks that each different answer can do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from annotated_types import Ge, Gt, Le
+
+from composer.answers.capabilities import CAPABILITIES, LEAST, MOST, Capabilities, category_of
+from composer.answers.found import Rated
+from composer.answers.rating import Ratings, plain_mean, rating, rating_requests
+from composer.errors import ConfigError
+from composer.stages.balloting import voted
+from composer.stages.disputed import answers_of, check_settler, disputed
+from composer.stages.kit import Kit, Stage, Together, kind_of
+from composer.state import Beside, Merged, Reply, State, Update
+from composer.types import Draft, Request
+
+if TYPE_CHECKING:
+    from composer.answers.rating import Scorer
+
+UNFITTED = "by the mean rating: no ridge is fitted for these questions (coe fit answers --scorer {by})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Rating:
+    """What is asked about a row: its category, its different answers, and the requests about each."""
+
+    category: str
+    answers: Sequence[Reply]
+    requests: Sequence[Sequence[Request]]
+
+
+def score(
+    kit: Kit,
+    *,
+    by: str,
+    questions: dict[str, list[str]] | None = None,
+    vote: str = "majority",
+    sure: Annotated[float, Gt(0), Le(1)] = 0.9,
+    most: Annotated[int, Ge(2)] = 6,
+) -> Stage:
+    """Have the expert `by` rate each different answer of a row (at most `most`, those that were given most often), from 1 to 5, on
+    three to five capability questions of the question's category, and take the one that scores best; of equal ones that of the
+    `vote`. The score is a ridge regression over the ratings, where `coe fit answers --scorer` has installed one, else their mean,
+    and the trace says so (capability points of DMoERM, Quan 2024, as a scorer; METHODS I.8). A category is a skill of the
+    registry or a kind of answer; `questions` replaces or adds lists of them. It is left out where a merger would be (see
+    `merge`). All ratings of all rows are one pass over the hosts."""
+    check_settler(kit, by, vote)
+    capabilities = _capabilities(questions or {})
+
+    async def stage(state: State) -> Update:
+        wanted, needless = disputed(kit, state, by, vote, sure)
+        asked = {row: _rating(kit, by, capabilities, state, row, answers_of(own, most)) for row, own in wanted.items()}
+        return await _scored(kit, by, vote, capabilities, state, asked, needless)
+
+    return Together(stage)
+
+
+def _capabilities(questions: Mapping[str, Sequence[str]]) -> Capabilities:
+    """The packaged lists with the registry's own. Raises ConfigError for a list of another length than three to five."""
+    for name, own in questions.items():
+        if not LEAST <= len(own) <= MOST or not all(one.strip() for one in own):
+            raise ConfigError(
+                f"{name} has {len(own)} questions, expected {LEAST} to {MOST} that are not empty",
+                where="questions",
+                remedy="write what can be rated from 1 to 5, such as `Is its result free of mistakes?`",
+            )
+    return {**CAPABILITIES, **{name: tuple(own) for name, own in questions.items()}}
+
+
+def _rating(kit: Kit, by: str, capabilities: Capabilities, state: State, row: int, answers: Sequence[Reply]) -> _Rating:
+    query, skills = state.queries[row], state.reasons[row].skills
+    category = category_of(capabilities, skills[0][0] if skills else None, kind_of(kit, query, state.asked[row]))
+    own = capabilities[category]
+    requests = [
+        rating_requests(kit.registry, by, query.prompt, reply.said, own, query.asker, place * len(own))
+        for place, reply in enumerate(answers)
+    ]
+    return _Rating(category, answers, requests)
+
+
+async def _scored(
+    kit: Kit,
+    by: str,
+    vote: str,
+    capabilities: Capabilities,
+    state: State,
+    asked: Mapping[int, _Rating],
+    needless: Mapping[int, Merged],
+) -> Update:
+    from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes this stage and never runs it
+
+    cut: set[str] = set()
+    ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
+    drafts = await ask([request for one in asked.values() for own in one.requests for request in own])
+    found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
+    withheld, beside = list(state.withheld), list(state.beside)
+    fitted = kit.scorers().get(by) if asked else None
+    for row, one in asked.items():
+        if state.queries[row].id in cut:
+            withheld[row] = True
+            continue
+        usable = fitted is not None and fitted.scorer.fits(one.category, capabilities[one.category])
+        scorer = fitted.scorer if fitted is not None and usable else None
+        found[row] = _best(kit, by, vote, state, row, one, scorer, drafts)
+        beside[row] += tuple(Beside(by, "score", drafts[request.id]) for own in one.requests for request in own)
+    return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}
+
+
+def _best(
+    kit: Kit,
+    by: str,
+    vote: str,
+    state: State,
+    row: int,
+    one: _Rating,
+    scorer: Scorer | None,
+    drafts: Mapping[str, Draft],
+) -> Merged:
+    rated: list[Rated] = []
+    for reply, own in zip(one.answers, one.requests, strict=True):
+        ratings = tuple(rating(drafts[request.id]) for request in own)
+        rated.append(Rated(reply.arm, reply.answer or "", ratings, _worth(scorer, one.category, ratings)))
+    note = "" if scorer is not None else UNFITTED.format(by=by)
+    told = [own.score for own in rated if own.score is not None]
+    if not told:
+        return Merged(by, why="none of its ratings could be read", ratings=tuple(rated), note=note)
+    best = [place for place, own in enumerate(rated) if own.score == max(told)]
+    reply = one.answers[best[0]]
+    if len(best) > 1:
+        codes = {one.answers[place].code for place in best}
+        equal = [own for own in state.replies[row] if own.draft.ok and own.code in codes]
+        reply = voted(kit.aggregator(vote), state, {row: equal}).get(row, reply)
+    return Merged(by, reply, ratings=tuple(rated), note=note)
+
+
+def _worth(scorer: Scorer | None, category: str, ratings: Ratings) -> float | None:
+    found = scorer.score(category, ratings) if scorer is not None else plain_mean(ratings)
+    return None if found is None else round(found, 6)
