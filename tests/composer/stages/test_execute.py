@@ -323,3 +323,15 @@ async def test_who_is_cancelled_leaves_no_program_running(scripted: Scripted) ->
 
 async def nobody(requests: Sequence[Request]) -> dict[str, Draft]:
     raise AssertionError("nobody is asked")
+
+
+@pytest.mark.parametrize(("strategies", "author"), [("[prose, code]", ["coder"]), ("[code]", [])])
+def test_who_answers_a_remark_on_a_program_answers_in_prose(
+    scripted: Scripted, strategies: str, author: list[str]
+) -> None:
+    steps = STEPS.replace("  - {use: agg", "  - {use: refine, options: {by: general, vote: ordered}}\n  - {use: agg")
+    book = Book(general=["It is 84.", "WRONG. Add them.", "RIGHT"], coder="It is 85.", coder_code="47 + 39")
+    state = one(scripted.pipeline(registry(strategies, steps=steps.replace("majority", "ordered")), book))
+
+    assert [request.arm for request in book.asked if request.role == "refine"] == author
+    assert state.answers[0].text == ("85" if author else "86")
