@@ -9,6 +9,7 @@ from typing import Any
 
 from composer.answers.strategies import Worked
 from composer.state import Discussed, Merged, State
+from composer.strategy import CODE
 from composer.types import Draft, Evidence
 
 
@@ -75,6 +76,15 @@ def calls_of(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Every call of a trace with its `name`, `role`, tokens, seconds and whether it was `cached`; those beside the drafts
     first. What experts wrote for others to read is not in it."""
     return [*trace.get("beside", ()), *({"role": "draft", **draft} for draft in trace["drafts"])]
+
+
+def said_of(draft: Mapping[str, Any]) -> str:
+    """The text of a trace's draft that its answer is read out of: of a program what it gave."""
+    if (strategy := draft.get("strategy")) is None:
+        return str(draft["draft"])
+    if strategy["why"]:
+        return ""
+    return str(strategy["calls"][-1]["gave"] if strategy["use"] == CODE else draft["draft"])
 
 
 def trace_of(state: State, row: int) -> dict[str, Any]:
