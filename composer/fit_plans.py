@@ -195,7 +195,7 @@ def _answer(state: State, place: int) -> tuple[str, bool]:
     followed = state.planned[place] is not None
     chosen = None if followed else state.answers[place].chosen
     return next(
-        ((one.draft.text, one.draft.ok) for one in state.replies[place] if followed or one.arm == chosen), ("", False)
+        ((one.said, one.draft.ok) for one in state.replies[place] if followed or one.arm == chosen), ("", False)
     )
 
 

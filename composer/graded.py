@@ -14,6 +14,7 @@ from composer.jsonl import Labelled
 from composer.marks import alike, check_programs, mark
 from composer.recorded import Recorded
 from composer.state import lettered
+from composer.traced import said_of
 from routers.types import Arm, Outcomes
 
 
@@ -60,7 +61,7 @@ def from_runs(
         )
     check_programs([labelled[row] for row, _, _ in cells], "the labelled questions", run_code=run_code)
     marks = {
-        cell: mark(labelled[cell[0]], str(draft["draft"]), draft["stop"] == "stop", run_code=run_code)
+        cell: mark(labelled[cell[0]], said_of(draft), draft["stop"] == "stop", run_code=run_code)
         for cell, draft in cells.items()
     }
     cells = {cell: draft for cell, draft in cells.items() if marks[cell][1] is not None}

@@ -9,6 +9,7 @@ from typing import Any
 
 from composer.answers.strategies import Worked
 from composer.state import Discussed, Merged, State
+from composer.strategy import CODE
 from composer.types import Draft, Evidence
 
 
@@ -85,6 +86,15 @@ def settled_of(trace: Mapping[str, Any]) -> str | None:
         return None
     asked = "why" not in merge or any(merge.get(name) for name in ("duels", "ratings", "tries", "paths"))
     return "" if asked else str(merge["why"]).partition(" (")[0]
+
+
+def said_of(draft: Mapping[str, Any]) -> str:
+    """The text of a trace's draft that its answer is read out of: of a program what it gave."""
+    if (strategy := draft.get("strategy")) is None:
+        return str(draft["draft"])
+    if strategy["why"]:
+        return ""
+    return str(strategy["calls"][-1]["gave"] if strategy["use"] == CODE else draft["draft"])
 
 
 def trace_of(state: State, row: int) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class Prism:
 
     What differs: the paper trains an adapter of a language model on suitability and takes its softmax; here suitability is the
     softmax at `temperature` of the router's scores, less `price` times the relative price, as METHODS' own version trains its
-    targets. The paper has four strategies of one model; here they are the arms of one expert (`expert_of`: arm to expert; by
+    targets. The paper has four strategies of one model, an ensemble of two programs among them; here they are the arms of one expert (`expert_of`: arm to expert; by
     default all arms are one expert's), and an expert with one arm is asked for that. Arms of one expert on one model have one
     price per token, so `price` decides something only where their prices were measured (recorded outcomes).
 

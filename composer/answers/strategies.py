@@ -22,7 +22,7 @@ CALLS = 3
 """How often an expert may call the tool."""
 
 CALL_BEGINS = "<<"
-_CALL = re.compile(r"<<([^\n]{0,500}?)(>>|\Z)")
+_LONGEST_CALL = 500
 _FENCED = re.compile(
     r"^[ \t]{0,3}(`{3,})[ \t]*[\w+#.-]{0,20}[ \t]*\n(.*?)(?:^[ \t]{0,3}\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
 )
@@ -116,18 +116,33 @@ def first_call(text: str, *, whole: bool) -> tuple[str, int] | None:
     >>> first_call("<<2+3=5", whole=True)
     ('2+3', 7)
     """
-    found = [match for match in (_CALL.search(text), _FENCED.search(text)) if match]
-    if not found:
-        return None
-    match = min(found, key=lambda one: one.start())
-    inline = match.re is _CALL
-    closed = match[2] == CALL_ENDS if inline else match[0].rstrip().endswith(match[1])
-    if not closed and not whole:
-        return None
-    program = match[1].strip() if inline else match[2].strip("\n")
-    if inline and syntax_error(program) is not None:  # <<2+3=5>>, as GSM8K's solutions have it
-        program = _ANNOTATED.sub("", program)
-    return program, match.end()
+    inline, fenced = _inline(text, whole), _FENCED.search(text)
+    if fenced is None or (inline is not None and inline[0] < fenced.start()):
+        if inline is None:
+            return None
+        start, end = inline
+        program = text[start + len(CALL_BEGINS) : end].removesuffix(CALL_ENDS).strip()
+        if syntax_error(program) is not None:  # <<2+3=5>>, as GSM8K's solutions have it
+            program = _ANNOTATED.sub("", program)
+        return program, end
+    closed = fenced[0].rstrip().endswith(fenced[1])
+    return (fenced[2].strip("\n"), fenced.end()) if closed or whole else None
+
+
+def _inline(text: str, whole: bool) -> tuple[int, int] | None:
+    """Where the first call between << and >> begins and ends, on one line and not too long. No pattern: of a text full of << a
+    search would take minutes."""
+    start = text.find(CALL_BEGINS)
+    while start >= 0:
+        last = min(len(text), start + _LONGEST_CALL)
+        line = text.find("\n", start, last)
+        close = text.find(CALL_ENDS, start + len(CALL_BEGINS), last if line < 0 else line)
+        if close >= 0:
+            return start, close + len(CALL_ENDS)
+        if whole and line < 0 and last == len(text):
+            return start, last
+        start = text.find(CALL_BEGINS, start + 1)
+    return None
 
 
 @dataclass(slots=True)

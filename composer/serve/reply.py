@@ -90,11 +90,11 @@ def choice_of(state: State, row: int) -> Choice:
     if why is not None:
         refusal = f"not answered: {why}"
         return Choice("", "stop", refusal, about | {"status": "abstained"})
-    if len(drafts) == 1 and drafts[0].error is None and drafts[0].text.strip():
-        [draft] = drafts
-        if answer.text != draft.text.strip() and answer.status != "failed":
+    said = state.replies[row][0].said if len(drafts) == 1 else ""
+    if said.strip() and drafts[0].error is None:
+        if answer.text != said.strip() and answer.status != "failed":
             about["answer"] = answer.text
-        return Choice(draft.text, "stop" if draft.ok else "length", None, about)
+        return Choice(said, "stop" if drafts[0].ok else "length", None, about)
     if answer.status == "failed":
         raise _failure(state, row)
     taken = [reply.draft for reply in state.replies[row] if reply.arm == answer.chosen]
@@ -108,6 +108,9 @@ def _failure(state: State, row: int) -> Refused:
             return of_failure(reply.draft.error, reply.arm)
     if any(reply.draft.stop == "cancelled" for reply in state.replies[row]):
         return stopping()  # the pool ends only with us
+    for reply in state.replies[row]:
+        if reply.worked is not None and reply.worked.why:
+            return Refused(502, f"no answer: {reply.arm}: {reply.worked.why}", code="no_value")
     asked = ", ".join(state.asked[row]) or "nobody"
     if any(reply.draft.stop == "length" for reply in state.replies[row]):
         return Refused(502, f"no complete answer ({asked}): all were cut off; raise max_tokens", code="cut_off")

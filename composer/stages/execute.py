@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from composer.stages.kit import Kit, Stage, kind_of
+from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.state import Beside, State, Update
+from composer.strategy import TOOL
 
 if TYPE_CHECKING:
     from composer.stages.running import Written
@@ -15,8 +16,9 @@ if TYPE_CHECKING:
 def execute(kit: Kit) -> Stage:
     """What arms with a strategy wrote becomes an answer: of `code` the value of the program, run in the sandbox (PAL; METHODS
     G.1), of `tool` the last text after at most three calls, whose values the expert is told (ToRA). A program that fails gives
-    no answer, and its text never becomes one; the trace says why. Earlier turns stand beside the drafts. All rows that are here
-    go together: their programs one after the other beside the event loop, their next turns in one pass over the hosts. A row whose
+    no answer, and its text never becomes one; the trace says why. Earlier turns stand beside the drafts. All rows of a
+    batch go together where an arm calls a tool: their programs one after the other beside the event loop, their next turns in one
+    pass over the hosts. A row whose
     turns were cut by a budget is withheld. Questions that ask for a program (kind `code`) are answered by it, and it is not run
     here. It comes between `generate` and `verify`."""
 
@@ -24,7 +26,8 @@ def execute(kit: Kit) -> Stage:
         places = _places(kit, state)
         return await _executed(kit, state, places) if places else {}
 
-    return stage
+    arms = [kit.registry.strategy(arm.name) for arm in kit.registry.arms()]
+    return Together(stage) if any(one is not None and one.use == TOOL for one in arms) else stage
 
 
 def _places(kit: Kit, state: State) -> dict[tuple[int, int], Written]:

@@ -88,6 +88,9 @@ async def _try(kit: Kit, by: str, state: State, courses: Mapping[int, _Course], 
             one.going = False
             continue
         text, author = one.stands.said, _author(kit, one.stands.arm)
+        if author is None:
+            one.going = False
+            continue
         again[row] = refine_request(kit.registry, author, query.prompt, text, remark, query.asker, number)
     written = await ask(list(again.values()))
     for row, request in again.items():
@@ -95,9 +98,13 @@ async def _try(kit: Kit, by: str, state: State, courses: Mapping[int, _Course], 
             await _heard(state, row, going[row], request.arm, written[request.id])
 
 
-def _author(kit: Kit, arm: str) -> str:
-    """Who is asked again for a draft of this arm: of one that answers by a program the expert as it is."""
-    return arm if kit.registry.strategy(arm) is None else kit.registry.variants(arm)[0]
+def _author(kit: Kit, arm: str) -> str | None:
+    """Who is asked again for a draft of this arm: of one that answers by a program the expert in prose, nobody (None) where it
+    writes nothing but programs."""
+    if kit.registry.strategy(arm) is None:
+        return arm
+    expert = kit.registry.stream(arm, "").expert
+    return expert if expert in {one.name for one in kit.registry.arms()} else None
 
 
 async def _heard(state: State, row: int, one: _Course, author: str, draft: Draft) -> None:

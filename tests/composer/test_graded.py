@@ -116,3 +116,15 @@ def test_an_expert_that_was_sure_and_wrong_in_runs_raises_an_alarm() -> None:
     assert audit(right, labelled) == ()
     assert audit([{**each, "sure": None} for each in wrong], labelled) == ()
     assert audit([{**each, "calibrated": False} for each in wrong], labelled) == ()
+
+
+def test_a_program_is_graded_by_what_it_gave() -> None:
+    def ran(use: str, text: str, gave: str, why: str = "") -> dict[str, Any]:
+        calls = [{"program": text, "gave": gave, "why": why}]
+        return draft(f"a@{use}{why}", text) | {"strategy": {"use": use, "calls": calls, "why": why}}
+
+    own = [ran("code", "3 - 1", "2"), ran("code", "2", "", "it failed"), ran("tool", "Answer: 2", "7")]
+    record = from_runs([trace(1, "1 + 1?", *own)], LABELLED)
+
+    rows = zip((arm.name for arm in record.outcomes.arms), record.outcomes.matrix(2)[0].tolist(), strict=True)
+    assert dict(rows) == {"a@code": 1.0, "a@codeit failed": 0.0, "a@tool": 1.0}

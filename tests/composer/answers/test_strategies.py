@@ -147,6 +147,10 @@ def test_only_what_has_a_name_is_completed(program: str) -> None:
         ("<<1 + 1>>\n```\n2\n```", True, "1 + 1"),
         ("```\n2\n```\n<<1 + 1>>", True, "2"),
         ("no call", True, None),
+        ("<<1 << 3>>", True, "1 << 3"),
+        ("<<not closed\nand <<1 + 1>>", True, "1 + 1"),
+        ("<<" + "1 + " * 200 + "1>> and <<2>>", True, "2"),
+        ("<<" * 50_000, False, None),
     ],
 )
 def test_the_first_call_of_a_text_counts(text: str, whole: bool, program: str | None) -> None:

@@ -392,3 +392,26 @@ def test_only_a_pipeline_that_asks_once_may_pass_words_on(bench: Scripted, optio
     first = type(steps[0])("decide", options, 1)
 
     assert asks_once((first, *steps[1:])) is once
+
+
+async def test_a_program_is_no_part_of_what_is_streamed(bench: Scripted, streaming: list[Say]) -> None:
+    streaming[0] = lambda request: "print( 'forty' + 'two' )"
+    registry = f"{ONE}  coder: {{model: small, system: C., strategies: [code]}}\n" + (
+        "pipeline:\n  - use: decide\n  - use: generate\n  - use: execute\n  - use: verify\n  - use: aggregate\n"
+    )
+    async with served(bench.pipeline(registry)) as (client, _):
+        models = (await client.get("/v1/models")).json()["data"]
+        chunks = events(await chat(client, ask("coder@code", stream=True)))
+
+    assert {"general", "coder@code"} <= {one["id"] for one in models} and "coder" not in {one["id"] for one in models}
+    assert text_of(chunks) == "fortytwo"
+
+
+async def test_a_program_that_fails_is_an_error_that_says_why(bench: Scripted) -> None:
+    registry = f"{ONE}  coder: {{model: small, system: C., strategies: [code]}}\n" + (
+        "pipeline:\n  - use: decide\n  - use: generate\n  - use: execute\n  - use: verify\n  - use: aggregate\n"
+    )
+    async with served(bench.pipeline(registry, lambda request: "1 / 0")) as (client, _):
+        reply = await chat(client, ask("coder@code"))
+
+    assert reply.status_code == 502 and "ZeroDivisionError" in reply.json()["error"]["message"]

@@ -23,9 +23,10 @@ from composer.strategy import ASKS, StrategySpec
 from composer.trace import Drafted, Event
 from composer.traced import calls_of, trace_of
 from composer.types import Draft, Failure, Request
+from routers.testing import HashEncoder
 from routers.types import Arm, Array, Questions, Reason
 from tests.composer.answers.test_sandbox import PROGRAMS
-from tests.composer.scripted import MODEL, Scripted
+from tests.composer.scripted import MODEL, SHA, Scripted
 
 STEPS = (
     "pipeline:\n  - {use: decide, options: {k: 8}}\n  - use: generate\n  - use: execute\n  - use: verify\n"
@@ -323,3 +324,42 @@ async def test_who_is_cancelled_leaves_no_program_running(scripted: Scripted) ->
 
 async def nobody(requests: Sequence[Request]) -> dict[str, Draft]:
     raise AssertionError("nobody is asked")
+
+
+@pytest.mark.parametrize(("strategies", "author"), [("[prose, code]", ["coder"]), ("[code]", [])])
+def test_who_answers_a_remark_on_a_program_answers_in_prose(
+    scripted: Scripted, strategies: str, author: list[str]
+) -> None:
+    steps = STEPS.replace("  - {use: agg", "  - {use: refine, options: {by: general, vote: ordered}}\n  - {use: agg")
+    book = Book(general=["It is 84.", "WRONG. Add them.", "RIGHT"], coder="It is 85.", coder_code="47 + 39")
+    state = one(scripted.pipeline(registry(strategies, steps=steps.replace("majority", "ordered")), book))
+
+    assert [request.arm for request in book.asked if request.role == "refine"] == author
+    assert state.answers[0].text == ("85" if author else "86")
+
+
+def test_a_round_of_calls_costs_one_pass_over_the_hosts(scripted: Scripted) -> None:
+    """Two models of which one fits into memory."""
+    models = "".join(
+        f"  {name}: {{sources: [small.gguf], sha256: {SHA}, memory: 6MiB}}\n" for name in ("small", "tiny")
+    )
+    text = (
+        f"memory: 8MiB\nmodels:\n{models}experts:\n  general: {{model: small, strategies: [prose, tool]}}\n"
+        f"  coder: {{model: tiny, answers: number, system: C., strategies: [tool]}}\n{STEPS}"
+    )
+
+    def say(request: Request) -> str:
+        calls = len(request.streams[0].prompt) > 2
+        return "Answer: 85" if calls or request.arm == "general" else f"{request.parent} <<47 + 38>>"
+
+    scripted.delay = 0.01  # drafts land one after the other
+    pipeline = scripted.pipeline(text, say)
+    alone = [f"{arm}@tool" for arm in ("general", "coder")]
+    judge = Judge(dict.fromkeys(("general", *alone), 0.5))
+    pipeline.router = lambda name: judge  # type: ignore[assignment,method-assign,return-value]
+    pipeline.encoder = HashEncoder  # type: ignore[method-assign,assignment]
+    state = asyncio.run(pipeline.astate([Query(str(i), f"{SUM} {i}") for i in range(60)]))
+
+    assert {answer.agreement for answer in state.answers} == {1.0}
+    assert all(len(own) == 2 for own in state.beside), "each of both called once"
+    assert len(scripted.engines) <= 3, "both for the drafts; the turn after the call begins with the host that is open"
