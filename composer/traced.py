@@ -79,15 +79,6 @@ def calls_of(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [*trace.get("beside", ()), *({"role": "draft", **draft} for draft in trace["drafts"])]
 
 
-def settled_of(trace: Mapping[str, Any]) -> str | None:
-    """Why no merger, judge or the like was asked for the question of this trace, without its figures; "": one was; None: none was to
-    be."""
-    if (merge := trace.get("merge")) is None:
-        return None
-    asked = "why" not in merge or any(merge.get(name) for name in ("duels", "ratings", "tries", "paths"))
-    return "" if asked else str(merge["why"]).partition(" (")[0]
-
-
 def said_of(draft: Mapping[str, Any]) -> str:
     """The text of a trace's draft that its answer is read out of: of a program what it gave."""
     if (strategy := draft.get("strategy")) is None:
@@ -95,6 +86,15 @@ def said_of(draft: Mapping[str, Any]) -> str:
     if strategy["why"]:
         return ""
     return str(strategy["calls"][-1]["gave"] if strategy["use"] == CODE else draft["draft"])
+
+
+def settled_of(trace: Mapping[str, Any]) -> str | None:
+    """Why no merger, judge or the like was asked for the question of this trace, without its figures; "": one was; None: none was to
+    be."""
+    if (merge := trace.get("merge")) is None:
+        return None
+    asked = "why" not in merge or any(merge.get(name) for name in ("duels", "ratings", "tries", "paths"))
+    return "" if asked else str(merge["why"]).partition(" (")[0]
 
 
 def trace_of(state: State, row: int) -> dict[str, Any]:
