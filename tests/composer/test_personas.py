@@ -244,7 +244,7 @@ def test_the_text_reaches_the_real_model_and_what_is_fitted_on_a_few_questions_i
             "    generalist: true\n    sampling: {max_tokens: 24}\n    personas: {pirate: You are a pirate.}\n",
         )
     )
-    packaged = packaged.replace("  - use: generate\n", "  - use: persona\n  - use: generate\n")
+    packaged = packaged.replace("\n  - use: generate\n", "\n  - use: persona\n  - use: generate\n")
     place = tmp_path / "experts.yaml"
     place.write_text(packaged)
 
