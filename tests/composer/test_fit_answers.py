@@ -139,7 +139,7 @@ def test_a_policy_comes_back_from_the_registry_as_it_was(policy: Policy, tmp_pat
 
     kit = Kit(pipeline.registry, pipeline.encoder, pipeline.router, lambda: pipeline.pool, pipeline.hearer)
     _, rule = _rule(kit, step.options.get("select", "top-k"), step.options.get("k"))
-    assert _policy(step.options.get("policy", "fixed"), rule, None) == policy
+    assert _policy(kit, step.options.get("policy", "fixed"), rule, None) == policy
 
 
 def test_a_policy_without_a_name_is_refused() -> None:
