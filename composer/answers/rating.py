@@ -26,6 +26,7 @@ Ratings = Sequence[int | None]
 ALPHAS = (0.1, 1.0, 10.0, 100.0)
 """Penalties of the ridge that leave-one-out chooses from."""
 _TOKENS = 8
+_SCHEMA = '{"enum":[1,2,3,4,5]}'  # small models talk around a number otherwise
 _RATING = re.compile(r"(?<![\d.])([1-5])(?!\.?\d)")
 
 RATE = (
@@ -38,10 +39,11 @@ def rating_requests(
     registry: Asking, scorer: str, question: str, text: str, capabilities: Sequence[str], asker: Asker, first: int = 0
 ) -> list[Request]:
     """Have `scorer` rate one draft, a request per capability question; who wrote it is not told. `first` numbers them among what
-    it is asked about a question. What differs comes last, so that engines read the beginning once."""
+    it is asked about a question. What differs comes last, so that engines read the beginning once; a schema holds the reply to a
+    number."""
     own = shown(text)
     mark = boundary(question, [own])
-    sampling = replace(registry.sampling(scorer), max_tokens=_TOKENS)
+    sampling = replace(registry.sampling(scorer), max_tokens=_TOKENS, schema=_SCHEMA)
     prompts = [RATE.format(mark=mark, question=question, response=own, capability=one) for one in capabilities]
     return [
         asker.request(

@@ -42,17 +42,19 @@ def widths(k: int, most: int, spread: int = 2) -> tuple[int, ...]:
 
 
 def first_paths(count: int, among: Sequence[int], usual: int) -> tuple[Path, ...]:
-    """`count` paths, spread evenly over the widths `among`; what is left over goes to those nearest to the `usual` one. Paths of
-    one width have samples of their own.
+    """`count` paths, spread evenly over the widths `among`, the `usual` one always with them; what is left over goes to those nearest
+    to it. Paths of one width have samples of their own.
 
     >>> [(path.k, path.sample) for path in first_paths(4, (1, 2, 3), 1)]
     [(1, 0), (1, 1), (2, 0), (3, 0)]
     >>> [path.k for path in first_paths(2, (1, 2, 3, 4, 5), 3)]
-    [1, 5]
+    [1, 3]
     """
     each, left = divmod(count, len(among))
-    if each == 0 and count > 1:
-        extra = {among[round(place)] for place in np.linspace(0, len(among) - 1, count)}
+    if each == 0:
+        others = [k for k in among if k != usual]
+        spread = np.linspace(0, len(others) - 1, count - (usual in among))
+        extra = {usual, *(others[round(place)] for place in spread)}
     else:
         extra = set(sorted(among, key=lambda k: (abs(k - usual), k))[:left])
     return tuple(Path(k, sample) for k in among for sample in range(each + (k in extra)))

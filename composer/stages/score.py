@@ -127,7 +127,9 @@ def _best(
     note = "" if scorer is not None else UNFITTED.format(by=by)
     told = [own.score for own in rated if own.score is not None]
     if not told:
-        return Merged(by, why="none of its ratings could be read", ratings=tuple(rated), note=note)
+        errors = (drafts[request.id].error for own in one.requests for request in own)
+        first = next((f": {error.message}" for error in errors if error is not None), "")
+        return Merged(by, why=f"none of its ratings could be read{first}", ratings=tuple(rated), note=note)
     best = [place for place, own in enumerate(rated) if own.score == max(told)]
     reply = one.answers[best[0]]
     if len(best) > 1:

@@ -34,7 +34,7 @@ STEPS = {
     "units": 700,
     "numerals": 400,
     "wordforms": 300,
-    PLANNER: 800,
+    PLANNER: 500,
     CODER: 600,
 }
 SIZE = 4  # small batches take more steps, which taught more per token

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from composer.answers.capabilities import CAPABILITIES
+from composer.cli import app
 from composer.errors import InputError
 from composer.fit_scorer import fit_scorer
 from composer.jsonl import Labelled, read_questions
@@ -134,3 +136,19 @@ def test_a_damaged_record_is_refused_by_its_file(scripted: Scripted, items: tupl
         read_scorers(scorers_folder(pipeline.registry), pipeline.registry.prints())
     file.write_text("[]")
     assert read_scorers(scorers_folder(pipeline.registry), pipeline.registry.prints()) == ({}, [])
+
+
+def test_the_command_takes_a_file_of_ones_own_and_prints_what_was_found(
+    scripted: Scripted, items: tuple[Labelled, ...], tmp_path: Path
+) -> None:
+    pipeline = scripted.pipeline(TEXT, last_tells)
+    command = ["fit", "answers", "--scorer", "law", "--runs", str(tmp_path / "labelled.jsonl"), "--config"]
+    command.append(str(pipeline.settings.path))
+
+    text, data = CliRunner().invoke(app, command), CliRunner().invoke(app, [*command, "--json"])
+
+    assert (text.exit_code, data.exit_code) == (0, 0), text.output
+    assert text.stdout.splitlines()[-1] == "installed" and "on 44 held-out questions" in text.stdout
+    assert json.loads(data.stdout)["installed"] is True
+    refused = CliRunner().invoke(app, [*command, "--data", str(tmp_path)])
+    assert isinstance(refused.exception, InputError) and "no drafts that could be rated" in str(refused.exception)

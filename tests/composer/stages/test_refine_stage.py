@@ -120,3 +120,18 @@ def test_a_budget_that_ends_on_the_way_leaves_the_row_for_the_next_start(scripte
     again = one(pipeline)
     assert (again.answers[0].text, again.withheld) == ("5", (False,))
     assert len(book.asked) == 6, "nothing is asked twice"
+
+
+def test_who_answers_by_a_program_answers_again_in_words(scripted: Scripted) -> None:
+    text = (
+        registry(STEP)
+        .replace("system: S.}", "system: S., strategies: [code]}")
+        .replace("  - use: verify", "  - use: execute\n  - use: verify")
+    )
+    said = {"general": "no idea", "law": "no idea", "sums@code": "```python\nprint(2 + 2)\n```"}
+    book = Book(said, check=fair, refine=lambda _: "It is 5.")
+    state = one(scripted.pipeline(text, book))
+
+    [again] = book.of("refine")
+    assert again.arm == "sums" and "print" not in shown(again) and "4" in shown(again)
+    assert (state.answers[0].text, state.answers[0].chosen) == ("5", "sums")
