@@ -56,7 +56,7 @@ class Summary:
     the answers that are there are in `partial`, and `ledger` sums what all starts of the run cost, in all and per arm.
     `asking_seconds` are those between the plan and the last draft, `predicted_…` is what the plan of the first round said
     of them (seconds None: `coe calibrate` was never run), `bottleneck` what took most of them: a host's work, or its
-    opening. `prefix_cache` are the tokens of prompts that hosts looked up and found there (None: none of them tells).
+    opening. `merges` counts what a merger or a judge was asked to settle (`made`), and what not, by reason. `prefix_cache` are the tokens of prompts that hosts looked up and found there (None: none of them tells).
     """
 
     queries: int
@@ -83,6 +83,7 @@ class Summary:
     predicted_loads: int | None = None
     bottleneck: str | None = None
     prefix_cache: Mapping[str, int] | None = None
+    merges: Mapping[str, int] = field(default_factory=dict[str, int])
 
 
 @dataclass(slots=True)
@@ -235,6 +236,7 @@ def _written(
         partial=str(partial) if left and partial.exists() else None,
         bottleneck=_bottleneck(status),
         prefix_cache=asdict(ledger.reused) if ledger.reused is not None else None,
+        merges=dict(results.settled),
     )
 
 

@@ -9,6 +9,7 @@ import typer
 
 from composer.cli_kit import AsJson, Config, Offline, numbers, print_json, say
 from composer.cli_kit import make_pipeline as _pipeline
+from composer.errors import InputError
 
 if TYPE_CHECKING:
     from composer.pipeline import Pipeline
@@ -66,6 +67,15 @@ def fit_answers_(
     run_code: Annotated[
         bool, typer.Option("--run-code", help="With --runs: run programs against the rows' tests, on this machine.")
     ] = False,
+    mergers: Annotated[
+        str | None,
+        typer.Option("--mergers", help="Choose who merges instead: experts, parted by commas, or all of them (`all`)."),
+    ] = None,
+    labelled: Annotated[
+        Path | None,
+        typer.Option("--labelled", help="With --mergers: the questions that were profiled (else the packaged ones)."),
+    ] = None,
+    prompts: Annotated[int, typer.Option("--prompts", min=1, help="With --mergers: most of them per task.")] = 40,
     scorer: Annotated[
         str | None,
         typer.Option(
@@ -80,18 +90,27 @@ def fit_answers_(
     offline: Offline = False,
 ) -> None:
     """Is asking several experts worth it here? Rehearsed on answers that are there already; written into the registry
-    file if it beats the best single expert."""
+    file if it beats the best single expert. With --mergers: who is to merge, task by task, where a pipeline says `by: auto`."""
     from dataclasses import asdict
 
     if scorer is not None:
         _fit_scorer(scorer, runs, data, config, as_json, offline)
         return
     if plans is not None:
+        if mergers is not None:
+            raise InputError("--plans and --mergers learn different things", remedy="run one after the other")
         _fit_plans(_pipeline(config, None, offline), plans, as_json)
         return
     from composer.answering import fit_and_install
 
     pipeline = _pipeline(config, None, offline)
+    if mergers is not None:
+        if data or pool or runs or leave_one_out or run_code:
+            raise InputError("--mergers chooses by the profile", remedy="leave out the other options, or --mergers")
+        _fit_mergers(pipeline, mergers, labelled, prompts, as_json=as_json)
+        return
+    if labelled is not None:
+        raise InputError("--labelled goes with --mergers", remedy="add --mergers all, or leave it out")
     fitted, told = fit_and_install(
         pipeline,
         data=data,
@@ -108,6 +127,29 @@ def fit_answers_(
     for line in fitted.lines():
         typer.echo(line)
     say(told)
+
+
+def _fit_mergers(pipeline: Pipeline, names: str, labelled: Path | None, most: int, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    from composer.fit_mergers import experts_of, fit_mergers
+    from composer.jsonl import read_questions
+    from composer.profile import find_profile
+    from composer.profiling import ITEMS
+    from composer.progress import watch
+
+    experts = experts_of(pipeline, names)
+    profile, notes = find_profile(pipeline.registry)
+    for note in notes:
+        say(note)
+    rows = read_questions(labelled or ITEMS, labelled=True).rows
+    with watch(pipeline, "drafts"):
+        found = fit_mergers(pipeline, profile, rows, experts, most=most, say=say)
+    if as_json:
+        print_json(asdict(found))
+        return
+    for line in found.lines():
+        typer.echo(line)
 
 
 def _fit_scorer(
@@ -169,15 +211,19 @@ def fit_gate_(
         Path | None, typer.Option("--traffic", help="Questions as `coe run` takes them: what a gate would do there.")
     ] = None,
     drafts: Annotated[bool, typer.Option(help="Also try gates that look at short drafts.")] = True,
+    judge: Annotated[
+        str | None, typer.Option(help="Of personas: the expert that judges style where something is written.")
+    ] = None,
     config: Config = None,
     as_json: AsJson = False,
     offline: Offline = False,
 ) -> None:
-    """When is it worth to read? Learnt from questions answered with and without passages; a gate is installed if it earns
-    more than never and always reading."""
+    """When is it worth to read, and for which questions to speak as a persona? Learnt from questions answered both ways; a gate
+    is installed if it earns more than never and always reading, and open to a persona only for intents where it is shown to help."""
     from dataclasses import asdict
 
-    from composer.fit_gate import default_value, fit_gates
+    from composer.fit_gate import Weighed, default_value, fit_gates
+    from composer.fit_personas import WeighedPersona, fit_personas
     from composer.jsonl import read_questions
     from composer.profile import find_profile
     from composer.profiling import profile_file
@@ -187,7 +233,8 @@ def fit_gate_(
     pipeline = _pipeline(config, None, offline)
     rows = read_questions(traffic).rows if traffic is not None else ()
     if labelled is not None:
-        both = {name for arm in pipeline.settings.reading for name in (arm.name, arm.expert)}
+        ways = (*pipeline.settings.reading, *pipeline.settings.personas)
+        both = {name for arm in ways for name in (arm.name, arm.expert)}
         with watch(pipeline, "drafts"):
             report = profile_file(
                 pipeline, labelled, None, only=[name for name in pipeline.settings.arms if name in both]
@@ -198,20 +245,33 @@ def fit_gate_(
     profile, notes = find_profile(pipeline.registry)
     for note in notes:
         say(note)
-    found = fit_gates(
-        pipeline,
-        profile,
-        value=default_value(pipeline) if value is None else value,
-        drafts=drafts,
-        traffic=[Query(row.id, row.text, row.choices, row.kind) for row in rows],
-        say=say,
-    )
+    settings = pipeline.settings
+    weighed: list[WeighedPersona] = []
+    found: list[Weighed] = []
+    if settings.personas:
+        weighed = fit_personas(pipeline, profile, judge=judge, say=say)
+        steps = (settings.pipeline, *settings.pipelines.values())
+        if any(record.open for one in weighed for record in one.records) and not any(
+            step.use == "persona" for own in steps for step in own
+        ):
+            say("no pipeline applies it yet: write `- use: persona` after `decide` in the registry")
+    elif judge is not None:
+        raise InputError("this registry declares no personas to judge", remedy="add `personas:` to an expert")
+    if settings.reading or not settings.personas:
+        found = fit_gates(
+            pipeline,
+            profile,
+            value=default_value(pipeline) if value is None else value,
+            drafts=drafts,
+            traffic=[Query(row.id, row.text, row.choices, row.kind) for row in rows],
+            say=say,
+        )
     if as_json:
-        print_json({"arms": [asdict(one) for one in found]})
+        told = {"personas": [asdict(one) for one in weighed]} if settings.personas else {}
+        print_json({"arms": [asdict(one) for one in found], **told})
         return
-    for one in found:
-        for line in one.lines():
-            typer.echo(line)
+    for line in (line for own in (weighed, found) for one in own for line in one.lines()):
+        typer.echo(line)
 
 
 @fit.command("contrast")

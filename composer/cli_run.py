@@ -125,7 +125,7 @@ def run(
                 raise
             complain(f"{stopper.why}; what was finished is in the store. Go on with:\n  {again}")
             raise Ended(stopper.exit_code) from None
-    _tell(done, out)
+    tell(done, out)
     if as_json:
         print_json(asdict(done))
     if done.unfinished:
@@ -181,8 +181,10 @@ def make_budget(calls: int | None, tokens: int | None, seconds: float | None, de
     return Budget(Limits(calls, tokens, seconds, left))
 
 
-def _tell(done: Summary, out: Path) -> None:
+def tell(done: Summary, out: Path) -> None:
+    """What a run did, for people."""
     from composer.outputs import errors_file
+    from composer.results import MADE
 
     say(
         f"{done.queries} queries: {done.drafts} drafts ({done.cached} from the store), {done.loads} loads of "
@@ -195,5 +197,10 @@ def _tell(done: Summary, out: Path) -> None:
         say(
             f"predicted {done.predicted_loads} loads and {known}, measured {done.loads} and {done.asking_seconds:.1f} s{most}"
         )
+    if done.merges:
+        skipped = {why: count for why, count in done.merges.items() if why != MADE}
+        told = ", ".join(f"{count}: {why}" for why, count in sorted(skipped.items()))
+        many = sum(skipped.values())
+        say(f"merged or judged {done.merges.get(MADE, 0)} questions, skipped {many}" + (f" ({told})" if told else ""))
     if done.bad_rows:
         say(f"bad rows: see {errors_file(out)}")

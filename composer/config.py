@@ -17,6 +17,7 @@ from composer.document import Document
 from composer.errors import ConfigError, suggest
 from composer.evidence import evidence_of
 from composer.formcache import read_rows
+from composer.persona import personas_of
 from composer.sources import SOURCE, PathSource, Source, parse_source, scheme
 from composer.specs import ArmSpec, EncoderSpec, ExpertSpec, ModelSpec, Price, Settings, StageSpec
 from composer.strategy import in_prose, strategies_of
@@ -270,6 +271,10 @@ class _Reading:
             raise self.error(
                 f"{at}.system", f"{row.model} only completes text and knows no system message", "remove `system`"
             )
+        self.check_names(f"{at}.personas", row.personas)
+        if row.personas and (model.completion or row.writes != "answers"):
+            what = f"{row.model} only completes text" if model.completion else f"it writes {row.writes}"
+            raise self.error(f"{at}.personas", f"a persona is a part of a system message, and {what}", "remove it")
         if row.writes != "answers" and [one.use for one in row.strategies] != ["prose"]:
             raise self.error(
                 f"{at}.strategies",
@@ -287,6 +292,7 @@ class _Reading:
             generalist=generalist,
             system=row.system,
             writes=row.writes,
+            personas=personas_of(name, row.personas, self.error),
             strategies=strategies_of(name, row.strategies, self.size, self.error),
             prose=in_prose(row.strategies),
         )

@@ -87,6 +87,8 @@ def partners(spec: ContrastSpec, expert: str, experts: Mapping[str, ExpertSpec])
 def _unfit(arm: ArmSpec, spec: ContrastSpec, experts: Mapping[str, ExpertSpec]) -> str | None:
     """Why the arm cannot be contrasted so; None if it can."""
     expert = experts[arm.expert]
+    if arm.persona is not None:
+        return "speaks as a persona, which is another way to change what it says"
     if arm.strategy is not None:
         return f"has the strategy {arm.strategy.use}, and is asked as it is"
     if spec.against == BASE:

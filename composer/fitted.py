@@ -19,6 +19,7 @@ from routers.types import Outcomes, Questions, Router
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.contrast_records import ContrastRecord
+    from composer.persona_records import PersonaRecord
     from composer.profile import Profile
     from composer.retrieval.records import GateRecord
     from composer.scorer_records import ScorerRecord
@@ -101,6 +102,26 @@ def contrasts_of(registry: Registry, say: Callable[[str], None]) -> dict[str, Co
             f"the contrasts of {', '.join(stale)} are of other weights, settings or another router and left out: "
             "coe fit contrast"
         )
+    return found
+
+
+def personas_of(
+    registry: Registry, intents: Callable[[], str], say: Callable[[str], None]
+) -> tuple[PersonaRecord, ...]:
+    """What `coe fit gate` measured of personas; of arms that have changed since then nothing, and the user is told. `intents` is
+    the digest of what tells them. Raises InputError where it cannot be read."""
+    from composer.folders import mend  # noqa: PLC0415 only where there may be some
+    from composer.persona_records import read_personas  # noqa: PLC0415
+    from composer.places import personas_folder  # noqa: PLC0415
+
+    folder = personas_folder(registry)
+    mend(folder)  # before it is asked whether it is there
+    if not folder.exists():
+        say("no gate is fitted for personas, so every expert speaks as itself: coe fit gate")
+        return ()
+    found, stale = read_personas(folder, registry.prints(), intents())
+    if stale:
+        say(f"the gates of {', '.join(stale)} are of other weights, settings or intents and left out: coe fit gate")
     return found
 
 

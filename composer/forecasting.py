@@ -16,6 +16,7 @@ from composer.stages.contrast import decided_contrasts
 from composer.stages.foresight import may_want
 from composer.stages.generate import first_requests
 from composer.stages.knowledge import foreseen
+from composer.stages.persona import voiced
 from composer.stages.retrieve import evidence_of, writing
 from composer.state import Query, State, as_queries
 from composer.types import Evidence
@@ -95,6 +96,8 @@ def preview_file(pipeline: Pipeline, source: Path, *, dedupe: Dedupe | None = No
         step = next((step for step in pipeline.settings.pipeline if step.use == "contrast"), None)
         if step is not None:
             state = state.apply({"contrasted": decided_contrasts(pipeline.kit, state, **step.options)})
+        if any(step.use == "persona" for step in pipeline.settings.pipeline):
+            state = state.apply({"voiced": voiced(pipeline.kit, state)})
         requests = [*written, *first_requests(pipeline.kit, state, **options)]
         forecast = pipeline.complete(pipeline.pool.preview(requests, pipeline.typical))
     later = sum(map(len, may_want(state))) * int(options.get("samples", 1)) + more

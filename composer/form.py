@@ -151,6 +151,12 @@ class ExpertRow(Row):
         default=None,
         max_length=4000,
     )
+    personas: dict[str, Annotated[str, Field(max_length=400)]] = _about(
+        "short texts for its system message by name, each of which makes an arm, `law!warm`; used only for questions of an "
+        "intent for which `coe fit gate` shows a gain (`- use: persona`)",
+        {"warm": "Write in a warm tone."},
+        default_factory=dict,
+    )
     generalist: bool | None = _about(
         "gets what is nobody's skill; by default the first without adapter", True, default=None
     )

@@ -32,7 +32,7 @@ def from_runs(
     that no run asked stay unobserved; the same arm asked again with the same sample counts once. A draft that failed
     says nothing about its arm, one that was cut off or holds no answer is wrong. A draft that a contrast was put onto says
     nothing about the arm as it is: it is left out, and `say` hears how many were; an arm that was asked by the name of its
-    contrast is an arm of its own. `prices` are per arm; `run_code` allows
+    contrast is an arm of its own; a draft that spoke as a persona is left out likewise. `prices` are per arm; `run_code` allows
     that programs are run here against their tests. Raises InputError when no run asked any of the questions, or one that
     was asked wants a program, and programs may not or cannot be run.
     """
@@ -44,15 +44,17 @@ def from_runs(
         for draft in trace["drafts"] if row is not None else ():
             if row is None or draft["error"] is not None:
                 continue
-            if draft.get("contrast", {}).get("why"):  # it has one that its name does not say
+            if "persona" in draft or draft.get("contrast", {}).get("why"):  # it has one that its name does not say
                 contrasted[str(draft["name"])] += 1
             else:
                 cells.setdefault((row, str(draft["name"]), int(draft["sample"])), draft)
     if contrasted:
         told = ", ".join(f"{count} of {arm}" for arm, count in sorted(contrasted.items()))
-        say(f"drafts that were decoded with a contrast say nothing about the expert as it is, and are left out: {told}")
+        say(
+            f"drafts that were decoded with a contrast or as a persona say nothing about the expert as it is, and are left out: {told}"
+        )
     if not cells:
-        all_of_them = " as they are: all drafts have a contrast" if contrasted else ""
+        all_of_them = " as they are: all drafts have a contrast or a persona" if contrasted else ""
         raise InputError(
             f"no run in the store asked any of these questions{all_of_them}",
             remedy="answer them with `coe run`, or use `coe profile`",

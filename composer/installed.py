@@ -10,20 +10,32 @@ from pathlib import Path
 from composer.contrast import FITTED
 from composer.errors import InputError
 from composer.folders import mend
-from composer.places import answers_folder, contrasts_folder, gates_folder, router_folder
+from composer.places import (
+    answers_folder,
+    contrasts_folder,
+    gates_folder,
+    mergers_folder,
+    personas_folder,
+    router_folder,
+)
 from composer.registry.experts import Registry
+from composer.stages.disputed import FITTED as CHOSEN
 
 
 def installed_sha(registry: Registry) -> str:
-    """The sha256 of what `coe fit` (`router`, `answers`, `gate`, `contrast`) has installed for the stages of the registry's
+    """The sha256 of what `coe fit` (`router`, `answers` and whom it chose to merge, `gate`, `contrast`) has installed for the stages of the registry's
     `pipeline:`. The profile, and what is measured with it, is not in it. Raises InputError where it cannot be read."""
     stages = {step.use for step in registry.settings.pipeline}
     folders = {"router": router_folder(registry), "answers": answers_folder(registry)}
     if "retrieve" in stages:
         folders["gates"] = gates_folder(registry)
+    if "persona" in stages:
+        folders["personas"] = personas_folder(registry)
     steps = [step for step in registry.settings.pipeline if step.use == "contrast"]
     if any(step.options.get("use", FITTED) == FITTED for step in steps):
         folders["contrasts"] = contrasts_folder(registry)
+    if any(step.options.get("by") == CHOSEN for step in registry.settings.pipeline if step.use in ("judge", "merge")):
+        folders["mergers"] = mergers_folder(registry)
     found = {kind: list(_digests(folder)) for kind, folder in folders.items()}
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from composer.answers.trust import Trust
     from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
+    from composer.intents import Intents
+    from composer.mergers import Mergers
+    from composer.persona_records import PersonaRecord
     from composer.planning.memory import Memory
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
@@ -208,6 +211,28 @@ class Parts:
         from composer.fitted import contrasts_of  # noqa: PLC0415 pyarrow: only where there may be some
 
         return contrasts_of(self.registry, self._say)
+
+    @cached_property
+    def intents(self) -> Intents:
+        """What tells the intent of a question."""
+        from composer.intents import Intents  # noqa: PLC0415 only where there are personas
+
+        return Intents.read(self.encoder().encode, self.registry.encoder_sha)
+
+    @cached_property
+    def personas(self) -> tuple[PersonaRecord, ...]:
+        """What `coe fit gate` measured of personas. Raises InputError where it cannot be read."""
+        from composer.fitted import personas_of  # noqa: PLC0415 only where there may be some
+
+        return personas_of(self.registry, lambda: self.intents.digest, self._say)
+
+    @cached_property
+    def mergers(self) -> Mergers:
+        """Whom `coe fit answers --mergers` chose to merge. Raises InputError where it has not, or they have changed since."""
+        from composer.mergers import read_mergers  # noqa: PLC0415 only where the choice is left to it
+        from composer.places import mergers_folder  # noqa: PLC0415
+
+        return read_mergers(mergers_folder(self.registry), self.registry.prints())
 
     @cached_property
     def scorers(self) -> Mapping[str, ScorerRecord]:

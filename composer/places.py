@@ -47,6 +47,16 @@ def contrasts_folder(registry: Registry) -> Path:
     return _beside(registry, "contrasts")
 
 
+def personas_folder(registry: Registry) -> Path:
+    """Where `coe fit gate` keeps for what intents personas help, for this registry file."""
+    return _beside(registry, "personas")
+
+
+def mergers_folder(registry: Registry) -> Path:
+    """Where `coe fit answers --mergers` keeps whom it chose to merge for this registry file."""
+    return _beside(registry, "mergers")
+
+
 def scorers_folder(registry: Registry) -> Path:
     """Where `coe fit answers --scorer` keeps how ratings become a score for this registry file."""
     return _beside(registry, "scorers")

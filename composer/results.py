@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,9 @@ from composer.outputs import Form, openai_line, row_of
 from composer.pipeline import Pipeline
 from composer.state import State
 from composer.store import RunHandle
-from composer.traced import trace_of
+from composer.traced import settled_of, trace_of
 
+MADE = "made"
 _AT_ONCE = (
     500  # results on their way to the store or back: all rows of a large file at once would be most of its memory
 )
@@ -23,7 +25,7 @@ _AT_ONCE = (
 class Results:
     """The results of the questions `names`, in file order. What is finished is in the store alone; `failed` ones (their
     traces) and `withheld` ones are left open there for the next start. `before` are those that earlier starts have
-    answered, and that are not asked again."""
+    answered, and that are not asked again; `settled` counts merges and judgements that were made (`made`), and skipped ones by their reason."""
 
     names: Sequence[str]
     before: set[str] = field(default_factory=set)
@@ -31,6 +33,7 @@ class Results:
     withheld: set[str] = field(default_factory=set)
     degraded: int = 0
     drafts_before: int = 0
+    settled: Counter[str] = field(default_factory=Counter[str])
 
     async def look_up(self, run: RunHandle) -> None:
         """Find out what earlier starts have answered. A degraded answer is none yet: what failed is asked again."""
@@ -59,6 +62,7 @@ class Results:
         """The rows of the questions that are not withheld, in file order; ids as they were written in the input. Counts
         on the way. Raises StoreCorruptError where a result that was recorded cannot be read."""
         self.degraded = self.drafts_before = 0
+        self.settled = Counter()
         for start in range(0, len(self.names), _AT_ONCE):
             names = self.names[start : start + _AT_ONCE]
             found = pipeline.complete(run.results(names))
@@ -76,6 +80,8 @@ class Results:
                     )
                 self.degraded += trace["status"] == "degraded"
                 self.drafts_before += len(trace["drafts"]) if name in self.before else 0
+                if (why := settled_of(trace)) is not None:
+                    self.settled[why or MADE] += 1
                 row = row_of(trace)
                 if form == "rows":
                     yield row | {"id": shown.get(name, name)}

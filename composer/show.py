@@ -118,6 +118,12 @@ def _contrast(draft: Mapping[str, Any]) -> list[str]:
     return [f"less     {one['partner']} ({one['chosen']}), beta {one['beta']:g}, alpha {one['alpha']:g}{why}"]
 
 
+def _persona(draft: Mapping[str, Any]) -> list[str]:
+    """As whom the expert spoke, and why."""
+    one = draft.get("persona")
+    return [f"persona  {one['arm']}, as the question is {one['intent']}: {one['why']}"] if one else []
+
+
 def outcome_of(call: Mapping[str, Any]) -> str:
     """What a program gave, or why it gave nothing."""
     return str(call["gave"]) if call["gave"] else f"nothing: {call['why']}"
@@ -181,14 +187,15 @@ def _merged(merge: Mapping[str, Any] | None) -> list[str]:
         f"judge    {merge['by']}, in both orders: of {one} and {other} {won or 'neither'}"
         for one, other, won in merge.get("duels", ())
     ]
+    by = [f"by       {merge['by']}: {merge['chosen']}"] if "chosen" in merge else []
     steps = [*duels, *_rated(merge), *_checked(merge), *_walked(merge)]
     if "why" in merge:
-        return [*steps, f"         {merge['why']}: left to the vote"] if steps else [_not_asked(merge)]
+        return [*by, *steps, f"         {merge['why']}: left to the vote"] if steps else [*by, _not_asked(merge)]
     if steps:
-        return steps
+        return [*by, *steps]
     said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
     lines = [f"merge    {merge['by']}:"]
-    return [*lines, *(f"         | {line}" for line in said.strip().splitlines())]
+    return [*by, *lines, *(f"         | {line}" for line in said.strip().splitlines())]
 
 
 def _not_asked(merge: Mapping[str, Any]) -> str:
@@ -254,7 +261,7 @@ def drafts_text(trace: Mapping[str, Any]) -> str:
         lines.append(f"draft    {draft['name']} ({cost_of(draft)}):")
         said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
         lines += [f"         | {line}" for line in said.strip().splitlines()]
-        lines += [*_strategy(draft), *_reading(draft), *_contrast(draft)]
+        lines += [*_strategy(draft), *_reading(draft), *_contrast(draft), *_persona(draft)]
     lines += [*_planned(trace.get("plan")), *_discussed(trace.get("discussed", ()))]
     lines += [*_merged(trace.get("merge")), *_beside(trace)]
     if trace["sure"] is not None:

@@ -12,6 +12,7 @@ from composer.adapter import AdapterSpec
 from composer.contrast import ContrastSpec
 from composer.document import Document
 from composer.evidence import EvidenceSpec
+from composer.persona import MARK, PersonaSpec
 from composer.sources import Source
 from composer.strategy import AT, StrategySpec
 from composer.types import Kind, Sampling, Scalar, Writes
@@ -66,6 +67,7 @@ class ExpertSpec:
     generalist: bool
     system: str | None = None
     writes: Writes = "answers"
+    personas: tuple[PersonaSpec, ...] = ()
     strategies: tuple[StrategySpec, ...] = ()
     prose: bool = True
 
@@ -73,13 +75,20 @@ class ExpertSpec:
 @dataclass(frozen=True, slots=True)
 class ArmSpec:
     """What is routed: an expert, as it is, with evidence, or with a strategy, and what is taken off of what it says. The name
-    says so: `general`, `general+manuals`, `general@code`, `arithmetic~base`."""
+    says so: `general`, `general+manuals`, `general@code`, `arithmetic~base`. One with a persona is
+    never routed to: `general!warm`."""
 
     name: str
     expert: str
     evidence: EvidenceSpec | None = None
     contrast: ContrastSpec | None = None
     strategy: StrategySpec | None = None
+    persona: PersonaSpec | None = None
+
+    @property
+    def routed(self) -> bool:
+        """Whether routers may choose it."""
+        return self.contrast is None and self.persona is None
 
     @property
     def plain(self) -> str:
@@ -127,16 +136,22 @@ class Settings:
     @cached_property
     def arms(self) -> Mapping[str, ArmSpec]:
         """Every arm by name: the experts that answer as they are, in file order, then those with a strategy, then those with
-        evidence, then those with a contrast."""
+        evidence, then those with a contrast, then those with a persona."""
         experts = [expert for expert in self.experts.values() if expert.writes == "answers"]
         plain = [ArmSpec(expert.name, expert.name) for expert in experts if expert.prose]
-        return {arm.name: arm for arm in (*plain, *self.strategic, *self.reading, *self.contrasting)}
+        return {arm.name: arm for arm in (*plain, *self.strategic, *self.reading, *self.contrasting, *self.personas)}
 
     @property
     def strategic(self) -> tuple[ArmSpec, ...]:
         """The arms with a strategy."""
         pairs = [(expert.name, one) for expert in self.experts.values() for one in expert.strategies]
         return tuple(ArmSpec(f"{name}{AT}{one.use}", name, strategy=one) for name, one in pairs)
+
+    @property
+    def personas(self) -> tuple[ArmSpec, ...]:
+        """The arms with a persona."""
+        pairs = [(expert.name, one) for expert in self.experts.values() for one in expert.personas]
+        return tuple(ArmSpec(f"{name}{MARK}{one.name}", name, persona=one) for name, one in pairs)
 
     @property
     def writers(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from composer.answers.program import Verdict
 from composer.answers.strategies import Worked
 from composer.asker import Asker
 from composer.errors import InputError
+from composer.persona import Voiced
 from composer.types import Draft, Evidence, Kind, Message, Role, Sampling
 from routers.types import Arm, Array, Policy, Reason, Route, Seen
 
@@ -144,14 +145,12 @@ class Reply:
 class Answer:
     """What the pipeline returns for one query.
 
-    `status` is `ok`, `degraded` (answered, but an expert that was asked failed or was cut off, or no answer could be read,
-    or it is a program that fails a test) or `failed`.
+    `status` is `ok`, `degraded` (answered, but an expert that was asked failed or was cut off, or no answer could be read, or it is a program that fails a test) or `failed`.
     `score` is the router's score of the arm whose draft was taken, `agreement` the share of drafts that say the same,
     `sure` is P(right) where the pipeline was rehearsed on its profile, the question lies inside it, and no draft has a
     contrast (`calibrated`), else how much the aggregator believes the answer, in [0, 1] (None: it took a text in which no answer could be read). `marks` say why the answer may be wrong
     all the same: its question's flags, that the experts disagree, that the chosen one is known to be sure and wrong here,
-    that its text speaks of something else; heuristics. A question that was not answered on purpose is `failed`, with why
-    in its trace.
+    that its text speaks of something else; heuristics. A question that was not answered on purpose is `failed`, with why in its trace.
     """
 
     id: str
@@ -228,13 +227,14 @@ class Planned:
 @dataclass(frozen=True, slots=True)
 class Merged:
     """What a merger, a judge, a scorer, a supervisor or a search was for a row: who it is (`by`), the `reply` to be taken, None
-    where it was not asked or said nothing, and `why` so. Of a judge the `duels`: which of two arms it preferred (None: neither,
+    where it was not asked or said nothing, `why` so, and how it was `chosen` ("": it was named). Of a judge the `duels`: which of two arms it preferred (None: neither,
     in both orders); of a scorer the `ratings`, of a supervisor the `tries`, of a search the `paths`. `note` tells what was
     done otherwise than was asked for."""
 
     by: str
     reply: Reply | None = None
     why: str = ""
+    chosen: str = ""
     duels: tuple[tuple[str, str, str | None], ...] = ()
     ratings: tuple[Rated, ...] = ()
     tries: tuple[Checked, ...] = ()
@@ -258,7 +258,7 @@ class State:
     those of the current round; `course` is how they were chosen; `open` marks rows that still want something; `round`
     counts decisions; `withheld` marks rows whose drafts a budget did not allow: they are not finished, whatever was made of
     the drafts that are there. `evidence` maps the arms of a row that are given any to it, `gated` the arms of a row to the
-    gate's decision that chose them, `contrasted` those with a contrast to what they are contrasted with; `planned` is how a
+    gate's decision that chose them, `contrasted` those with a contrast to what they are contrasted with, `voiced` those that speak as a persona to it; `planned` is how a
     question was split into steps (None: it was not), `merged` what was made of its drafts (None: nobody was to), `discussed` the rounds of
     discussion before the replies that stand, `beside` all other drafts on the way to them.
     """
@@ -274,6 +274,7 @@ class State:
     evidence: tuple[Mapping[str, Evidence], ...] = ()
     gated: tuple[Mapping[str, Gated], ...] = ()
     contrasted: tuple[Mapping[str, Contrasted], ...] = ()
+    voiced: tuple[Mapping[str, Voiced], ...] = ()
     planned: tuple[Planned | None, ...] = ()
     merged: tuple[Merged | None, ...] = ()
     discussed: tuple[tuple[Discussed, ...], ...] = ()
@@ -300,6 +301,7 @@ class State:
             evidence=({},) * n,
             gated=({},) * n,
             contrasted=({},) * n,
+            voiced=({},) * n,
             planned=(None,) * n,
             merged=(None,) * n,
             discussed=nothing,
@@ -376,6 +378,7 @@ _COLUMNS = (
     "evidence",
     "gated",
     "contrasted",
+    "voiced",
     "planned",
     "merged",
     "discussed",

@@ -11,6 +11,7 @@ from composer.stages.kit import Kit, Stage
 
 _ORDER = (
     ("plan", "decide", "generate"),
+    ("persona", "decide", "generate"),
     ("execute", "generate", "verify"),
     *((name, "verify", "aggregate") for name in ("discuss", "judge", "merge", "refine", "score", "search")),
 )

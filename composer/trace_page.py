@@ -96,6 +96,8 @@ def _card(draft: Mapping[str, Any], trace: Mapping[str, Any]) -> str:
     if draft["answer"] is not None:
         mark = ' <span class="differs">differs</span>' if differs else ""
         answer = f"<p>answer: <b>{_text(draft['answer'])}</b>{mark}</p>"
+    if persona := draft.get("persona"):
+        answer += f'<p class="note">as {_text(persona["arm"])}: the question is {_text(persona["intent"])}</p>'
     return (
         f"<article{kind}><h3>{_text(draft['name'])}</h3>{answer}<pre>{_text(said)}</pre>"
         f"{_strategy(draft.get('strategy'))}"
@@ -120,6 +122,8 @@ def _merge(merge: Mapping[str, Any] | None) -> str:
     if merge is None:
         return ""
     head = f"<h2>What {_text(merge['by'])} made of them</h2>"
+    if "chosen" in merge:
+        head += f"<p class=note>Why {_text(merge['by'])}: {_text(merge['chosen'])}.</p>"
     if merge.get("duels"):
         rows = "".join(
             f"<tr><td>{_text(one)}</td><td>{_text(other)}</td><td>{_text(won or 'neither')}</td></tr>"

@@ -50,6 +50,7 @@ def _merge(merged: Merged) -> dict[str, Any]:
     told |= {
         name: [asdict(one) for one in own] for name in ("ratings", "tries", "paths") if (own := getattr(merged, name))
     }
+    told |= {"chosen": merged.chosen} if merged.chosen else {}
     told |= {"note": merged.note} if merged.note else {}
     if reply is None:
         return {"by": merged.by, "why": merged.why, **told}
@@ -87,6 +88,15 @@ def said_of(draft: Mapping[str, Any]) -> str:
     return str(strategy["calls"][-1]["gave"] if strategy["use"] == CODE else draft["draft"])
 
 
+def settled_of(trace: Mapping[str, Any]) -> str | None:
+    """Why no merger, judge or the like was asked for the question of this trace, without its figures; "": one was; None: none was to
+    be."""
+    if (merge := trace.get("merge")) is None:
+        return None
+    asked = "why" not in merge or any(merge.get(name) for name in ("duels", "ratings", "tries", "paths"))
+    return "" if asked else str(merge["why"]).partition(" (")[0]
+
+
 def trace_of(state: State, row: int) -> dict[str, Any]:
     """All that happened to one query, as JSON-ready data: its route with reasons, every draft, the answer."""
     answer = state.answers[row]
@@ -121,6 +131,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
                 **_worked(reply.worked),
                 **_read(state.evidence[row].get(reply.arm), reply.draft.text),
                 **({"gate": asdict(gated)} if (gated := state.gated[row].get(reply.arm)) else {}),
+                **({"persona": asdict(voice)} if (voice := state.voiced[row].get(reply.arm)) else {}),
                 **({"contrast": asdict(against)} if (against := state.contrasted[row].get(reply.arm)) else {}),
             }
             for reply in state.replies[row]

@@ -315,11 +315,13 @@ def live(
     and self-consistency at equal tokens."""
     from contextlib import ExitStack
     from dataclasses import asdict
+    from importlib.util import find_spec
     from tempfile import TemporaryDirectory
 
     from composer.config import load_settings, packaged_registry
     from composer.errors import InputError, suggest
     from evals.live import measure
+    from evals.live_programs import programs
     from evals.live_questions import BBH, GROUPS
     from evals.live_systems import with_systems
     from evals.live_table import lines
@@ -333,12 +335,18 @@ def live(
     if len(groups) < len(GROUPS) and benchmark is None:
         say("bbh is left out: name the folder of the recorded data with --data, or COE_DATA")
     base = load_settings(registry or packaged_registry())
+    sandbox = find_spec("pydantic_monty") is not None and base.path == packaged_registry()
+    if not sandbox:
+        say(
+            "strategies are left out: they need the packaged registry and pip install 'composition-of-experts[sandbox]'"
+        )
     planner = next((name for name, expert in base.experts.items() if expert.writes == "plans"), None)
     settings = with_systems(base, merger or base.generalist.name, planner)
     with ExitStack() as stack:
         folder = drafts or Path(stack.enter_context(TemporaryDirectory()))
         folder.mkdir(parents=True, exist_ok=True)
-        report = measure(settings, groups, n, folder, data=data, offline=offline, say=say)
+        more = programs(base, folder, planner, offline=offline, say=say) if sandbox else None
+        report = measure(settings, groups, n, folder, data=data, programs=more, offline=offline, say=say)
     for line in lines(report):
         typer.echo(line)
     if json_file is not None:

@@ -94,10 +94,12 @@ def measure(
     folder: Path,
     *,
     data: Path | None = None,
+    programs: Settings | None = None,
     offline: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """Every system on about `n` test questions of each group; half as many choose the best single expert. Drafts are kept in
+    """Every system on about `n` test questions of each group; half as many choose the best single expert. `programs` is the same registry
+    with arms that answer by programs. Drafts are kept in
     `folder`, so that systems which ask the same share them, and a run that was interrupted goes on; tokens and seconds count every draft
     of a system, whoever drew it. Raises what asking raises."""
     rows: list[LiveRow] = []
@@ -106,11 +108,16 @@ def measure(
     for group in groups:
         with Pipeline(settings, store=folder / f"{group}.sqlite", offline=offline, say=say) as pipeline:
             found = pipeline.complete(_Group(pipeline, say).measured(group, n, data))
+        if found is not None and programs is not None:
+            with Pipeline(programs, store=folder / f"{group}.sqlite", offline=offline, say=say) as pipeline:
+                found.systems += pipeline.complete(_Group(pipeline, say).with_programs(found.asked))
         if found is None:
             notes[group] = ("nobody does any of its tasks better than by chance: nothing was measured",)
             continue
         if group != BBH:  # whose questions are of several tasks, some of them asked of nobody but one expert
-            found.systems = [_timed(settings, one, found.asked, folder, offline) for one in found.systems]
+            every = [settings] if programs is None else [settings, programs]
+            found.systems = [_timed(every, one, found.asked, folder, offline) for one in found.systems]
+        found.notes += _remarks(found.systems)
         rows += [_row(one, group, range(len(found.asked))) for one in found.systems]
         rows += [_row(one, f"{group}: {task}", at) for task, at in found.tasks.items() for one in found.systems]
         gaps[group] = tuple(found.gaps())
@@ -172,8 +179,15 @@ class _Group:
         ]
         notes[:0] = [f"best single expert on {int(kept.sum())} questions of calibration: {best}"]
         systems = [*_bounds(singles), *singles, *ways, *same]
-        notes += _remarks(systems)
         return _Found(asked, best, systems, notes)
+
+    async def with_programs(self, asked: Sequence[Labelled]) -> list[Ran]:
+        """The arms that answer by programs, each alone, and the pipelines that ask them."""
+        alone = [name for name, arm in self.pipeline.settings.arms.items() if arm.strategy is not None]
+        return [
+            *[await self._ran(one, one, asked) for one in alone],
+            *[await self._ran(by, name, asked) for name, by in self.ways.items()],
+        ]
 
     @property
     def experts(self) -> list[str]:
@@ -247,10 +261,11 @@ def _possible(task: str, tuning: Sequence[Labelled], rated: Mapping[str, Ran], n
     return kept
 
 
-def _timed(settings: Settings, one: Ran, asked: Sequence[Labelled], folder: Path, offline: bool) -> Ran:
+def _timed(every: Sequence[Settings], one: Ran, asked: Sequence[Labelled], folder: Path, offline: bool) -> Ran:
     """With the loads and the wall of the first questions, where a pipeline or an expert of its name is asked."""
     by = name_of(one.result.system)
-    if by not in {*settings.pipelines, *settings.arms}:
+    settings = next((own for own in every if by in {*own.pipelines, *own.arms}), None)
+    if settings is None:
         return one
     with TemporaryDirectory(dir=folder) as own:
         began = time.monotonic()

@@ -33,9 +33,10 @@ def questions(
         found = read_questions(HERE / "noskill.jsonl", labelled=True).rows
         return [one for place, one in enumerate(found) if (place % 3 == 0) == (split == "calibration")][:n]
     if group == TWO:
-        return _labelled(twoskill(split, n, SEED))
-    return _labelled([one for skill in DEFAULT for one in items(skill, split, -(-n // len(DEFAULT)), SEED)])
+        return labelled(twoskill(split, n, SEED))
+    return labelled([one for skill in DEFAULT for one in items(skill, split, -(-n // len(DEFAULT)), SEED)])
 
 
-def _labelled(made: Sequence[Item]) -> list[Labelled]:
+def labelled(made: Sequence[Item]) -> list[Labelled]:
+    """Questions made by rule, as those of a file."""
     return [Labelled(Question(one.id, one.question, (), one.kind, 1), one.answer, one.task, one.split) for one in made]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from composer.contrast import ContrastSpec, partners
 from composer.errors import ConfigError, SourceError
 from composer.evidence import EvidenceSpec
+from composer.persona import system_of, told_of
 from composer.plugins import check_options, load
 from composer.registry.adapting import Adapters, size_of
 from composer.registry.bases import check_weights
@@ -64,14 +65,14 @@ class Registry:
         """Every expert that answers in file order, then those with evidence: what routers choose from. The price is the
         model's per million tokens (unknown: 1, as for equals)."""
         arms = self.settings.arms.values()
-        return tuple(Arm(arm.name, self._price(self._expert(arm.name))) for arm in arms if arm.contrast is None)
+        return tuple(Arm(arm.name, self._price(self._expert(arm.name))) for arm in arms if arm.routed)
 
     def variants(self, arm: str) -> tuple[str, ...]:
         """All arms of the arm's expert: as it is, then with each evidence. An arm with a strategy is the only one."""
         if self.strategy(arm) is not None:
             return (arm,)
         expert, arms = self.settings.arms[arm].expert, self.settings.arms.values()
-        return tuple(one.name for one in arms if one.expert == expert and one.contrast is None and not one.strategy)
+        return tuple(one.name for one in arms if one.expert == expert and one.routed and not one.strategy)
 
     def evidence(self, arm: str) -> EvidenceSpec | None:
         """What the arm is given to read beside the question."""
@@ -104,9 +105,8 @@ class Registry:
 
     def fits(self, arm: str, text: str) -> bool:
         """Whether this text and an answer fit into the context of the arm's model, by a count that errs on the safe side."""
-        expert, model = self._expert(arm), self._model(arm)
-        needed = most_tokens(text) + most_tokens(expert.system or "") + expert.sampling.max_tokens
-        return needed + _TURN <= model.context
+        needed = most_tokens(text) + most_tokens(system_of(self.settings, arm) or "") + self.sampling(arm).max_tokens
+        return needed + _TURN <= self._model(arm).context
 
     def stream(self, arm: str, prompt: Prompt, *, bare: bool = False) -> Stream:
         """The arm's expert, its adapter if it has one (unless `bare`), and the prompt."""
@@ -124,7 +124,7 @@ class Registry:
         text = strategy.asked(text) if (strategy := self.strategy(arm)) else text
         if self._model(arm).completion:
             return text
-        system = self._expert(arm).system
+        system = system_of(self.settings, arm)
         turn = Message("user", text)
         return (turn,) if system is None else (Message("system", system), turn)
 
@@ -238,7 +238,7 @@ class Registry:
         """
         prints = {}
         for name, arm in self.settings.arms.items():
-            material = self._material(arm.expert)
+            material = self._material(arm.expert) | told_of(arm)
             if arm.evidence is not None:
                 material["evidence"] = self._evidence_print(arm.evidence)
             if arm.strategy is not None:

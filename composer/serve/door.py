@@ -28,7 +28,7 @@ from composer.trace import Drafted, Event, Routed, Written
 from composer.types import Draft
 
 _LATE = 0.25  # seconds after the deadline within which a caller is told
-_STAGES = {"decide", "contrast", "generate", "verify", "aggregate"}
+_STAGES = {"decide", "persona", "contrast", "generate", "verify", "aggregate"}
 Piece = tuple[int, str]
 """A piece of the text of a choice."""
 

@@ -126,7 +126,8 @@ async def _marks(kit: Kit, trust: Trust | None, state: State, taken: Sequence[Re
 def _rehearsed(state: State, row: int) -> bool:
     """Whether the row was answered as it was rehearsed: by arms as they are, whose first drafts were voted on."""
     contrasted = any(reply.arm in state.contrasted[row] for reply in state.replies[row])
-    return not (contrasted or state.planned[row] or state.discussed[row] or _merged(state, row))
+    speaking = any(reply.arm in state.voiced[row] for reply in state.replies[row])
+    return not (contrasted or speaking or state.planned[row] or state.discussed[row] or _merged(state, row))
 
 
 def _merged(state: State, row: int) -> Reply | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from composer.errors import ConfigError
 from composer.plugins import load
@@ -10,12 +11,18 @@ from composer.stages.balloting import ballots_of
 from composer.stages.kit import Kit
 from composer.state import Merged, Reply, State
 
+FITTED = "auto"  # whom `coe fit answers --mergers` chose for the question's task
 
-def check_settler(kit: Kit, by: str, vote: str) -> None:
-    """Raise ConfigError, with the option as its `where`, for an expert or an aggregator that is not there."""
+
+def check_settler(kit: Kit, by: str, vote: str, *, fitted: bool = False) -> None:
+    """Raise ConfigError, with the option as its `where`, for an expert or an aggregator that is not there. With `fitted` the expert
+    may be left open (`FITTED`)."""
     load("aggregators", vote, "vote")
+    if fitted and by == FITTED:
+        return
     if by not in {arm.name for arm in kit.registry.arms()}:
-        raise ConfigError(f"no expert is called {by!r}", where="by", remedy="name an expert that answers")
+        more = f", or write {FITTED}" if fitted else ""
+        raise ConfigError(f"no expert is called {by!r}", where="by", remedy=f"name an expert that answers{more}")
     if kit.registry.strategy(by) is not None:
         raise ConfigError(f"{by!r} answers by programs", where="by", remedy="name an expert that answers in prose")
 
@@ -24,7 +31,8 @@ def disputed(
     kit: Kit, state: State, by: str, vote: str, sure: float
 ) -> tuple[dict[int, list[Reply]], dict[int, Merged]]:
     """The rows that `by` is to settle, each with its complete drafts, and those for which it is not needed. Left out are rows
-    of which somebody else is still asked, or that are settled already."""
+    of which somebody else is still asked, or that are settled already. Raises InputError where `by` is left open, and nobody
+    has chosen."""
     rows = settled_rows(state)
     part = state.part(rows)
     own = [[reply for reply in replies if reply.draft.ok] for replies in part.replies]
@@ -36,8 +44,17 @@ def disputed(
         if why is None:
             wanted[row] = own[place]
         else:
-            needless[row] = Merged(by, why=why)
+            needless[row] = replace(settler(kit, state, row, by), why=why)
     return wanted, needless
+
+
+def settler(kit: Kit, state: State, row: int, by: str) -> Merged:
+    """Who settles the row, nothing made yet: `by`, or whom the fitted choice has for the strongest skill of the question."""
+    if by != FITTED:
+        return Merged(by)
+    skills = state.reasons[row].skills
+    expert, why = kit.mergers().of(skills[0][0] if skills else None)
+    return Merged(expert, chosen=why)
 
 
 def answers_of(own: Sequence[Reply], most: int) -> list[Reply]:

@@ -87,7 +87,8 @@ def _samples(kit: Kit, state: State, row: int, arm: str, samples: int, read: Evi
     """The draws of this row's question from this arm. A request's `sample` counts the draws by everybody who repeats the
     question; its id is unique in the batch, whatever part of it the row is asked in."""
     query = state.queries[row]
-    streams, mix = streams_of(kit.registry, query, arm, read, contrasted(kit.registry, state, row, arm))
+    voice = one.arm if (one := state.voiced[row].get(arm)) else None
+    streams, mix = streams_of(kit.registry, query, arm, read, contrasted(kit.registry, state, row, arm), voice)
     sampling = query.wishes.of(kit.registry.sampling(arm))
     for place in range(samples):
         sample = query.wishes.sample * samples + place

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
 from composer.answers.merge import judge_requests, preferred
-from composer.stages.disputed import answers_of, check_settler, disputed
+from composer.stages.disputed import answers_of, check_settler, disputed, settler
 from composer.stages.kit import Kit, Stage, Together
 from composer.state import Beside, Merged, Reply, State, Update
 from composer.types import Draft, Request
@@ -25,10 +26,10 @@ def judge(
     sure: Annotated[float, Gt(0), Le(1)] = 0.9,
     most: Annotated[int, Ge(2), Le(6)] = 3,
 ) -> Stage:
-    """Have the expert `by` compare each two of the answers of a row that differ (of at most `most`, those that were given most
+    """Have the expert `by` (`auto`: whom `coe fit answers --mergers` chose for the question's task, measured at merging) compare each two of the answers of a row that differ (of at most `most`, those that were given most
     often), in both orders; what it prefers in one order alone counts for neither. The answer that wins most often is taken; of equal
     ones, and where it prefers none, that of the vote. It is left out where a merger would be (see `merge`)."""
-    check_settler(kit, by, vote)
+    check_settler(kit, by, vote, fitted=True)
 
     async def stage(state: State) -> Update:
         wanted, needless = disputed(kit, state, by, vote, sure)
@@ -44,7 +45,8 @@ async def _judged(
 
     found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
     withheld, beside = list(state.withheld), list(state.beside)
-    duels = {row: _duels(kit, by, state, row, answers_of(own, most)) for row, own in wanted.items()}
+    judges = {row: settler(kit, state, row, by) for row in wanted}
+    duels = {row: _duels(kit, judges[row].by, state, row, answers_of(own, most)) for row, own in wanted.items()}
     cut: set[str] = set()
     ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
     drafts = await ask([request for each in duels.values() for *_, pair in each for request in pair])
@@ -52,8 +54,10 @@ async def _judged(
         if state.queries[row].id in cut:
             withheld[row] = True
         else:
-            found[row] = _verdict(by, each, drafts)
-            beside[row] += tuple(Beside(by, "judge", drafts[request.id]) for *_, pair in each for request in pair)
+            found[row] = _verdict(judges[row], each, drafts)
+            beside[row] += tuple(
+                Beside(request.arm, "judge", drafts[request.id]) for *_, pair in each for request in pair
+            )
     return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}
 
 
@@ -69,7 +73,7 @@ def _duels(kit: Kit, by: str, state: State, row: int, answers: Sequence[Reply]) 
     ]
 
 
-def _verdict(by: str, duels: Sequence[Duel], drafts: Mapping[str, Draft]) -> Merged:
+def _verdict(judge: Merged, duels: Sequence[Duel], drafts: Mapping[str, Draft]) -> Merged:
     wins: dict[int, int] = {}
     replies: dict[int, Reply] = {}
     told: list[tuple[str, str, str | None]] = []
@@ -83,5 +87,5 @@ def _verdict(by: str, duels: Sequence[Duel], drafts: Mapping[str, Draft]) -> Mer
     best = max(wins.values())
     leading = [code for code, count in wins.items() if count == best]
     if len(leading) > 1:
-        return Merged(by, why="it prefers none of them", duels=tuple(told))
-    return Merged(by, replies[leading[0]], duels=tuple(told))
+        return replace(judge, why="it prefers none of them", duels=tuple(told))
+    return replace(judge, reply=replies[leading[0]], duels=tuple(told))

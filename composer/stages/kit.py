@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from composer.contrast import ContrastSpec
     from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
+    from composer.intents import Intents
+    from composer.mergers import Mergers
+    from composer.persona_records import PersonaRecord
     from composer.planning.memory import Memory
     from composer.pool.pool import Pool
     from composer.retrieval.index import Closeness, Hit
@@ -169,6 +172,16 @@ def no_encoder() -> Encoder:
     raise ConfigError("nobody embeds texts here", remedy="leave out the arms that read what experts write")
 
 
+def no_intents() -> Intents:
+    """Where nobody tells intents."""
+    raise ConfigError("nobody tells the intents of questions here", remedy="leave out `- use: persona`")
+
+
+def no_mergers() -> Mergers:
+    """Where nobody has chosen who merges."""
+    raise ConfigError("nobody chose who merges here", where="by", remedy="name an expert")
+
+
 def no_sandbox(limits: Limits) -> Sandbox:
     """Where no program is run."""
     raise ConfigError("nobody runs programs here", remedy="leave out the arms with a strategy")
@@ -199,7 +212,7 @@ async def nobody_solves(queries: Sequence[Query], behalf: Mapping[str, str], run
 @dataclass(frozen=True, slots=True)
 class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
-    believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm, `scorers` the fitted ones by expert; `emit` reports events as they happen; `budget` is that of
+    believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm, `scorers` the fitted ones by expert; `mergers` who merges where that was left open; `personas` what was measured of them, `intents` tells which a question has; `emit` reports events as they happen; `budget` is that of
     the run under way; `typical` tokens of an answer per arm, where they were measured; `solve` puts questions of ours through the rest of the pipeline;
     `plans` are those that were followed before; `sandbox` runs programs, none of which may take more than these limits."""
 
@@ -215,6 +228,9 @@ class Kit:
     passages: Callable[[Path], Finder] = no_index
     gates: Callable[[], Mapping[str, GateRecord]] = dict[str, "GateRecord"]
     contrasts: Callable[[], Mapping[str, ContrastRecord]] = dict[str, "ContrastRecord"]
+    mergers: Callable[[], Mergers] = no_mergers
+    personas: Callable[[], Sequence[PersonaRecord]] = tuple["PersonaRecord", ...]
+    intents: Callable[[], Intents] = no_intents
     scorers: Callable[[], Mapping[str, ScorerRecord]] = dict[str, "ScorerRecord"]
     solve: Solve = nobody_solves
     plans: Callable[[], Memory] = no_plans

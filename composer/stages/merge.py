@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
 from composer.answers.merge import merge_request
-from composer.stages.disputed import check_settler, disputed
+from composer.stages.disputed import check_settler, disputed, settler
 from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.reading import compared, read
 from composer.state import Beside, Merged, Reply, State, Update
@@ -23,12 +24,12 @@ def merge(
     sure: Annotated[float, Gt(0), Le(1)] = 0.9,
     most: Annotated[int, Ge(2)] = 8,
 ) -> Stage:
-    """Have the expert `by` make one answer of a row's drafts (Symbolic-MoE, Chen et al. 2025; METHODS A.10), once nobody else is
+    """Have the expert `by` (`auto`: whom `coe fit answers --mergers` chose for the question's task) make one answer of a row's drafts (Symbolic-MoE, Chen et al. 2025; METHODS A.10), once nobody else is
     asked. It is not asked where fewer than two drafts hold an answer, where all of them say the same, and where the aggregator
     `vote` is as `sure` of its answer (MOSAIC's rule); the trace says so. It sees at most `most` drafts, in an order of their own and
     without names. Where it fails or makes no answer, `aggregate` takes one as if it had not been asked. It comes after `verify`,
     whose comparison of answers it needs."""
-    check_settler(kit, by, vote)
+    check_settler(kit, by, vote, fitted=True)
 
     async def stage(state: State) -> Update:
         wanted, needless = disputed(kit, state, by, vote, sure)
@@ -44,10 +45,12 @@ async def _merged(
 
     found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
     withheld, beside = list(state.withheld), list(state.beside)
+    asked: dict[int, Merged] = {}
     requests: dict[int, Request] = {}
     for row, own in wanted.items():
         query, texts = state.queries[row], [reply.said for reply in own if reply.said][:most]
-        requests[row] = merge_request(kit.registry, by, query.prompt, texts, query.asker)
+        asked[row] = settler(kit, state, row, by)
+        requests[row] = merge_request(kit.registry, asked[row].by, query.prompt, texts, query.asker)
     cut: set[str] = set()
     drafts = await asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)(list(requests.values()))
     for row, request in requests.items():
@@ -56,7 +59,7 @@ async def _merged(
             withheld[row] = True
             continue
         kind = kind_of(kit, query, state.asked[row])
-        *_, made = compared([*wanted[row], read(Reply(by, draft), query, kind)], kind)
-        found[row] = Merged(by, made)
-        beside[row] += (Beside(by, "merge", draft),)
+        *_, made = compared([*wanted[row], read(Reply(request.arm, draft), query, kind)], kind)
+        found[row] = replace(asked[row], reply=made)
+        beside[row] += (Beside(request.arm, "merge", draft),)
     return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}

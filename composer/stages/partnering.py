@@ -48,11 +48,12 @@ def contrasts_of(registry: Arms, state: State) -> tuple[Mapping[str, Contrasted]
 
 
 def streams_of(
-    registry: Arms, query: Query, arm: str, read: Evidence | None, against: Contrasted | None
+    registry: Arms, query: Query, arm: str, read: Evidence | None, against: Contrasted | None, voice: str | None = None
 ) -> tuple[tuple[Stream, ...], Mix | None]:
     """The streams of the arm's draft, and how they are combined: its own, and that of what it is contrasted with. Each has
-    its own prompt: an expert its system message, and what the arm reads is read by both, unless that is the contrast."""
-    own = registry.stream(arm, prompt_of(registry, query, arm, read))
+    its own prompt: an expert its system message, and what the arm reads is read by both, unless that is the contrast. `voice` is the arm
+    whose persona it speaks as."""
+    own = registry.stream(arm, prompt_of(registry, query, voice or arm, read))
     if against is None:
         return (own,), None
     if against.partner == BASE:
@@ -60,7 +61,7 @@ def streams_of(
     elif against.partner == WEAK:
         weak = replace(own, routing="weak")
     elif against.partner == UNREAD:
-        weak = registry.stream(arm, prompt_of(registry, query, arm, None))
+        weak = registry.stream(arm, prompt_of(registry, query, voice or arm, None))
     else:
         weak = registry.stream(against.partner, prompt_of(registry, query, against.partner, read))
     (more, less), mix = contrast(against.beta, against.alpha)

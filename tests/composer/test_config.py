@@ -412,7 +412,8 @@ def test_the_packaged_registry_loads_from_any_folder(tmp_path: Path, monkeypatch
 
     settings = load_settings(packaged_registry())
 
-    assert list(settings.experts) == ["general", "arithmetic", "sorting", "extraction", "units"]
+    assert list(settings.experts) == ["general", "arithmetic", "sorting", "extraction", "units", "planner"]
+    assert settings.writers == ("planner",)
     assert settings.generalist.name == "general"
     assert settings.models["smollm2"].price == Price(0.0, 0.0)
     assert settings.models["smollm2"].template == PACKAGED / "chatml.jinja"
