@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = packaged_registry().read_text()
     text = text.replace("    generalist: true\n", f"    generalist: true\n    strategies: {WAYS}\n", 1)
     text = text.replace("encoder:\n", f"  coder:\n{CODER}encoder:\n", 1)
-    text = text.replace("  - use: generate\n", "  - use: generate\n  - use: execute\n")
+    text = re.sub(r"(?m)^( *)- use: generate\n", r"\g<0>\1- use: execute\n", text)
     path = tmp_path_factory.mktemp("strategies") / "experts.yaml"
     path.write_text(text)
     return path

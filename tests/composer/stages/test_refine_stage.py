@@ -125,10 +125,10 @@ def test_a_budget_that_ends_on_the_way_leaves_the_row_for_the_next_start(scripte
 def test_who_answers_by_a_program_answers_again_in_words(scripted: Scripted) -> None:
     text = (
         registry(STEP)
-        .replace("system: S.}", "system: S., strategies: [code]}")
+        .replace("system: S.}", "system: S., strategies: [prose, code]}")
         .replace("  - use: verify", "  - use: execute\n  - use: verify")
     )
-    said = {"general": "no idea", "law": "no idea", "sums@code": "```python\nprint(2 + 2)\n```"}
+    said = {"general": "no idea", "law": "no idea", "sums": "no idea", "sums@code": "```python\nprint(2 + 2)\n```"}
     book = Book(said, check=fair, refine=lambda _: "It is 5.")
     state = one(scripted.pipeline(text, book))
 
