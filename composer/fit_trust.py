@@ -150,6 +150,8 @@ def _keys(registry: Registry) -> dict[str, str]:
     arms = hashlib.sha256(json.dumps(registry.prints(), sort_keys=True).encode()).hexdigest()
     learnt = router_folder(registry) / FILE  # what `coe fit router` installed decides whose scores are looked at
     router = hashlib.sha256(learnt.read_bytes()).hexdigest() if learnt.exists() else "none"
-    steps = [[step.use, dict(step.options)] for step in registry.settings.pipeline]  # of another one nothing was rehearsed
+    steps = [
+        [step.use, dict(step.options)] for step in registry.settings.pipeline
+    ]  # of another one nothing was rehearsed
     pipeline = hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()
     return {"pipeline": pipeline, "arms": arms, "encoder": registry.encoder_sha, "router": router}
