@@ -150,6 +150,7 @@ def with_cards(plain: Settings, index: Path, every: Mapping[str, Writers], draft
         plain,
         experts={**plain.experts, **cards},
         pipeline=(steps[0], StageSpec("retrieve", {}, steps[0].line), *steps[1:]),
+        pipelines={},  # which read nothing
         reading=tuple(ArmSpec(f"{reader}+{spec.name}", reader, spec) for spec in specs),
     )
 

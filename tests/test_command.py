@@ -219,7 +219,7 @@ def test_every_expert_is_proved_to_answer_and_to_differ(tmp_path: Path) -> None:
 
     assert done.returncode == 0, done.stdout + done.stderr
     checks = {row["expert"]: row for row in json.loads(done.stdout)}
-    assert set(checks) == {"general", "arithmetic", "sorting", "extraction", "units"}
+    assert set(checks) == {"general", "arithmetic", "sorting", "extraction", "units", "planner"}
     assert all(row["ok"] and row["answer"] for row in checks.values())
     assert checks["general"]["difference"] is None
     assert all(row["difference"] > 0.1 for name, row in checks.items() if name != "general")

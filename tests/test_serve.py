@@ -24,7 +24,6 @@ from composer.config import packaged_registry
 
 KEY = "key-for-tests-0123456789"
 PANEL = """
-pipelines:
   panel:
     - {use: decide, options: {k: 2}}
     - use: generate
@@ -83,7 +82,7 @@ def serving(folder: Path, *words: str, **env: str) -> Iterator[Server]:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One server for the tests that leave it as it was, with a key and a pipeline by name."""
     folder = tmp_path_factory.mktemp("serve")
-    (folder / "experts.yaml").write_text(packaged_registry().read_text() + PANEL)
+    (folder / "experts.yaml").write_text(packaged_registry().read_text().rstrip() + PANEL)
     with serving(folder, COE_API_KEY=KEY) as found:
         yield found
 
@@ -98,7 +97,7 @@ def test_the_official_client_lists_the_models(server: Server) -> None:
         names = [model.id for model in client.models.list()]
         one = client.models.retrieve("arithmetic")
 
-    assert names == ["auto", "general", "arithmetic", "sorting", "extraction", "units", "panel"]
+    assert names == ["auto", "general", "arithmetic", "sorting", "extraction", "units", "planned", "panel"]
     assert one.owned_by == "coe"
 
 

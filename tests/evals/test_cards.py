@@ -60,7 +60,7 @@ def test_the_adapters_are_those_that_are_pinned_and_every_system_has_an_arm() ->
         assert hashlib.sha256((HERE / entry["path"]).read_bytes()).hexdigest() == entry["sha256"]
     every = systems(Path("index"))
     settings = with_cards(load_settings(packaged_registry()), Path("index"), every)
-    assert settings.writers == (*TRUE, LIAR)
+    assert [name for name in settings.writers if name in pinned] == [*TRUE, LIAR]
     assert len(settings.reading) == len(every) + len(TRUE) + 1
     assert all(arm.name in settings.arms for arm in settings.reading)
 
