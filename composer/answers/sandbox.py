@@ -62,10 +62,16 @@ class Monty:
             "max_suspensions": 1,
             "max_total_sleep_secs": 0.0,
         }
-        self._pool: Any = pydantic_monty.Monty()
+        try:
+            self._pool: Any = pydantic_monty.Monty()
+        except OSError as why:  # it looks for its interpreter beside this Python, and on the PATH
+            raise _broken(why) from why
 
     def __enter__(self) -> Self:
-        self._pool.__enter__()
+        try:
+            self._pool.__enter__()
+        except RuntimeError as why:
+            raise _broken(why) from why
         return self
 
     def __exit__(self, kind: type[BaseException] | None, why: BaseException | None, at: TracebackType | None) -> None:
@@ -145,6 +151,10 @@ def _data(value: object) -> str | None:
     except (TypeError, ValueError):  # keys of another kind; no number; more digits than Python writes
         return None
     return text if len(text) <= LONGEST else None
+
+
+def _broken(why: Exception) -> ConfigError:
+    return ConfigError(f"what runs programs is not whole: {why}", remedy=f"{_INSTALL} --force-reinstall")
 
 
 def check_sandbox(where: str) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from composer.answers.sandbox import SECONDS, Monty
+from composer.errors import ConfigError
 
 FILE = "{file}"
 ENDLESS = (
@@ -143,3 +144,10 @@ def test_what_is_printed_is_bounded(sandbox: Monty) -> None:
     outcome = sandbox.run("while True: print('x' * 1000)")
 
     assert len(outcome.printed) <= 2_000 and outcome.why
+
+
+def test_an_interpreter_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("MONTY_BIN", str(tmp_path / "monty"))
+    with pytest.raises(ConfigError, match="not whole") as told:
+        Monty().__enter__()
+    assert "pip install" in str(told.value)
