@@ -62,7 +62,10 @@ class Monty:
             "max_suspensions": 1,
             "max_total_sleep_secs": 0.0,
         }
-        self._pool: Any = pydantic_monty.Monty()
+        try:
+            self._pool: Any = pydantic_monty.Monty()
+        except FileNotFoundError as why:  # its program is a wheel of its own
+            raise ConfigError("pydantic-monty finds no program `monty` to run programs in", remedy=_INSTALL) from why
 
     def __enter__(self) -> Self:
         self._pool.__enter__()

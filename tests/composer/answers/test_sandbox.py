@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from composer.answers.sandbox import SECONDS, Monty
+from composer.errors import ConfigError
 
 FILE = "{file}"
 ENDLESS = (
@@ -143,3 +144,12 @@ def test_what_is_printed_is_bounded(sandbox: Monty) -> None:
     outcome = sandbox.run("while True: print('x' * 1000)")
 
     assert len(outcome.printed) <= 2_000 and outcome.why
+
+
+def test_without_its_binary_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(**_: object) -> None:
+        raise FileNotFoundError("could not locate the `monty` binary")
+
+    monkeypatch.setattr("pydantic_monty.Monty", missing)
+    with pytest.raises(ConfigError, match="finds no program `monty`"):
+        Monty()
