@@ -81,6 +81,12 @@ def proven(own: Sequence[Reply]) -> bool:
     return any(reply.verdicts and reply.passed == len(reply.verdicts) for reply in own)
 
 
+def of_a_plan(state: State, row: int) -> bool:
+    """Whether the row is answered by a plan: its draft answers the last step and not the question, and was settled as that."""
+    planned = state.planned[row]
+    return planned is not None and not planned.why
+
+
 def _needless(own: Sequence[Reply], believed: float, sure: float) -> str | None:
     """Why nobody is asked to settle it; None: somebody is."""
     codes = [reply.code for reply in own if reply.code >= 0]

@@ -198,7 +198,10 @@ def test_a_file_is_told_of_its_questions_and_not_of_their_steps(scripted: Script
 
 @pytest.mark.parametrize("step", ["{use: refine, options: {by: sums}}", "{use: merge, options: {by: sums}}"])
 def test_what_settles_a_step_is_its_answer(scripted: Scripted, step: str) -> None:
+    asked: list[Request] = []
+
     def says(request: Request) -> str:
+        asked.append(request)
         match request.role:
             case "plan":
                 return written(TWO)
@@ -211,8 +214,10 @@ def test_what_settles_a_step_is_its_answer(scripted: Scripted, step: str) -> Non
     registry = REGISTRY.replace("  - {use: aggregate", f"  - {step}\n  - {{use: aggregate")
     state = one(scripted.pipeline(registry, says))
 
-    first, *_ = trace_of(state, 0)["plan"]["steps"]
-    assert first["answer"] == "7"
+    trace = trace_of(state, 0)
+    assert [one["answer"] for one in trace["plan"]["steps"]] == ["7", "7"] and state.answers[0].text == "7"
+    assert len(calls_of(trace)) == len(asked), "every call once"
+    assert all(request.parent != "q" for request in asked if request.role != "plan"), "nobody is asked for the whole"
 
 
 def test_another_draw_of_a_plan_has_a_seed_of_its_own(scripted: Scripted) -> None:
