@@ -156,3 +156,18 @@ def test_the_command_takes_a_file_of_ones_own_and_prints_what_was_found(
     assert json.loads(data.stdout)["installed"] is True
     refused = CliRunner().invoke(app, [*command, "--data", str(tmp_path)])
     assert isinstance(refused.exception, InputError) and "no drafts that could be rated" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--mergers", "all"], "--scorer and --mergers learn different things"),
+        (["--plans", "x.jsonl"], "--scorer and --plans learn different things"),
+        (["--labelled", "x.jsonl"], "--scorer does nothing with --labelled"),
+        (["--leave-one-out"], "--scorer does nothing with --leave-one-out"),
+    ],
+)
+def test_what_the_command_would_pass_over_in_silence_is_refused(more: list[str], why: str) -> None:
+    refused = CliRunner().invoke(app, ["fit", "answers", "--scorer", "law", *more])
+
+    assert isinstance(refused.exception, InputError) and why in str(refused.exception)

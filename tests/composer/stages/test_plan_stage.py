@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from composer.asker import Asker
+from composer.batch import run_file
 from composer.budget import Budget, Limits
 from composer.errors import ConfigError
 from composer.pipeline import Pipeline
@@ -225,3 +226,26 @@ def test_another_draw_of_a_plan_has_a_seed_of_its_own(scripted: Scripted) -> Non
     draws = [plan_request(registry, "planner", "x", Asker("q"), sample=n, temperature=0.7) for n in range(3)]
 
     assert len({request.sampling.seed for request in draws}) == 3
+
+
+@pytest.mark.parametrize("calls", [1, 4])
+def test_a_file_of_plans_that_budgets_cut_ends_as_one_that_nobody_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    found = []
+    for name, limits in (("whole", Limits()), ("cut", Limits(calls=calls))):
+        folder = tmp_path / name
+        folder.mkdir()
+        bench = Scripted(folder, monkeypatch)
+        source, out = folder / "in.jsonl", folder / "out.jsonl"
+        asked = [{"id": name, "question": f"How many hours are 3 days and 4 days, {name}?"} for name in ("a", "b")]
+        source.write_text("".join(json.dumps(row) + "\n" for row in asked))
+        book = Book(written(TWO), **{"3 + 4": "It is 7.", "7 days in hours": "7 * 24 = 168"})
+        starts = 1
+        while run_file(bench.pipeline(REGISTRY, book), source, out, budget=Budget(limits)).unfinished:
+            starts += 1
+        rows = [{**json.loads(line), "trace_id": ""} for line in out.read_text().splitlines()]
+        found.append((rows, len(book.asked)))
+        assert (starts > 1) == (name == "cut") and [row["answer"] for row in rows] == ["168", "168"]
+
+    assert found[0] == found[1], "the same answers, and no call twice"
