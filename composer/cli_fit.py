@@ -93,12 +93,19 @@ def fit_answers_(
     file if it beats the best single expert. With --mergers: who is to merge, task by task, where a pipeline says `by: auto`."""
     from dataclasses import asdict
 
+    told_of = {"--scorer": scorer, "--plans": plans, "--mergers": mergers}
+    learns = [name for name, value in told_of.items() if value is not None]
+    if len(learns) > 1:
+        raise InputError(f"{' and '.join(learns)} learn different things", remedy="run one after the other")
+    if learns in (["--scorer"], ["--plans"]):
+        own = {"--pool": pool, "--leave-one-out": leave_one_out, "--run-code": run_code, "--labelled": labelled}
+        more = {"--data": data, "--runs": runs} if plans is not None else {}
+        if idle := [name for name, value in {**more, **own}.items() if value]:
+            raise InputError(f"{learns[0]} does nothing with {', '.join(idle)}", remedy=f"leave out {', '.join(idle)}")
     if scorer is not None:
         _fit_scorer(scorer, runs, data, config, as_json, offline)
         return
     if plans is not None:
-        if mergers is not None:
-            raise InputError("--plans and --mergers learn different things", remedy="run one after the other")
         _fit_plans(_pipeline(config, None, offline), plans, as_json)
         return
     from composer.answering import fit_and_install

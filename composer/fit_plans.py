@@ -191,12 +191,12 @@ def _plan(state: State, place: int) -> str | None:
 
 
 def _answer(state: State, place: int) -> tuple[str, bool]:
-    """The text of the draft that answers, and whether it is whole."""
-    followed = state.planned[place] is not None
-    chosen = None if followed else state.answers[place].chosen
-    return next(
-        ((one.said, one.draft.ok) for one in state.replies[place] if followed or one.arm == chosen), ("", False)
-    )
+    """The text of the answer, and whether it is whole: of the last step of a plan, else of the pipeline's answer, whoever settled
+    it."""
+    if state.planned[place] is not None:
+        return next(((one.said, one.draft.ok) for one in state.replies[place]), ("", False))
+    answer = state.answers[place]
+    return answer.text, answer.status != "failed"
 
 
 def _worth(row: Labelled, answer: tuple[str, bool]) -> float:

@@ -32,7 +32,8 @@ def from_runs(
     that no run asked stay unobserved; the same arm asked again with the same sample counts once. A draft that failed
     says nothing about its arm, one that was cut off or holds no answer is wrong. A draft that a contrast was put onto says
     nothing about the arm as it is: it is left out, and `say` hears how many were; an arm that was asked by the name of its
-    contrast is an arm of its own; a draft that spoke as a persona is left out likewise. `prices` are per arm; `run_code` allows
+    contrast is an arm of its own; a draft that spoke as a persona is left out likewise, and so is one that answers the last step of a
+    plan, or was written in a discussion. `prices` are per arm; `run_code` allows
     that programs are run here against their tests. Raises InputError when no run asked any of the questions, or one that
     was asked wants a program, and programs may not or cannot be run.
     """
@@ -41,7 +42,7 @@ def from_runs(
     contrasted: Counter[str] = Counter()
     for trace in traces:
         row = place.get(str(trace["question"]))
-        for draft in trace["drafts"] if row is not None else ():
+        for draft in trace["drafts"] if row is not None and not _helped(trace) else ():
             if row is None or draft["error"] is not None:
                 continue
             if "persona" in draft or draft.get("contrast", {}).get("why"):  # it has one that its name does not say
@@ -92,6 +93,13 @@ def from_runs(
         ),
         voted=True,
     )
+
+
+def _helped(trace: Mapping[str, Any]) -> bool:
+    """Whether the drafts of a trace are no answers of experts to the question as it stands: they answer the last step of a plan
+    that was followed, or had seen what others said."""
+    plan = trace.get("plan")
+    return bool(trace.get("discussed")) or (plan is not None and not plan["why"])
 
 
 def audit(

@@ -48,8 +48,13 @@ class Run:
         self._all = self._compiled(None)
 
     async def __call__(self, state: State) -> State:
-        """The state when every row is answered."""
-        return await self._run(self._all, state)
+        """The state when every row is answered. Whoever settles the rows of a run around this one hears none of these: a step of a
+        plan is no question of the file."""
+        token = _SETTLE.set(None)
+        try:
+            return await self._run(self._all, state)
+        finally:
+            _SETTLE.reset(token)
 
     async def settle(self, state: State, settle: Settle) -> None:
         """The same, but nothing is kept: `settle` is told of each row once, as soon as it is answered."""

@@ -16,21 +16,23 @@ from composer.places import (
     gates_folder,
     mergers_folder,
     personas_folder,
+    plans_folder,
     router_folder,
+    scorers_folder,
 )
 from composer.registry.experts import Registry
 from composer.stages.disputed import FITTED as CHOSEN
 
 
 def installed_sha(registry: Registry) -> str:
-    """The sha256 of what `coe fit` (`router`, `answers` and whom it chose to merge, `gate`, `contrast`) has installed for the stages of the registry's
+    """The sha256 of what `coe fit` (`router`, `answers` with whom it chose to merge, how ratings become a score and which plans were right, `gate`, `contrast`) has installed for the stages of the registry's
     `pipeline:`. The profile, and what is measured with it, is not in it. Raises InputError where it cannot be read."""
     stages = {step.use for step in registry.settings.pipeline}
     folders = {"router": router_folder(registry), "answers": answers_folder(registry)}
     if "retrieve" in stages:
         folders["gates"] = gates_folder(registry)
-    if "persona" in stages:
-        folders["personas"] = personas_folder(registry)
+    kept = {"persona": personas_folder, "score": scorers_folder, "plan": plans_folder}
+    folders |= {use: place(registry) for use, place in kept.items() if use in stages}
     steps = [step for step in registry.settings.pipeline if step.use == "contrast"]
     if any(step.options.get("use", FITTED) == FITTED for step in steps):
         folders["contrasts"] = contrasts_folder(registry)

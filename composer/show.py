@@ -67,8 +67,6 @@ def route_text(route: Route) -> str:
     if not route.scores:
         return printable(f"route    {', '.join(route.arms)}\nwhy      {route.reason.note or 'there is nobody else'}")
     second = runner_up(route)
-    if not route.scores:
-        return printable(f"route    {', '.join(route.arms) or 'nobody'}\nwhy      {why(route)}")
     lines = ["route    " + (", ".join(f"{name} {route.scores[name]:.2f}" for name in route.arms) or "nobody")]
     if second and route.arms:
         lines[0] += f"  (runner-up {second[0]} {second[1]:.2f}, margin {route.scores[route.arms[0]] - second[1]:.2f})"

@@ -25,6 +25,7 @@ from composer.pipeline import Pipeline
 from composer.specs import Settings
 from composer.state import Query, State
 from composer.trace import Drafted, Event
+from composer.traced import settled_of, trace_of
 from evals.contrast import voted
 from evals.live_questions import BBH, questions
 from evals.live_systems import VOTE, name_of, ways_of
@@ -236,10 +237,9 @@ async def ran(pipeline: Pipeline, by: str, name: str, asked: Sequence[Labelled],
     state = await pipeline.astate(queries, by=by, hear=spent)
     right = np.array([_worth(one, state, place) for place, one in enumerate(asked)])
     result = Result(name, right, *spent.columns([one.question.id for one in asked]), chosen=chosen)
-    merged = [one for one in state.merged if one is not None]
     return Ran(
         result,
-        sum(one.reply is None for one in merged),
+        sum(bool(settled_of(trace_of(state, row))) for row in range(len(asked))),
         sum(answer.status == "failed" for answer in state.answers),
     )
 

@@ -15,7 +15,7 @@ _TOKENS = 64
 _LONGEST = 400
 """Characters of a remark that are shown: its first ones, where it says what is wrong."""
 _VERDICT = re.compile(
-    r"\b(?:(?P<wrong>wrong|incorrect|not (?:quite |entirely )?(?:right|correct))|(?P<right>right|correct))\b",
+    r"(?:(?P<wrong>\bwrong|\bincorrect|(?:\bnot|n['’]t) (?:\w{1,12} ){0,2}(?:right|correct))|(?P<right>\bright|\bcorrect))\b",
     re.IGNORECASE,
 )
 

@@ -28,7 +28,10 @@ def plan_request(
     this `temperature`; `sample` numbers repeated draws, which need one above 0."""
     own = registry.sampling(planner)
     sampling = replace(
-        own, schema=own.schema or SCHEMA, temperature=own.temperature if temperature is None else temperature
+        own,
+        schema=own.schema or SCHEMA,
+        temperature=own.temperature if temperature is None else temperature,
+        seed=own.seed + sample,  # engines draw by the seed alone: with the same one the next draw is the same plan
     )
     stream = registry.stream(planner, registry.messages(planner, shown(question, examples)))
     return asker.request(planner, "plan", stream, sampling, sample=sample)

@@ -67,7 +67,7 @@ def choice_of(state: State, row: int) -> Choice:
     """The answer at `row`. Raises Refused where the experts that were asked failed.
 
     Where one draft is all there is, its own words are the reply, streamed or not (they may end for want of tokens); where
-    several were combined, the answer is.
+    several were combined, or somebody settled the question otherwise than that draft, the answer is.
     """
     answer, drafts = state.answers[row], [reply.draft for reply in state.replies[row]]
     about: Data = {
@@ -90,14 +90,16 @@ def choice_of(state: State, row: int) -> Choice:
     if why is not None:
         refusal = f"not answered: {why}"
         return Choice("", "stop", refusal, about | {"status": "abstained"})
-    said = state.replies[row][0].said if len(drafts) == 1 else ""
+    merged = state.merged[row]
+    settled = merged.reply if merged is not None and merged.reply is not None and merged.reply.answer else None
+    said = state.replies[row][0].said if len(drafts) == 1 and settled is None else ""
     if said.strip() and drafts[0].error is None:
         if answer.text != said.strip() and answer.status != "failed":
             about["answer"] = answer.text
         return Choice(said, "stop" if drafts[0].ok else "length", None, about)
     if answer.status == "failed":
         raise _failure(state, row)
-    taken = [reply.draft for reply in state.replies[row] if reply.arm == answer.chosen]
+    taken = [reply.draft for reply in (settled, *state.replies[row]) if reply and reply.arm == answer.chosen]
     whole = any(draft.ok for draft in taken)
     return Choice(answer.text, "stop" if whole else "length", None, about)
 

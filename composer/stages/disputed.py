@@ -76,6 +76,17 @@ def settled_rows(state: State) -> list[int]:
     ]
 
 
+def proven(own: Sequence[Reply]) -> bool:
+    """Whether one of the drafts is a program that passes all its tests: what is written after it is tried by nobody."""
+    return any(reply.verdicts and reply.passed == len(reply.verdicts) for reply in own)
+
+
+def of_a_plan(state: State, row: int) -> bool:
+    """Whether the row is answered by a plan: its draft answers the last step and not the question, and was settled as that."""
+    planned = state.planned[row]
+    return planned is not None and not planned.why
+
+
 def _needless(own: Sequence[Reply], believed: float, sure: float) -> str | None:
     """Why nobody is asked to settle it; None: somebody is."""
     codes = [reply.code for reply in own if reply.code >= 0]

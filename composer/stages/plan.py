@@ -162,6 +162,15 @@ def _query(query: Query, one: Progress, text: str) -> Query:
 
 
 def _taken(state: State, row: int) -> Reply | None:
-    """The draft whose answer was taken, if it has one."""
-    chosen = state.answers[row].chosen
-    return next((one for one in state.replies[row] if one.arm == chosen and one.answer is not None), None)
+    """The draft whose answer was taken, if it has one: what settled the step, else of the chosen arm's drafts the one that says
+    what was answered."""
+    answer, merged = state.answers[row], state.merged[row]
+    if (
+        answer.chosen is not None
+        and merged is not None
+        and merged.reply is not None
+        and merged.reply.answer is not None
+    ):
+        return merged.reply
+    own = [one for one in state.replies[row] if one.arm == answer.chosen and one.answer is not None]
+    return next((one for one in own if answer.text in (one.answer, one.said.strip())), own[0] if own else None)

@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from composer.answers.checking import check_request, refine_request, verdict
 from composer.answers.found import Checked
 from composer.stages.balloting import voted
-from composer.stages.disputed import check_settler, settled_rows
+from composer.stages.disputed import check_settler, of_a_plan, proven, settled_rows
 from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.reading import compared_aside, read
 from composer.state import Beside, Merged, Reply, State, Update
@@ -45,15 +45,19 @@ class _Course:
 def refine(kit: Kit, *, by: str, tries: Annotated[int, Ge(1), Le(4)] = 2, vote: str = "majority") -> Stage:
     """Have the expert `by` say of the draft that the aggregator `vote` would take whether it is right, and if not, what is wrong;
     then the expert that wrote it answers again having seen that remark, at most `tries` times. The new draft stands if it holds
-    an answer; a row ends where nothing is found wrong, where nothing is said, and where the answer stays the same. Rows without
-    an answer are left out. Each try is two passes over the hosts for all rows, one for the supervisor and one for the authors.
+    another answer; a row ends where nothing is found wrong, where nothing is said, and where the answer stays the same. Rows without
+    an answer, those whose program passes all its tests, and those of a plan, whose steps were looked at, are left out. Each try is two passes over the hosts for all rows, one for the supervisor and one for the authors.
     It comes after `verify`, whose comparison of answers it needs."""
     check_settler(kit, by, vote)
 
     async def stage(state: State) -> Update:
         rows = settled_rows(state)
         own = {row: [reply for reply in state.replies[row] if reply.draft.ok] for row in rows}
-        taken = voted(kit.aggregator(vote), state, {row: drafts for row, drafts in own.items() if drafts})
+        taken = voted(
+            kit.aggregator(vote),
+            state,
+            {row: told for row, told in own.items() if told and _left_out(state, row) is None},
+        )
         kinds = {row: kind_of(kit, state.queries[row], state.asked[row]) for row in taken}
         courses = {row: _Course(kinds[row], reply, reply) for row, reply in taken.items()}
         cut: set[str] = set()
@@ -129,5 +133,12 @@ def _update(state: State, by: str, courses: Mapping[int, _Course], cut: set[str]
         beside[row] += tuple(one.beside)
     for row in settled_rows(state):
         if row not in courses:
-            merged[row] = Merged(by, why="no draft holds an answer")
+            merged[row] = Merged(by, why=_left_out(state, row) or "no draft holds an answer")
     return {"merged": tuple(merged), "withheld": tuple(withheld), "beside": tuple(beside)}
+
+
+def _left_out(state: State, row: int) -> str | None:
+    """Why nobody looks at the row, though it may hold an answer."""
+    if of_a_plan(state, row):
+        return "the steps of its plan were looked at"
+    return "its program passes all tests" if proven(state.replies[row]) else None

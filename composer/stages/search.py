@@ -13,7 +13,7 @@ from composer.answers.checking import check_request, verdict
 from composer.answers.found import Walked
 from composer.answers.merge import merge_request
 from composer.answers.search import Path, agreeing, answer_of, best_of, children, distinct, first_paths, widths, winner
-from composer.stages.disputed import check_settler, settled_rows
+from composer.stages.disputed import check_settler, of_a_plan, proven, settled_rows
 from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.partnering import contrasted, streams_of
 from composer.stages.reading import compared_aside, read
@@ -92,9 +92,9 @@ def search(
 
 
 def _searches(state: State, row: int) -> bool:
-    """Whether the drafts of the row answer its question: those of a plan answer its last step."""
-    planned = state.planned[row]
-    return state.scores is not None and (planned is None or bool(planned.why))
+    """Whether the drafts of the row answer its question: those of a plan answer its last step. A program that passes all its tests
+    is not looked beyond."""
+    return state.scores is not None and not (of_a_plan(state, row) or proven(state.replies[row]))
 
 
 def _begun(kit: Kit, state: State, row: int, paths: int) -> _Walk:

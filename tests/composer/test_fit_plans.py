@@ -11,6 +11,7 @@ import pytest
 
 from composer.errors import InputError
 from composer.fit_plans import BATCH, learn_plans
+from composer.installed import installed_sha
 from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
 from composer.places import plans_folder
@@ -63,10 +64,8 @@ def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     return bench.pipeline(REGISTRY, Planner())
 
 
-def rows(n: int, **more: object) -> list[Labelled]:
-    return [
-        Labelled(Question(f"q{i}", f"3 and 4, {i}?", (), "number", i + 1), "7", None, None, **more) for i in range(n)
-    ]  # type: ignore[arg-type]
+def rows(n: int) -> list[Labelled]:
+    return [Labelled(Question(f"q{i}", f"3 and 4, {i}?", (), "number", i + 1), "7", None, None) for i in range(n)]
 
 
 def test_what_was_right_is_found_by_trying_and_shown_from_then_on(pipeline: Pipeline) -> None:
@@ -99,3 +98,17 @@ def test_who_plans_nothing_is_told_what_to_write(tmp_path: Path, monkeypatch: py
     plain = REGISTRY.partition("pipelines:")[0]
     with pytest.raises(InputError, match="no pipeline of this registry plans"):
         learn_plans(Scripted(tmp_path, monkeypatch).pipeline(plain, Planner()), rows(3))
+
+
+def test_a_run_that_goes_on_after_plans_were_learnt_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(Pipeline, "encoder", lambda _: Flat())
+    head, _, planned = REGISTRY.partition("pipeline:\n")
+    text = head + "pipeline:\n" + planned.partition("  planned:\n")[2].replace("    - ", "  - ")
+    pipeline = Scripted(tmp_path, monkeypatch).pipeline(text, Planner())
+    before = installed_sha(pipeline.registry)
+    learn_plans(pipeline, rows(BATCH))
+
+    assert installed_sha(pipeline.registry) != before

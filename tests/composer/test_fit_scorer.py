@@ -13,6 +13,7 @@ from composer.answers.capabilities import CAPABILITIES
 from composer.cli import app
 from composer.errors import InputError
 from composer.fit_scorer import fit_scorer
+from composer.installed import installed_sha
 from composer.jsonl import Labelled, read_questions
 from composer.places import scorers_folder
 from composer.scorer_records import read_scorers
@@ -70,9 +71,12 @@ def test_what_orders_pairs_better_is_installed_and_used(scripted: Scripted, item
         asked.append(request)
         return last_tells(request)
 
-    found = fit_scorer(scripted.pipeline(TEXT, say), "law", items)
+    pipeline = scripted.pipeline(TEXT, say)
+    before = installed_sha(pipeline.registry)
+    found = fit_scorer(pipeline, "law", items)
 
     assert found.installed and found.accuracy == 1.0 and found.plain < 0.6
+    assert installed_sha(pipeline.registry) != before, "a run that goes on with another score would mix two"
     assert found.questions == 220 and 30 <= found.held <= 44
     assert len([request for request in asked if request.role == "score"]) == 220 * 2 * len(NUMBER)
     assert list(found.lines())[-1] == "installed"
@@ -152,3 +156,18 @@ def test_the_command_takes_a_file_of_ones_own_and_prints_what_was_found(
     assert json.loads(data.stdout)["installed"] is True
     refused = CliRunner().invoke(app, [*command, "--data", str(tmp_path)])
     assert isinstance(refused.exception, InputError) and "no drafts that could be rated" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (["--mergers", "all"], "--scorer and --mergers learn different things"),
+        (["--plans", "x.jsonl"], "--scorer and --plans learn different things"),
+        (["--labelled", "x.jsonl"], "--scorer does nothing with --labelled"),
+        (["--leave-one-out"], "--scorer does nothing with --leave-one-out"),
+    ],
+)
+def test_what_the_command_would_pass_over_in_silence_is_refused(more: list[str], why: str) -> None:
+    refused = CliRunner().invoke(app, ["fit", "answers", "--scorer", "law", *more])
+
+    assert isinstance(refused.exception, InputError) and why in str(refused.exception)

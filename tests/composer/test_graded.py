@@ -128,3 +128,15 @@ def test_a_program_is_graded_by_what_it_gave() -> None:
 
     rows = zip((arm.name for arm in record.outcomes.arms), record.outcomes.matrix(2)[0].tolist(), strict=True)
     assert dict(rows) == {"a@code": 1.0, "a@codeit failed": 0.0, "a@tool": 1.0}
+
+
+@pytest.mark.parametrize("how", [{"plan": {"planner": "p", "steps": [], "why": ""}}, {"discussed": [{"drafts": []}]}])
+def test_the_last_step_of_a_plan_or_a_discussion_is_no_outcome_of_who_wrote_it(how: dict[str, Any]) -> None:
+    helped = {**trace(0, "1 + 1?", draft("c", "2")), **how}
+
+    assert [arm.name for arm in from_runs([helped, *TRACES], LABELLED).outcomes.arms] == ["a", "b"]
+    broken = {
+        **trace(0, "1 + 1?", draft("c", "2")),
+        "plan": {"planner": "p", "steps": [], "why": "step 1 has no answer"},
+    }
+    assert [arm.name for arm in from_runs([broken], LABELLED).outcomes.arms] == ["c"], "it was asked as it stands"

@@ -9,7 +9,7 @@ import pytest
 from composer.types import Request
 from evals.live import CONSISTENT, Report, measure
 from evals.live_questions import TWO, questions
-from evals.live_systems import JUDGED, MERGED, PLANNED, ROUTED, VOTE, with_systems
+from evals.live_systems import JUDGED, MERGED, PLANNED, REFINED, ROUTED, VOTE, with_systems
 from evals.live_table import lines
 from tests.composer.scripted import MODEL, Scripted
 
@@ -57,6 +57,7 @@ def test_every_system_has_a_row_and_the_best_single_expert_is_chosen_before_the_
     assert rows[MERGED].calls == pytest.approx(3.0)  # two that differ, and the merger
     assert rows[PLANNED].calls == pytest.approx(2.0)
     assert rows[VOTE].loads is not None
+    assert not any(note.startswith(f"{REFINED}: nobody was asked") for note in report.notes[TWO]), "it was, each time"
     gains = {(gap.system, gap.other): gap for gap in report.gaps[TWO]}
     assert gains["general", "knows"].mean == pytest.approx(-1.0)
     told = "\n".join(lines(report))

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from composer.asker import Asker
+from composer.batch import run_file
 from composer.budget import Budget, Limits
 from composer.errors import ConfigError
 from composer.pipeline import Pipeline
 from composer.planning.plan import SCHEMA
+from composer.planning.planner import plan_request
 from composer.state import Query, State
 from composer.trace import Answered, Drafted, Event
 from composer.traced import calls_of, trace_of
@@ -179,3 +182,70 @@ def test_a_stage_in_the_wrong_place_is_refused(scripted: Scripted, stage: str, a
 
     with pytest.raises(ConfigError, match="works on what"):
         scripted.pipeline(registry, Book(""))
+
+
+def test_a_file_is_told_of_its_questions_and_not_of_their_steps(scripted: Scripted) -> None:
+    book = Book(written(TWO), **{"3 + 4": "It is 7.", "7 days in hours": "7 * 24 = 168"})
+    told: list[tuple[str, str]] = []
+
+    async def settled(state: State) -> None:
+        told.extend((answer.id, answer.text) for answer in state.answers)
+
+    queries = [Query(name, f"How many hours are 3 days and 4 days, {name}?") for name in ("a", "b")]
+    asyncio.run(scripted.pipeline(REGISTRY, book).settle(queries, settled, run="r"))
+
+    assert sorted(told) == [("a", "168"), ("b", "168")]
+
+
+@pytest.mark.parametrize("step", ["{use: refine, options: {by: sums}}", "{use: merge, options: {by: sums}}"])
+def test_what_settles_a_step_is_its_answer(scripted: Scripted, step: str) -> None:
+    asked: list[Request] = []
+
+    def says(request: Request) -> str:
+        asked.append(request)
+        match request.role:
+            case "plan":
+                return written(TWO)
+            case "check":
+                return "RIGHT" if "It is 7." in shown(request) else "WRONG"
+            case "merge" | "refine":
+                return "It is 7."
+        return {"general": "It is 5.", "sums": "It is 6."}[request.arm]
+
+    registry = REGISTRY.replace("  - {use: aggregate", f"  - {step}\n  - {{use: aggregate")
+    state = one(scripted.pipeline(registry, says))
+
+    trace = trace_of(state, 0)
+    assert [one["answer"] for one in trace["plan"]["steps"]] == ["7", "7"] and state.answers[0].text == "7"
+    assert len(calls_of(trace)) == len(asked), "every call once"
+    assert all(request.parent != "q" for request in asked if request.role != "plan"), "nobody is asked for the whole"
+
+
+def test_another_draw_of_a_plan_has_a_seed_of_its_own(scripted: Scripted) -> None:
+    registry = scripted.pipeline(REGISTRY, Book("")).registry
+    draws = [plan_request(registry, "planner", "x", Asker("q"), sample=n, temperature=0.7) for n in range(3)]
+
+    assert len({request.sampling.seed for request in draws}) == 3
+
+
+@pytest.mark.parametrize("calls", [1, 4])
+def test_a_file_of_plans_that_budgets_cut_ends_as_one_that_nobody_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+) -> None:
+    found = []
+    for name, limits in (("whole", Limits()), ("cut", Limits(calls=calls))):
+        folder = tmp_path / name
+        folder.mkdir()
+        bench = Scripted(folder, monkeypatch)
+        source, out = folder / "in.jsonl", folder / "out.jsonl"
+        asked = [{"id": name, "question": f"How many hours are 3 days and 4 days, {name}?"} for name in ("a", "b")]
+        source.write_text("".join(json.dumps(row) + "\n" for row in asked))
+        book = Book(written(TWO), **{"3 + 4": "It is 7.", "7 days in hours": "7 * 24 = 168"})
+        starts = 1
+        while run_file(bench.pipeline(REGISTRY, book), source, out, budget=Budget(limits)).unfinished:
+            starts += 1
+        rows = [{**json.loads(line), "trace_id": ""} for line in out.read_text().splitlines()]
+        found.append((rows, len(book.asked)))
+        assert (starts > 1) == (name == "cut") and [row["answer"] for row in rows] == ["168", "168"]
+
+    assert found[0] == found[1], "the same answers, and no call twice"

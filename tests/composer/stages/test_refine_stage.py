@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
+from composer.answers.checking import verdict
 from composer.budget import Budget, Limits
+from composer.serve.reply import choice_of
 from composer.show import drafts_text
+from composer.state import Query
 from composer.traced import calls_of, trace_of
-from composer.types import Failure, Request
+from composer.types import Draft, Failure, Request
 from tests.composer.scripted import Scripted
 from tests.composer.stages.settling import Book, one, registry, shown
 
@@ -135,3 +139,32 @@ def test_who_answers_by_a_program_answers_again_in_words(scripted: Scripted) -> 
     [again] = book.of("refine")
     assert again.arm == "sums" and "print" not in shown(again) and "4" in shown(again)
     assert (state.answers[0].text, state.answers[0].chosen) == ("5", "sums")
+
+
+def test_a_supervisor_that_says_no_in_other_words_is_heard() -> None:
+    for said in ("It isn't right.", "This is not at all correct", "That can\u2019t be right"):
+        assert verdict(Draft("", said, "stop"))[0] is False
+    assert verdict(Draft("", "That is right", "stop"))[0] is True
+
+
+@pytest.mark.parametrize("step", [STEP, "use: search, options: {paths: 2, rounds: 1}"])
+def test_a_program_that_passes_its_tests_is_not_given_up_for_one_that_nobody_tried(
+    scripted: Scripted, step: str
+) -> None:
+    text = registry(step, k=1).replace("use: verify", "{use: verify, options: {run_code: true}}")
+    book = Book(
+        dict.fromkeys(SAID, "def f():\n    return 1"),
+        check=lambda _: "WRONG",
+        refine=lambda _: "def f():\n    return 2",
+    )
+    query = Query("q", "Write f, which gives 1.", kind="code", tests=("assert f() == 1",))
+    state = asyncio.run(scripted.pipeline(text, book).astate([query]))
+
+    assert "return 1" in state.answers[0].text and {request.role for request in book.asked} == {"draft"}
+
+
+def test_a_caller_is_given_what_stands_and_not_the_draft_that_was_found_wrong(scripted: Scripted) -> None:
+    state = one(scripted.pipeline(registry(STEP, k=1), Book(SAID, check=fair, refine=lambda _: "It is 5.")))
+
+    choice = choice_of(state, 0)
+    assert (choice.text, choice.finish) == ("5", "stop")
