@@ -147,7 +147,18 @@ def options_of(settings: Settings, stage: str) -> dict[str, Any]:
 
 
 def _keys(registry: Registry) -> dict[str, str]:
-    arms = hashlib.sha256(json.dumps(registry.prints(), sort_keys=True).encode()).hexdigest()
+    prints, experts = registry.prints(), registry.settings.experts
+    told = [
+        [
+            arm.name,
+            prints[arm.name],
+            arm.price,
+            registry.kind(arm.name),
+            list(experts[registry.settings.arms[arm.name].expert].skills),
+        ]
+        for arm in registry.arms()
+    ]  # what an arm costs and how its answers are read decide, too, which answer is taken
+    arms = hashlib.sha256(json.dumps([registry.generalist, told], sort_keys=True).encode()).hexdigest()
     learnt = router_folder(registry) / FILE  # what `coe fit router` installed decides whose scores are looked at
     router = hashlib.sha256(learnt.read_bytes()).hexdigest() if learnt.exists() else "none"
     steps = [

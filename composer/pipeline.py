@@ -145,13 +145,17 @@ class Pipeline(Parts):
                 await self._graph(by).settle(state, settled)
 
     def _expect(self, by: str) -> None:
-        """Tell the pool whose adapters are asked once others have answered, so that no host is opened again for them."""
-        if any(use in IN_TURN for use, _ in self._plan(by)):
-            adapters: dict[str, list[str]] = {}
-            for expert in self.settings.experts.values():
-                if expert.adapter is not None:
-                    adapters.setdefault(expert.model, []).append(expert.name)
-            self.pool.expect({model: tuple(names[:EXPECTED]) for model, names in adapters.items()})
+        """Tell the pool whose adapters are asked once others have answered, so that no host is opened again for them: those that
+        the pipeline names first."""
+        steps = self.settings.pipeline if by == AUTO else self.settings.pipelines.get(by, ())
+        if not any(step.use in IN_TURN for step in steps):
+            return
+        named = {option for step in steps for option in step.options.values() if isinstance(option, str)}
+        adapters: dict[str, list[str]] = {}
+        for expert in sorted(self.settings.experts.values(), key=lambda one: one.name not in named):
+            if expert.adapter is not None:
+                adapters.setdefault(expert.model, []).append(expert.name)
+        self.pool.expect({model: tuple(names[:EXPECTED]) for model, names in adapters.items()})
 
     @asynccontextmanager
     async def _heard(self, budget: Budget | None, hear: Hears | None) -> AsyncIterator[None]:

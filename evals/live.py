@@ -111,7 +111,9 @@ def measure(
             found = pipeline.complete(_Group(pipeline, say).measured(group, n, data))
         if found is not None and programs is not None:
             with Pipeline(programs, store=folder / f"{group}.sqlite", offline=offline, say=say) as pipeline:
-                found.systems += pipeline.complete(_Group(pipeline, say).with_programs(found.asked))
+                pipeline.complete(
+                    _Group(pipeline, say).with_programs(found, questions(group, "calibration", n // 2, data))
+                )
         if found is None:
             notes[group] = ("nobody does any of its tasks better than by chance: nothing was measured",)
             continue
@@ -132,6 +134,7 @@ class _Found:
     best: str
     systems: list[Ran]
     notes: list[str]
+    best_of_all: str | None = None
 
     @property
     def tasks(self) -> dict[str, list[int]]:
@@ -142,8 +145,9 @@ class _Found:
         return found if len(found) > 1 and self.best else {}
 
     def gaps(self) -> list[Gap]:
-        """Every system against the best single expert, and against the vote."""
-        others = [next(one.result for one in self.systems if one.result.system == name) for name in (self.best, VOTE)]
+        """Every system against the best single expert, against the vote, and against the best arm where programs are among them."""
+        names = dict.fromkeys((self.best, VOTE, self.best_of_all or VOTE))
+        others = [next(one.result for one in self.systems if one.result.system == name) for name in names]
         whole = range(len(self.asked))
         return [gap(one.result, other, whole) for one in self.systems for other in others if one.result is not other]
 
@@ -182,13 +186,20 @@ class _Group:
         systems = [*_bounds(singles), *singles, *ways, *same]
         return _Found(asked, best, systems, notes)
 
-    async def with_programs(self, asked: Sequence[Labelled]) -> list[Ran]:
-        """The arms that answer by programs, each alone, and the pipelines that ask them."""
-        alone = [name for name, arm in self.pipeline.settings.arms.items() if arm.strategy is not None]
-        return [
-            *[await self._ran(one, one, asked) for one in alone],
-            *[await self._ran(by, name, asked) for name, by in self.ways.items()],
-        ]
+    async def with_programs(self, found: _Found, tuning: Sequence[Labelled]) -> None:
+        """Add the arms that answer by programs, each alone, and the pipelines that ask them. Those are also compared with the best of
+        all arms, chosen on `tuning`."""
+        arms = self.pipeline.settings.arms
+        alone = [name for name, arm in arms.items() if arm.strategy is not None]
+        asked = found.asked
+        tuning = [row for row in tuning if row.task in {one.task for one in asked}]
+        rated = {one: (await self._ran(one, one, tuning)).result.right.mean() for one in (*self.experts, *alone)}
+        found.best_of_all = max(rated, key=lambda one: float(rated[one]))
+        found.systems += [await self._ran(one, one, asked) for one in alone]
+        found.systems += [await self._ran(by, name, asked) for name, by in self.ways.items()]
+        found.notes.append(
+            f"best single arm, programs among them, on {len(tuning)} questions of calibration: {found.best_of_all}"
+        )
 
     @property
     def experts(self) -> list[str]:

@@ -22,6 +22,7 @@ def lines(report: Report) -> Iterator[str]:
         if own:
             yield f"{group} ({own[0].n} questions)"
             yield from _table(own, report.gaps[group])
+            yield from _others(own, report.gaps[group])
             yield from _tasks(group, report.rows)
         else:
             yield group
@@ -47,6 +48,14 @@ def _table(own: Sequence[LiveRow], gaps: Sequence[Gap]) -> Iterator[str]:
             f"  {name:{width}}{100 * one.accuracy:9.1f}{interval:>15}{first:>22}{second:>22}"
             f"{one.calls or 0:7.1f}{one.tokens or 0:8.1f}{one.seconds or 0:7.2f}{loads:>7}{wall:>7}"
         )
+
+
+def _others(own: Sequence[LiveRow], gaps: Sequence[Gap]) -> Iterator[str]:
+    """What systems with programs gain over the best single arm, where that is one that answers by programs."""
+    shown = {VOTE, *(one.system for one in own if one.chosen)}
+    for one in gaps:
+        if one.other not in shown and "program" in one.system:
+            yield f"  {one.system} to {one.other}: {_points(one)}"
 
 
 def _tasks(group: str, rows: Sequence[LiveRow]) -> Iterator[str]:
