@@ -199,11 +199,18 @@ def _fit_plans(pipeline: Pipeline, labelled: Path, as_json: bool) -> None:
     folder = plans_folder(pipeline.registry)
     if as_json:
         tries = {"first": [asdict(one) for one in learnt.first], "more": [asdict(one) for one in learnt.more]}
-        print_json({**tries, "remembered": len(learnt.memory), "folder": str(folder)})
+        kept = {
+            "gain": learnt.gain,
+            "held": learnt.held,
+            "installed": learnt.installed,
+            "remembered": len(learnt.memory),
+        }
+        print_json({**tries, **kept, "folder": str(folder)})
         return
     for line in learnt.lines():
         typer.echo(line)
-    say(f"written to {folder}")
+    if learnt.installed:
+        say(f"written to {folder}")
 
 
 @fit.command("gate")

@@ -21,7 +21,10 @@ from composer.planning.plan import PlanError, read
 from composer.stages.kit import Kit
 from composer.stages.plan import planned, splits
 from composer.state import Query, State
+from routers.stats import calibration_split, paired_difference
 
+LEAST = 10
+"""Questions that are needed, to learn from and to try it on."""
 BATCH = 16
 """Questions that are asked before what was learnt of them is used."""
 DRAWS = 2
@@ -43,11 +46,19 @@ class Tried:
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """The memory after all questions, the first try of each in their order, and the tries that followed where that was wrong."""
+    """The memory after the questions that were learnt from, the first try of each in their order, and the tries that followed where that
+    was wrong. `gain`: how much more often `held` other questions were right with examples than without (mean, low, high)."""
 
     memory: Memory
     first: tuple[Tried, ...]
-    more: tuple[Tried, ...] = ()
+    more: tuple[Tried, ...]
+    gain: tuple[float, float, float]
+    held: int
+
+    @property
+    def installed(self) -> bool:
+        """Whether it is shown that examples help."""
+        return self.gain[1] > 0
 
     def lines(self) -> Iterator[str]:
         """For people."""
@@ -58,7 +69,14 @@ class Learnt:
             first, second = np.mean(rights[:half]), np.mean(rights[half:])
             yield f"  first half {first:.1%}, second half {second:.1%} (other questions: no test of anything)"
         yield f"  {len(self.more)} more plans were tried where the first was wrong, {sum(one.right for one in self.more):g} of them right"
-        yield f"  {len(self.memory)} plans are remembered"
+        mean, low, high = self.gain
+        yield f"  with examples - without: {100 * mean:+.1f} points [{100 * low:+.1f}, {100 * high:+.1f}] on {self.held} held-out questions"
+        kept = (
+            f"{len(self.memory)} plans are remembered"
+            if self.installed
+            else "nothing is remembered: that they help is not shown"
+        )
+        yield f"  {kept}"
 
 
 @dataclass(slots=True)
@@ -139,17 +157,18 @@ class Learner:
 def learn_plans(
     pipeline: Pipeline, rows: Sequence[Labelled], *, by: str | None = None, say: Callable[[str], None] = lambda _: None
 ) -> Learnt:
-    """Go through labelled questions in their order, `BATCH` at a time, and keep what was learnt for the pipeline's registry; what was kept
-    before is gone. `by`: the pipeline that plans (None: the first one that does). Rows with options or tests, and of the split
-    `test`, are left out. Raises InputError where nothing is left, or no pipeline plans."""
+    """Go through labelled questions in their order, `BATCH` at a time, but for a held-out fifth (seeded, near-duplicates together), on which
+    the planner is then tried with examples and without. What was learnt is kept for the pipeline's registry where the paired interval of what
+    examples gain lies above 0; what was kept before is gone either way. `by`: the pipeline that plans (None: the first one that does). Rows
+    with options or tests, and of the split `test`, are left out. Raises InputError where fewer than `LEAST` are left, or no pipeline plans."""
     own = [
         row
         for row in rows
         if row.split != "test" and splits(Query(row.question.id, row.question.text, row.question.choices))
     ]
-    if not own:
+    if len(own) < LEAST:
         raise InputError(
-            f"none of {len(rows)} questions can be planned",
+            f"{len(own)} of {len(rows)} questions can be planned, expected at least {LEAST}",
             where="--plans",
             remedy="give questions without options that are not of the split `test`",
         )
@@ -157,13 +176,28 @@ def learn_plans(
     more: list[Tried] = []
     with pipeline:
         learner = Learner(pipeline, by or planning(pipeline))
-        for at in range(0, len(own), BATCH):
-            tried, others = pipeline.complete(learner.learn(own[at : at + BATCH], f"plans-{at}"))
+        vectors = pipeline.encoder().encode([row.question.text for row in own])
+        held = calibration_split([row.question.id for row in own], vectors)
+        if not held.any():
+            raise InputError(
+                "all questions are near-duplicates of each other: none can be held out",
+                where="--plans",
+                remedy="give questions that differ in more than their numbers",
+            )
+        learn, check = ([row for row, away in zip(own, held, strict=True) if away == part] for part in (False, True))
+        for at in range(0, len(learn), BATCH):
+            tried, others = pipeline.complete(learner.learn(learn[at : at + BATCH], f"plans-{at}"))
             first += tried
             more += others
-            say(f"{len(first)} of {len(own)} questions, {sum(one.right for one in first):g} right at the first try")
-        write_memory(plans_folder(pipeline.registry), learner.memory, encoder=pipeline.registry.encoder_sha)
-    return Learnt(learner.memory, tuple(first), tuple(more))
+            say(f"{len(first)} of {len(learn)} questions, {sum(one.right for one in first):g} right at the first try")
+        examples = learner.memory.examples(vectors[held], learner.most)
+        without = pipeline.complete(learner.attempt(check, [()] * len(check), "plans-without"))
+        with_them = pipeline.complete(learner.attempt(check, examples, "plans-with"))
+        pairs = (np.array([one.right for one in tried]) for tried in (with_them, without))
+        learnt = Learnt(learner.memory, tuple(first), tuple(more), paired_difference(*pairs), len(check))
+        kept = learnt.memory if learnt.installed else Memory()
+        write_memory(plans_folder(pipeline.registry), kept, encoder=pipeline.registry.encoder_sha)
+    return learnt
 
 
 def planning(pipeline: Pipeline) -> str:
