@@ -55,6 +55,11 @@ class FittedMergers:
                 yield f"  too few prompts to choose by ({one.prompts} of {_LEAST}): the choice over all tasks is taken"
             if rated:
                 yield f"  {rated}"
+            if one.rated and one.rated.get(one.expert, 0.0) <= _CHANCE:
+                yield "  no more than picking a response at random: leave the merger out, and vote"
+
+
+_CHANCE = 1 / 3  # one response of three is right
 
 
 @dataclass(frozen=True, slots=True)

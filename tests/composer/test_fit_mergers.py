@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from composer.errors import InputError
 from composer.fit_mergers import FittedMergers, experts_of, fit_mergers
 from composer.installed import installed_sha
 from composer.jsonl import Labelled, read_questions
-from composer.mergers import ALL, read_mergers
+from composer.mergers import ALL, Merger, read_mergers
 from composer.pipeline import Pipeline
 from composer.places import mergers_folder
 from composer.profile import find_profile
@@ -245,3 +246,9 @@ def test_the_command_refuses_options_of_the_other_fit() -> None:
     for words in (["--mergers", "all", "--run-code"], ["--labelled", "x.jsonl"]):
         found = CliRunner().invoke(app, ["fit", "answers", *words])
         assert found.exit_code != 0
+
+
+def test_a_choice_that_is_no_better_than_luck_is_told_to_be_left_out() -> None:
+    luck = Merger("adding", "law", 0.3, 40, {"law": 0.3, "sums": 0.1}, 0, None, None, None)
+    told = "\n".join(FittedMergers((luck, replace(luck, task="law", rated={"law": 0.9})), {}).lines())
+    assert told.count("leave the merger out") == 1
