@@ -1,4 +1,5 @@
-"""Does a planner get better by what came of its plans? A stream of questions, half of forms it was never taught, with and without feedback.
+"""Does a planner get better by what came of its plans? A stream of questions with and without feedback: half of them of a form that its
+lessons show with examples only (two sums in turn), a quarter of two forms that no lesson shows, a quarter as taught.
 
 `python -m evals.stream` prints the table. Both planners see the same questions in the same order and are charged for every call; the one
 with feedback is shown plans that were right before, and after a wrong one may try two others (`composer.fit_plans`). What counts is
@@ -29,11 +30,16 @@ from evals.metrics import Gap, Result, Row, gap, row
 from evals.report import write_json
 from evals.tasks.skills import items
 from evals.tasks.twoskill import twoskill
-from evals.tasks.twoskill_new import NEW, teach
+from evals.tasks.twoskill_new import CHAIN, NEW, teach
 
 FEEDBACK, ALONE = "planned with feedback", "planned without"
 SEED = 5
-WHOLE, NEWER, LATER = "all", "forms never taught", "forms never taught, second half"
+WHOLE, EXAMPLES, LATER, NEVER = (
+    "all",
+    "taught with examples only",
+    "taught with examples only, second half",
+    "never taught",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +52,10 @@ class Report:
 
 
 def stream(n: int) -> list[Labelled]:
-    """`n` questions in a random order: a half of forms never taught, the others of the taught forms and of single skills."""
-    new = [
-        lesson.item
-        for place, form in enumerate(NEW)
-        for lesson in teach(form, "test", (n // 2 + place) // len(NEW), SEED)
-    ]
-    known = [*twoskill("test", n // 4, SEED), *items("arithmetic", "test", n - len(new) - n // 4, SEED)]
+    """About `n` questions in a random order."""
+    new = [lesson.item for lesson in teach(CHAIN, "test", n // 2, SEED)]
+    new += [lesson.item for form in NEW for lesson in teach(form, "test", n // 8, SEED)]
+    known = [*twoskill("test", n // 8, SEED), *items("arithmetic", "test", n // 8, SEED)]
     made = [*new, *known]
     Random(SEED).shuffle(made)
     return [Labelled(Question(one.id, one.question, (), one.kind, 1), one.answer, one.task, one.split) for one in made]
@@ -68,7 +71,7 @@ def measure(settings: Settings, n: int, folder: Path, say: Callable[[str], None]
         plain: list[Tried] = []
         spent, spent_alone = Spent(), Spent()
         more = 0
-        for at in range(0, n, BATCH):
+        for at in range(0, len(asked), BATCH):
             part = asked[at : at + BATCH]
             pipeline.listen(spent)
             tried, others = pipeline.complete(learner.learn(part, f"stream-{at}"))
@@ -84,8 +87,9 @@ def measure(settings: Settings, n: int, folder: Path, say: Callable[[str], None]
             found.append(pipeline.complete(ran(pipeline, arm.name, name, asked)))
         found.append(pipeline.complete(ran(pipeline, name_of(VOTE), VOTE, asked)))
     systems = [*(one.result for one in found), _result(ALONE, plain, spent_alone), _result(FEEDBACK, first, spent)]
-    places = [place for place, one in enumerate(asked) if one.task in NEW]
-    groups = {WHOLE: list(range(n)), NEWER: places, LATER: places[len(places) // 2 :]}
+    places = [place for place, one in enumerate(asked) if one.task == CHAIN]
+    never = [place for place, one in enumerate(asked) if one.task in NEW]
+    groups = {WHOLE: list(range(len(asked))), EXAMPLES: places, LATER: places[len(places) // 2 :], NEVER: never}
     rows = tuple(row(one, group, at) for group, at in groups.items() for one in systems)
     gaps = {group: tuple(gap(systems[-1], one, at) for one in systems[:-1]) for group, at in groups.items()}
     return Report(rows, gaps, len(learner.memory))

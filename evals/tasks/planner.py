@@ -20,7 +20,8 @@ from evals.tasks.skills import DEFAULT
 from evals.tasks.skills import teach as skill_lessons
 from evals.tasks.skills.item import Lesson, Skill, lessons
 from evals.tasks.twoskill import FORMS, WORDINGS, draw_form
-from evals.tasks.twoskill_new import CHAIN, chained
+from evals.tasks.twoskill_new import CHAIN
+from evals.tasks.twoskill_new import teach as teach_new
 
 NOTHING = '{"steps":[]}'
 """The plan of a question that one expert answers as it stands."""
@@ -121,5 +122,5 @@ def _lesson(
 
 def _of_form(form: str, n: int, seed: int) -> list[Lesson]:
     if form == CHAIN:
-        return chained(n, seed)
+        return teach_new(CHAIN, "train", n, seed)
     return lessons(Skill("twoskill", f"plan-{form}", partial(draw_form, form), WORDINGS), "train", n, seed)

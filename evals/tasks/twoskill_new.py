@@ -16,6 +16,7 @@ from evals.tasks.twoskill import extraction_of, plan_of
 
 CHAIN, EXTRACT, TIMES = "chain", "extract-convert", "extract-times"
 NEW = (EXTRACT, TIMES)
+"""Those that no lesson shows."""
 _LARGEST = 99
 _PRICES = (12, 15, 18, 19, 21, 24, 25, 32, 35, 40, 45, 48, 60, 75)
 _ASKED = {  # the field, its unit and the one asked for, how many, and the largest value that the specialist was taught
@@ -33,7 +34,11 @@ WORDINGS: Mapping[str, Wordings] = {
             "first {a} plus {b}; then {verb}. What is left in the end?",
         ),
         held=("take {a}, put {b} on top and {verb}.",),
-        test=("start at {a}, go up by {b} and {verb}: where are you?",),
+        test=(
+            "start at {a}, go up by {b} and {verb}: where are you?",
+            "{a} people came, then {b} more. Now {verb}. How many is that?",
+            "put {a} and {b} together and {verb}.",
+        ),
     ),
     EXTRACT: Wordings(
         train=(
@@ -66,18 +71,13 @@ WORDINGS: Mapping[str, Wordings] = {
 
 
 def teach(form: str, split: Split, n: int, seed: int = 0) -> list[Lesson]:
-    """`n` questions of a form of `NEW`, each with the plan that solves it.
+    """`n` questions of one of these forms, each with the plan that solves it.
 
     >>> teach(TIMES, "test", 1)[0].item.kind
     'number'
     """
-    draw = {EXTRACT: extracted, TIMES: times}[form]
+    draw = {CHAIN: chain, EXTRACT: extracted, TIMES: times}[form]
     return lessons(Skill(form, form, draw, WORDINGS), split, n, seed)
-
-
-def chained(n: int, seed: int = 0) -> list[Lesson]:
-    """`n` training lessons of the form `chain`."""
-    return lessons(Skill(CHAIN, CHAIN, chain, WORDINGS), "train", n, seed)
 
 
 def chain(rng: Random, _split: Split) -> Problem:
