@@ -49,6 +49,7 @@ def _differing(state: State, row: int, number: int) -> bool:
     if (
         state.open[row]
         or state.withheld[row]
+        or state.queries[row].turns  # which whoever is asked again would not see
         or state.abstained[row] is not None
         or len(state.discussed[row]) != number
     ):

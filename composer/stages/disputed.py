@@ -11,6 +11,7 @@ from composer.stages.balloting import ballots_of
 from composer.stages.kit import Kit
 from composer.state import Merged, Reply, State
 
+CONVERSATION = "it belongs to a conversation, which a settler would not see"
 FITTED = "auto"  # whom `coe fit answers --mergers` chose for the question's task
 
 
@@ -40,7 +41,7 @@ def disputed(
     wanted: dict[int, list[Reply]] = {}
     needless: dict[int, Merged] = {}
     for place, row in enumerate(rows):
-        why = _needless(own[place], float(believed[place]), sure)
+        why = CONVERSATION if state.queries[row].turns else _needless(own[place], float(believed[place]), sure)
         if why is None:
             wanted[row] = own[place]
         else:

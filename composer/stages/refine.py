@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 from composer.answers.checking import check_request, refine_request, verdict
 from composer.answers.found import Checked
 from composer.stages.balloting import voted
-from composer.stages.disputed import check_settler, of_a_plan, proven, settled_rows
+from composer.stages.disputed import CONVERSATION, check_settler, of_a_plan, proven, settled_rows
 from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.reading import compared_aside, read
 from composer.state import Beside, Merged, Reply, State, Update
@@ -139,6 +139,8 @@ def _update(state: State, by: str, courses: Mapping[int, _Course], cut: set[str]
 
 def _left_out(state: State, row: int) -> str | None:
     """Why nobody looks at the row, though it may hold an answer."""
+    if state.queries[row].turns:
+        return CONVERSATION
     if of_a_plan(state, row):
         return "the steps of its plan were looked at"
     return "its program passes all tests" if proven(state.replies[row]) else None

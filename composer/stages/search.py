@@ -94,7 +94,8 @@ def search(
 def _searches(state: State, row: int) -> bool:
     """Whether the drafts of the row answer its question: those of a plan answer its last step. A program that passes all its tests
     is not looked beyond."""
-    return state.scores is not None and not (of_a_plan(state, row) or proven(state.replies[row]))
+    alone = state.scores is not None and not state.queries[row].turns  # paths would not see what was said before
+    return alone and not (of_a_plan(state, row) or proven(state.replies[row]))
 
 
 def _begun(kit: Kit, state: State, row: int, paths: int) -> _Walk:
