@@ -58,7 +58,11 @@ def test_a_packed_stream_that_is_cut_does_not_end(cut: int) -> None:
         packed.end()
 
 
-@pytest.mark.parametrize("raw", [b"plain text", gzip.compress(bytes(10**6)), gzip.compress(b"x" * 101)])
+@pytest.mark.parametrize(
+    "raw",
+    [b"plain text", gzip.compress(bytes(10**6)), gzip.compress(b"x" * 101)],
+    ids=["text", "a million", "a little"],
+)
 def test_what_is_no_gzip_or_grows_too_large_is_refused(raw: bytes) -> None:
     with pytest.raises(Corrupt):
         Gunzip(100).feed(raw)
