@@ -79,8 +79,7 @@ class Pool:
 
     async def preview(self, requests: Sequence[Request], typical: Mapping[str, float] | None = None) -> Forecast:
         """What `requests` would cost now: nothing is opened, fetched or asked. `typical` are the tokens of an answer per
-        arm, for arms of which the store has none of these. Raises MemoryBudgetError for a host that
-        cannot fit, StoreError."""
+        arm, for arms of which the store has none of these. Raises MemoryBudgetError for a host that cannot fit, StoreError."""
         keyed: dict[str, Request] = {}
         for request in requests:
             keyed.setdefault(self._key(request), request)
