@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from composer.errors import InputError
-from composer.folders import mend, replacing
+from composer.records import read_record, write_record
 
 _FILE = "contrasts.json"
 _AGAIN = "fit them again: coe fit contrast"
@@ -46,27 +44,12 @@ _RECORDS = TypeAdapter(tuple[ContrastRecord, ...])
 
 def write_contrasts(folder: Path, records: Sequence[ContrastRecord]) -> None:
     """Write these records to `folder` as a whole. Raises InputError where that cannot be written."""
-    try:
-        with replacing(folder) as fresh:
-            text = json.dumps([asdict(record) for record in records], indent=1)
-            (fresh / _FILE).write_text(text + "\n", encoding="utf-8")
-    except OSError as why:
-        raise InputError(
-            f"no contrast can be written here: {why.strerror or why}", where=str(folder), remedy="check the folder"
-        ) from why
+    write_record(folder, _FILE, [asdict(record) for record in records], "contrast")
 
 
 def read_contrasts(folder: Path, prints: Mapping[str, str]) -> tuple[dict[str, ContrastRecord], list[str]]:
     """The records in `folder` by plain arm, and the arms whose record is of other weights or settings than `prints` says:
     those are left out. Empty where nobody has fitted any. Raises InputError where they cannot be read."""
-    mend(folder)
-    if not folder.exists():
-        return {}, []
-    path = folder / _FILE
-    try:
-        found = _RECORDS.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as why:
-        told = str(why).splitlines()[0]
-        raise InputError(f"these contrasts cannot be used: {told}", where=str(path), remedy=_AGAIN) from why
+    found = read_record(folder / _FILE, _RECORDS, "these contrasts", _AGAIN) or ()
     kept = {one.plain: one for one in found if one.prints == (prints.get(one.plain), prints.get(one.arm))}
     return kept, [one.arm for one in found if one.plain not in kept and one.arm in prints]

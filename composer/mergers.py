@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from composer.errors import InputError
-from composer.folders import mend, replacing
+from composer.records import read_record, write_record
 
 ALL = ""
 """The task of the choice over all prompts."""
@@ -70,32 +69,19 @@ _MERGERS = TypeAdapter(Mergers)
 
 def write_mergers(folder: Path, mergers: Mergers) -> None:
     """Write the choices to `folder` as a whole. Raises InputError where that cannot be written."""
-    try:
-        with replacing(folder) as fresh:
-            (fresh / _FILE).write_text(json.dumps(asdict(mergers), indent=1) + "\n", encoding="utf-8")
-    except OSError as why:
-        raise InputError(
-            f"no choice of mergers can be written here: {why.strerror or why}",
-            where=str(folder),
-            remedy="check the folder",
-        ) from why
+    write_record(folder, _FILE, asdict(mergers), "choice of mergers")
 
 
 def read_mergers(folder: Path, prints: Mapping[str, str]) -> Mergers:
     """The choices in `folder`. Raises InputError where nobody made any, they cannot be read, or one of their arms is another
     than when they were made: `prints` are those of today."""
-    mend(folder)
-    if not folder.exists():
+    path = folder / _FILE
+    found = read_record(path, _MERGERS, "the choice of mergers", FIT)
+    if found is None:
         raise InputError(
             "nobody has chosen who merges: the pipeline says `by: auto`", remedy=f"{FIT}, or name an expert"
         )
-    path = folder / _FILE
-    try:
-        found = _MERGERS.validate_json(path.read_bytes())
-        overall = [one for one in found.choices if one.task == ALL]
-    except (OSError, ValidationError) as why:
-        told = str(why).splitlines()[0]
-        raise InputError(f"the choice of mergers cannot be read: {told}", where=str(path), remedy=FIT) from why
+    overall = [one for one in found.choices if one.task == ALL]
     if len(overall) != 1 or not {one.expert for one in found.choices} <= set(found.prints):
         raise InputError("the choice of mergers is incomplete", where=str(path), remedy=FIT)
     if changed := sorted(name for name, own in found.prints.items() if prints.get(name) != own):

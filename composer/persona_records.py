@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from composer.errors import InputError
-from composer.folders import mend, replacing
+from composer.records import read_record, write_record
 
 _FILE = "personas.json"
 _AGAIN = "measure them again: coe fit gate labelled.jsonl"
@@ -58,14 +56,7 @@ _KEPT = TypeAdapter(_Kept)
 
 def write_personas(folder: Path, records: Sequence[PersonaRecord], intents: str) -> None:
     """Write these records to `folder` as a whole. Raises InputError where that cannot be written."""
-    try:
-        with replacing(folder) as fresh:
-            text = json.dumps(asdict(_Kept(intents, tuple(records))), indent=1)
-            (fresh / _FILE).write_text(text + "\n", encoding="utf-8")
-    except OSError as why:
-        raise InputError(
-            f"no persona gate can be written here: {why.strerror or why}", where=str(folder), remedy="check the folder"
-        ) from why
+    write_record(folder, _FILE, asdict(_Kept(intents, tuple(records))), "persona gate")
 
 
 def read_personas(
@@ -73,15 +64,9 @@ def read_personas(
 ) -> tuple[tuple[PersonaRecord, ...], tuple[str, ...]]:
     """The records in `folder`, and the arms whose record is of other weights, settings or intents than today's: those are left
     out. Empty where nobody has measured any. Raises InputError where they cannot be read."""
-    mend(folder)
-    if not folder.exists():
+    found = read_record(folder / _FILE, _KEPT, "the gates of personas", _AGAIN)
+    if found is None:
         return (), ()
-    path = folder / _FILE
-    try:
-        found = _KEPT.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as why:
-        told = str(why).splitlines()[0]
-        raise InputError(f"the gates of personas cannot be used: {told}", where=str(path), remedy=_AGAIN) from why
     known = [one for one in found.records if one.arm in prints]
     kept = [one for one in known if found.intents == intents and one.prints == (prints.get(one.plain), prints[one.arm])]
     return tuple(kept), tuple(dict.fromkeys(one.arm for one in known if one not in kept))

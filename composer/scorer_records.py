@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from composer.answers.rating import Scorer
 from composer.errors import InputError
-from composer.folders import mend, replacing
+from composer.records import read_record, write_record
 
 _FILE = "scorers.json"
 _AGAIN = "fit it again: coe fit answers --scorer EXPERT"
@@ -37,28 +36,14 @@ _RECORDS = TypeAdapter(tuple[ScorerRecord, ...])
 
 def write_scorers(folder: Path, records: Sequence[ScorerRecord]) -> None:
     """Write these records to `folder` as a whole. Raises InputError where that cannot be written."""
-    try:
-        with replacing(folder) as fresh:
-            text = json.dumps([asdict(record) for record in records], indent=1)
-            (fresh / _FILE).write_text(text + "\n", encoding="utf-8")
-    except OSError as why:
-        raise InputError(
-            f"no scorer can be written here: {why.strerror or why}", where=str(folder), remedy="check the folder"
-        ) from why
+    write_record(folder, _FILE, [asdict(record) for record in records], "scorer")
 
 
 def read_scorers(folder: Path, prints: Mapping[str, str]) -> tuple[dict[str, ScorerRecord], list[str]]:
     """The records in `folder` by expert, and the experts whose record is of other weights or settings than `prints` says: those
     are left out. Empty where nobody has fitted any. Raises InputError where they cannot be read."""
-    mend(folder)
-    if not folder.exists():
-        return {}, []
     path = folder / _FILE
-    try:
-        found = _RECORDS.validate_json(path.read_bytes())
-    except (OSError, ValidationError) as why:
-        told = str(why).splitlines()[0]
-        raise InputError(f"these scorers cannot be used: {told}", where=str(path), remedy=_AGAIN) from why
+    found = read_record(path, _RECORDS, "these scorers", _AGAIN) or ()
     if faulty := [one.by for one in found if not _whole(one.scorer)]:
         raise InputError(f"the scorer of {faulty[0]} has not one weight per question", where=str(path), remedy=_AGAIN)
     kept = {one.by: one for one in found if one.print == prints.get(one.by)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,7 +31,7 @@ def programs(
     if settings.profile is not None and not (folder / "profile").exists():
         say("arms that answer by programs are measured on a part of the profile's questions")
         part = folder / "items.jsonl"
-        part.write_text("\n".join(_part()) + "\n", encoding="utf-8")
+        part.write_text("\n".join(ITEMS.read_text(encoding="utf-8").splitlines()[::_EVERY]) + "\n", encoding="utf-8")
         fresh = folder / "profile.new"
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.copytree(settings.profile, fresh)
@@ -56,8 +55,3 @@ def _coder(model: str, settings: Settings) -> ExpertSpec:
         strategies=(StrategySpec("code", ""),),
         prose=False,
     )
-
-
-def _part() -> list[str]:
-    lines = ITEMS.read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if json.loads(line)["kind"] != "code"][::_EVERY]

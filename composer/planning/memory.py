@@ -52,8 +52,8 @@ class Memory:
         )
 
     def examples(self, vectors: Array, most: int = MOST) -> list[tuple[Example, ...]]:
-        """For each of `vectors` [m, dim], at most `most` plans of questions near it, those with the best score times cosine; the
-        nearest one last, next to the question. None of them earned less than half."""
+        """For each of `vectors` [m, dim], at most `most` plans of questions near it, those with the best score times cosine,
+        the best one last, next to the question. None of them earned less than half."""
         good = [place for place, score in enumerate(self.scores) if score >= _GOOD]
         if not good or most < 1:
             return [()] * len(vectors)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -20,15 +19,7 @@ from evals.tasks.twoskill import FORMS
 from evals.tasks.twoskill import teach as teach_two
 from evals.tasks.twoskill_new import NEW
 from evals.tasks.twoskill_new import teach as teach_new
-
-DATA = next(
-    (
-        path
-        for path in (Path(os.environ.get("COE_DATA", "")), Path(__file__).parents[3] / "shared/data")
-        if (path / "benchmarks/bbh").is_dir()
-    ),
-    None,
-)
+from tests.evals.test_recorded_data import DATA, needs_data
 
 
 def test_every_plan_holds_together_and_some_follow_examples() -> None:
@@ -103,7 +94,7 @@ def test_bbh_without_its_files_is_refused(tmp_path: Path) -> None:
         questions(BBH, "test", 8, tmp_path)
 
 
-@pytest.mark.skipif(DATA is None, reason="no recorded data: set COE_DATA to its folder")
+@needs_data
 def test_tasks_of_bbh_are_cut_once_and_can_be_graded() -> None:
     assert DATA is not None
     for task in bbh.TASKS:
