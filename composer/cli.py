@@ -11,9 +11,9 @@ from typing import Annotated
 
 import typer
 
-from composer import cli_experts, cli_fit, cli_index, cli_models, cli_run, cli_runs
-from composer.cli_kit import AsJson, Config, Memory, Offline, complain, end_on_sigterm, end_quietly, print_json, say
-from composer.cli_kit import make_pipeline as _pipeline
+from composer.command import experts, fit, index, models, run, runs
+from composer.command.kit import AsJson, Config, Memory, Offline, complain, end_on_sigterm, end_quietly, print_json, say
+from composer.command.kit import make_pipeline as _pipeline
 from composer.errors import ComposerError, InputError
 from composer.exits import EXHAUSTED, INCOMPLETE
 from composer.serve.command import serve
@@ -27,10 +27,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
-cli_experts.mount(app)
-app.add_typer(cli_models.models, name="models")
-app.add_typer(cli_index.index, name="index")
-app.add_typer(cli_fit.fit, name="fit")
+experts.mount(app)
+app.add_typer(models.models, name="models")
+app.add_typer(index.index, name="index")
+app.add_typer(fit.fit, name="fit")
 
 
 @app.command()
@@ -43,9 +43,9 @@ def ask(
     model: Annotated[
         str, typer.Option(help="Who answers: `auto`, or an expert or a pipeline of the registry by name.")
     ] = "auto",
-    max_calls: cli_run.MaxCalls = None,
-    max_tokens: cli_run.MaxTokens = None,
-    max_seconds: cli_run.MaxSeconds = None,
+    max_calls: run.MaxCalls = None,
+    max_tokens: run.MaxTokens = None,
+    max_seconds: run.MaxSeconds = None,
     memory: Memory = None,
     offline: Offline = False,
 ) -> None:
@@ -59,7 +59,7 @@ def ask(
 
     if html is not None:
         check_outputs([html], [])
-    began, budget = time.monotonic(), cli_run.make_budget(max_calls, max_tokens, max_seconds)
+    began, budget = time.monotonic(), run.make_budget(max_calls, max_tokens, max_seconds)
     with _pipeline(config, memory, offline) as pipeline:
         answer, trace, route, stopped = ask_once(pipeline, _text(question), budget, by=model)
     if html is not None:
@@ -130,8 +130,8 @@ def route(
         typer.echo(route_text(found))
 
 
-cli_run.mount(app)
-cli_runs.mount(app)
+run.mount(app)
+runs.mount(app)
 
 
 @app.command()

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.answers.sandbox import Monty
     from composer.answers.trust import Trust
-    from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
     from composer.intents import Intents
-    from composer.mergers import Mergers
-    from composer.persona_records import PersonaRecord
     from composer.planning.memory import Memory
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
+    from composer.records.contrasts import ContrastRecord
+    from composer.records.mergers import Mergers
+    from composer.records.personas import PersonaRecord
+    from composer.records.scorer import ScorerRecord
     from composer.retrieval.index import PassageIndex
     from composer.retrieval.records import GateRecord
     from composer.retrieval.rerank import Reranker
-    from composer.scorer_records import ScorerRecord
     from composer.specs import Settings
     from composer.store import DraftStore
     from composer.strategy import Limits
@@ -169,7 +169,7 @@ class Parts:
         """The router `name`, fitted on the profile that goes with this registry; where there is nothing to choose, or
         nothing to choose by, one that leaves everything to the generalist."""
         if name not in self._routers:
-            from composer.fitted import decider  # noqa: PLC0415 only where somebody is to be chosen
+            from composer.learning.fitted import decider  # noqa: PLC0415 only where somebody is to be chosen
 
             self._routers[name] = decider(self.registry, name, self._say)
         return self._routers[name]
@@ -178,7 +178,7 @@ class Parts:
         """The aggregator `name`: as `coe fit answers` installed it, else as it is before it has learnt anything; read
         once. Raises InputError for `learnt` where none is installed, or one that cannot be read."""
         if name not in self._aggregators:
-            from composer.fitted import combiner  # noqa: PLC0415 pyarrow: only where there is something to combine
+            from composer.learning.fitted import combiner  # noqa: PLC0415 pyarrow: only where there is something to combine
 
             self._aggregators[name] = combiner(self.registry, name)
         return self._aggregators[name]
@@ -186,14 +186,14 @@ class Parts:
     @cached_property
     def typical(self) -> Mapping[str, float]:
         """The tokens of an answer per arm, where they were measured."""
-        from composer.fitted import typical_tokens  # noqa: PLC0415 only where somebody foretells
+        from composer.learning.fitted import typical_tokens  # noqa: PLC0415 only where somebody foretells
 
         return typical_tokens(self.registry)
 
     @cached_property
     def gates(self) -> Mapping[str, GateRecord]:
         """The gates that `coe fit gate` installed, by the arm that reads. Raises InputError where they cannot be read."""
-        from composer.fitted import gates_of  # noqa: PLC0415 pyarrow: only where there is something to weigh
+        from composer.learning.fitted import gates_of  # noqa: PLC0415 pyarrow: only where there is something to weigh
 
         return gates_of(self.registry, self._say)
 
@@ -208,7 +208,7 @@ class Parts:
     @cached_property
     def contrasts(self) -> Mapping[str, ContrastRecord]:
         """The contrasts that `coe fit contrast` installed, by plain arm. Raises InputError where they cannot be read."""
-        from composer.fitted import contrasts_of  # noqa: PLC0415 pyarrow: only where there may be some
+        from composer.learning.fitted import contrasts_of  # noqa: PLC0415 pyarrow: only where there may be some
 
         return contrasts_of(self.registry, self._say)
 
@@ -222,29 +222,29 @@ class Parts:
     @cached_property
     def personas(self) -> tuple[PersonaRecord, ...]:
         """What `coe fit gate` measured of personas. Raises InputError where it cannot be read."""
-        from composer.fitted import personas_of  # noqa: PLC0415 only where there may be some
+        from composer.learning.fitted import personas_of  # noqa: PLC0415 only where there may be some
 
         return personas_of(self.registry, lambda: self.intents.digest, self._say)
 
     @cached_property
     def mergers(self) -> Mergers:
         """Whom `coe fit answers --mergers` chose to merge. Raises InputError where it has not, or they have changed since."""
-        from composer.mergers import read_mergers  # noqa: PLC0415 only where the choice is left to it
         from composer.places import mergers_folder  # noqa: PLC0415
+        from composer.records.mergers import read_mergers  # noqa: PLC0415 only where the choice is left to it
 
         return read_mergers(mergers_folder(self.registry), self.registry.prints())
 
     @cached_property
     def scorers(self) -> Mapping[str, ScorerRecord]:
         """What `coe fit answers --scorer` installed, by the expert that rates. Raises InputError where it cannot be read."""
-        from composer.fitted import scorers_of  # noqa: PLC0415 pyarrow: only where there is something to rate
+        from composer.learning.fitted import scorers_of  # noqa: PLC0415 pyarrow: only where there is something to rate
 
         return scorers_of(self.registry, self._say)
 
     @cached_property
     def trust(self) -> Trust | None:
         """How far answers of this registry are to be believed; None where nobody has measured it as it stands."""
-        from composer.fit_trust import installed_trust  # noqa: PLC0415 pyarrow: only where there are answers
+        from composer.learning.trust import installed_trust  # noqa: PLC0415 pyarrow: only where there are answers
 
         return installed_trust(self.registry)
 

@@ -11,9 +11,9 @@ import numpy as np
 
 from composer.config import PACKAGED
 from composer.errors import ConfigError, InputError
-from composer.fit_trust import install_trust, told
 from composer.folders import lock
 from composer.jsonl import Labelled, RowError, read_questions
+from composer.learning.trust import install_trust, told
 from composer.marks import check_programs
 from composer.pipeline import Pipeline
 from composer.places import user_folder

@@ -10,7 +10,7 @@ from composer.pool.queues import AND
 from composer.registry.experts import Registry
 
 if TYPE_CHECKING:
-    from composer.contrast_records import ContrastRecord
+    from composer.records.contrasts import ContrastRecord
 
 
 def experts_of(registry: Registry, arm: str) -> tuple[str, ...]:

@@ -13,8 +13,8 @@ from composer.serving import experts_of, put_on
 from composer.store import DraftStore, RunRecord
 
 if TYPE_CHECKING:
-    from composer.contrast_records import ContrastRecord
     from composer.pool.locality import Advice
+    from composer.records.contrasts import ContrastRecord
     from composer.registry.experts import Registry
 
 WINDOW = 16  # questions that the oracle foresees

@@ -13,10 +13,9 @@ from composer.answers.learn import Learnt
 from composer.answers.signals import Sureness, aurc, aurc_difference, caught, risk_coverage, selective
 from composer.answers.trust import dissociated
 from composer.answers.vote import BestScored, Majority
-from composer.fit_trust import alarm_lines
-from composer.grid import Grid
-from composer.recorded import Recorded
-from composer.tune import (
+from composer.learning.grid import Grid
+from composer.learning.trust import alarm_lines
+from composer.learning.tune import (
     Plan,
     Played,
     aggregators,
@@ -32,6 +31,7 @@ from composer.tune import (
     rehearsed,
     with_skills,
 )
+from composer.recorded import Recorded
 from evals.data import Data, covered, distinct, has_categories, splits
 from evals.metrics import Row, known_mean, paired_gap
 from routers.calibrate import calibration_error

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from composer.cli_kit import say
+from composer.command.kit import say
 
 app = typer.Typer(
     name="eval",
@@ -265,7 +265,7 @@ def contrast(
     from dataclasses import asdict
     from tempfile import TemporaryDirectory
 
-    from composer.cli_kit import numbers
+    from composer.command.kit import numbers
     from composer.config import load_settings, packaged_registry
     from composer.errors import InputError, suggest
     from evals.contrast import GROUPS, lines, run

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from composer.contrast import BASE, RANDOM, UNCHOSEN, UNREAD, ContrastSpec
-from composer.contrasting import Asked, Tried, Variant, prepared, try_all
-from composer.fit_contrast import ALPHAS, BETAS
+from composer.fitting.contrast import ALPHAS, BETAS
+from composer.fitting.contrasting import Asked, Tried, Variant, prepared, try_all
 from composer.jsonl import Labelled, Question
 from composer.marks import alike, mark
 from composer.pipeline import Pipeline

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composer.errors import InputError
-from composer.grid import Grid
+from composer.learning.grid import Grid
 from composer.recorded import Recorded
 from routers.types import Array, Indices, Outcomes, Questions
 

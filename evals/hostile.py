@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 from composer.answers.ballots import Aggregator
 from composer.config import load_settings, packaged_registry
 from composer.errors import ComposerError, InputError, suggest
-from composer.fit_answers import record_of
-from composer.fitted import LEARNT
-from composer.grid import Grid
 from composer.jsonl import Labelled
+from composer.learning.answers import record_of
+from composer.learning.fitted import LEARNT
+from composer.learning.grid import Grid
+from composer.learning.tune import aggregators, cross_scores, cross_signals, fit_aggregators, with_skills
 from composer.marks import mark
 from composer.pipeline import Pipeline
 from composer.profile import find_profile
@@ -41,7 +42,6 @@ from composer.stages.reading import compared, read
 from composer.state import Query, Reply, State
 from composer.steps import stage_of
 from composer.traced import settled_of, trace_of
-from composer.tune import aggregators, cross_scores, cross_signals, fit_aggregators, with_skills
 from composer.types import Draft
 from evals.live_questions import SEED, labelled
 from evals.metrics import Gap, Result, Row, gap, row

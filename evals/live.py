@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from composer.contrasting import Variant, prepared, try_all
+from composer.fitting.contrasting import Variant, prepared, try_all
 from composer.jsonl import Labelled
 from composer.marks import mark
 from composer.pipeline import Pipeline

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from composer.grid import Grid
+from composer.learning.grid import Grid
 from routers.types import Indices, Outcomes
 
 Table = NDArray[np.float64]

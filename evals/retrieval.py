@@ -13,7 +13,7 @@ from composer.answers.extract import codes
 from composer.answers.grade import grade
 from composer.errors import InputError
 from composer.evidence import EvidenceSpec
-from composer.fit_gate import measure_costs
+from composer.fitting.gate import measure_costs
 from composer.jsonl import Labelled
 from composer.pipeline import Pipeline
 from composer.retrieval.build import build, token_offsets

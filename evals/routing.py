@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from composer.grid import Grid
+from composer.learning.grid import Grid
 from composer.recorded import Recorded
 from evals.data import Data, covered, distinct, has_categories, splits
 from evals.metrics import Row, known_mean, paired_gap

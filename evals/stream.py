@@ -2,7 +2,7 @@
 lessons show with examples only (two sums in turn), a quarter of two forms that no lesson shows, a quarter as taught.
 
 `python -m evals.stream` prints the table. Both planners see the same questions in the same order and are charged for every call; the one
-with feedback is shown plans that were right before, and after a wrong one may try two others (`composer.fit_plans`). What counts is
+with feedback is shown plans that were right before, and after a wrong one may try two others (`composer.fitting.plans`). What counts is
 its first try.
 """
 
@@ -18,9 +18,9 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from composer.cli_kit import say as note
+from composer.command.kit import say as note
 from composer.config import load_settings, packaged_registry
-from composer.fit_plans import BATCH, Learner, Tried
+from composer.fitting.plans import BATCH, Learner, Tried
 from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
 from composer.specs import Settings

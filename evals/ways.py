@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from composer.grid import Grid
+from composer.learning.grid import Grid
 from evals.replayed import Played, ask, until_two_agree
 from routers.evidence import vote_weights
 from routers.rules import NullArm, Recruit, ReluGate, Rule, TopK, TopP, Utility

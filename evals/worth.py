@@ -9,8 +9,8 @@ import numpy as np
 
 from composer.answers.ballots import Aggregator, Table
 from composer.answers.signals import aurc, selective
+from composer.learning.tune import Played, aggregators, combine, cross_scores, fit_aggregators
 from composer.recorded import Recorded
-from composer.tune import Played, aggregators, combine, cross_scores, fit_aggregators
 from evals.answers import AnswerRow
 from evals.data import Data, covered, distinct, has_categories, splits
 from evals.metrics import known_mean, paired_gap

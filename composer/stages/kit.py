@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from composer.answers.sandbox import Sandbox
     from composer.answers.trust import Trust
     from composer.contrast import ContrastSpec
-    from composer.contrast_records import ContrastRecord
     from composer.evidence import EvidenceSpec
     from composer.intents import Intents
-    from composer.mergers import Mergers
-    from composer.persona_records import PersonaRecord
     from composer.planning.memory import Memory
     from composer.pool.pool import Pool
+    from composer.records.contrasts import ContrastRecord
+    from composer.records.mergers import Mergers
+    from composer.records.personas import PersonaRecord
+    from composer.records.scorer import ScorerRecord
     from composer.retrieval.index import Closeness, Hit
     from composer.retrieval.records import GateRecord
-    from composer.scorer_records import ScorerRecord
     from composer.strategy import Limits, StrategySpec
 
 Stage = Callable[[State], Awaitable[Update]]

@@ -10,7 +10,7 @@ from composer.stages.kit import Kit, Stage
 from composer.state import State, Update
 
 if TYPE_CHECKING:
-    from composer.persona_records import PersonaRecord
+    from composer.records.personas import PersonaRecord
 
 
 def persona(kit: Kit) -> Stage:

@@ -12,7 +12,7 @@ from test_recorded import OUTCOMES, QUESTIONS, write
 from composer import cells
 from composer.cells import marks, options, whole
 from composer.errors import InputError
-from composer.grid import Grid
+from composer.learning.grid import Grid
 from composer.recorded import read_folder
 
 

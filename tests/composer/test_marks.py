@@ -14,8 +14,8 @@ from scripted import ONE, THREE, Scripted
 from composer.answers import trial
 from composer.batch import run_file
 from composer.errors import InputError
-from composer.graded import from_runs
 from composer.jsonl import Labelled, Question
+from composer.learning.graded import from_runs
 from composer.pipeline import Pipeline
 from composer.profiling import profile_file
 from composer.types import Request

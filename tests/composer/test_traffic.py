@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from composer.contrast_records import ContrastRecord
+from composer.records.contrasts import ContrastRecord
 from composer.runs import status_data, status_lines
 from composer.store import Charge, DraftStore, Origin
 from composer.traffic import traffic

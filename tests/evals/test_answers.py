@@ -11,7 +11,7 @@ from browser import opened
 from test_routing import record
 
 from composer.errors import InputError
-from composer.tune import most_calls
+from composer.learning.tune import most_calls
 from evals.answers import AnswerReport, evaluate
 from evals.recorded import check_calls
 from evals.report import answers_table, write_answers_page, write_json

@@ -15,8 +15,8 @@ import pytest
 from typer.testing import CliRunner
 
 from composer.config import load_settings, packaged_registry
-from composer.contrasting import Asked, Tried, Variant
 from composer.errors import InputError
+from composer.fitting.contrasting import Asked, Tried, Variant
 from composer.jsonl import Labelled, Question
 from composer.registry.vllm_home import find_python, vllm_version
 from composer.state import Query, State

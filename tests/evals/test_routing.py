@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from composer.errors import InputError
-from composer.grid import Grid
+from composer.learning.grid import Grid
 from composer.recorded import Recorded
 from evals.recorded import check_calls
 from evals.replayed import ask, until_two_agree

@@ -12,7 +12,7 @@ from composer.budget import Budget, Limits
 from composer.errors import ConfigError
 from composer.pipeline import Pipeline
 from composer.places import scorers_folder
-from composer.scorer_records import ScorerRecord, write_scorers
+from composer.records.scorer import ScorerRecord, write_scorers
 from composer.show import drafts_text
 from composer.traced import calls_of, trace_of
 from composer.types import Failure, Request

@@ -1,0 +1,1 @@
+"""`coe fit` where models are asked: gates, contrasts, mergers, scorers, personas, plans."""

@@ -1,0 +1,140 @@
+"""`coe fit gate` for personas: for which intents does an expert do better as a persona, and for which worse?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from composer.answers.merge import STYLE, judge_requests, preferred
+from composer.asker import Asker
+from composer.errors import InputError, suggest
+from composer.intents import INTENTS
+from composer.pipeline import Pipeline
+from composer.places import personas_folder
+from composer.profile import Profile
+from composer.records.personas import PersonaRecord, write_personas
+from composer.stages.asking import asking
+from composer.types import Request
+from routers.stats import paired_difference
+from routers.types import Arm, Questions
+
+Column = NDArray[np.float64]
+
+STYLED = ("generative",)
+"""The intents of which style says more than a label: where somebody judges, these are judged (METHODS G.2)."""
+ACCURACY = "accuracy"
+_LEAST = 20  # questions of an intent, under which an interval says nothing
+_SPLIT = ("profile",)
+
+
+@dataclass(frozen=True, slots=True)
+class WeighedPersona:
+    """What was measured of one persona: a record per intent of which there are questions."""
+
+    arm: str
+    records: tuple[PersonaRecord, ...]
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        yield f"{self.arm}: worth more than {self.records[0].plain}, by intent (nearest labelled neighbours)"
+        for one in self.records:
+            yield f"  {one.intent:11} {'on ' if one.open else 'off'}  {one.why}"
+
+
+def persona_pairs(pipeline: Pipeline, profile: Profile) -> list[tuple[str, str]]:
+    """The arms with a persona and their experts without it, of which both have a record. Raises InputError where there is
+    none."""
+    found = [(arm.name, arm.expert) for arm in pipeline.settings.personas if {arm.name, arm.expert} <= profile.known]
+    if not found:
+        raise InputError(
+            "no persona has a record beside that of its expert",
+            where=str(pipeline.settings.path),
+            remedy="ask both ways: coe fit gate labelled.jsonl",
+        )
+    return found
+
+
+def fit_personas(
+    pipeline: Pipeline, profile: Profile, *, judge: str | None = None, say: Callable[[str], None] = lambda _text: None
+) -> list[WeighedPersona]:
+    """Measure persona minus plain per intent and expert on the profile's questions of the split `profile`, with a 95 % interval, and
+    install it: the gate is open only where the lower bound lies above 0 (PRISM, persona routing by intent; METHODS G.2). Intents are
+    told by nearest labelled neighbours, as in service. What is compared is accuracy by the profile's outcomes; where a `judge` is
+    named, that expert compares the drafts of `STYLED` intents in both orders instead (+1, 0 or -1 per question; it has no persona).
+    Closes the pipeline. Raises InputError for a judge that is no expert, and where nothing was asked both ways."""
+    known = [arm.name for arm in pipeline.registry.arms()]
+    if judge is not None and judge not in known:
+        raise InputError(f"no expert is called {judge!r}", where="--judge", remedy=suggest(judge, known))
+    pairs = persona_pairs(pipeline, profile)
+    questions, _ = profile.columns(_SPLIT)
+    intents, prints, found = pipeline.intents, pipeline.registry.prints(), list[WeighedPersona]()
+    with pipeline:
+        for arm, plain in pairs:
+            worth = profile.outcomes(questions, [Arm(plain), Arm(arm)]).matrix(len(questions))
+            rows = np.flatnonzero(np.isfinite(worth).all(axis=1))
+            own, kinds = questions.take(rows), np.array(intents.of(questions.vectors[rows]), dtype=object)
+            say(f"{arm}: {len(rows)} questions both ways")
+            gains, told = worth[rows, 1] - worth[rows, 0], (prints[plain], prints[arm])
+            records = []
+            for intent in INTENTS:
+                at = np.flatnonzero(kinds == intent)
+                measure, values = ACCURACY, np.asarray(gains[at], dtype=np.float64)
+                if judge is not None and intent in STYLED and len(at):
+                    measure, values = (
+                        f"the judge {judge}",
+                        pipeline.complete(_judged(pipeline, judge, arm, plain, own.take(at))),
+                    )
+                if len(values):
+                    records.append(_record(arm, plain, intent, measure, values, told))
+            if not records:
+                raise InputError(
+                    f"no question of the split `profile` was put to both {plain} and {arm}",
+                    remedy="coe fit gate labelled.jsonl",
+                )
+            found.append(WeighedPersona(arm, tuple(records)))
+    write_personas(
+        personas_folder(pipeline.registry), [record for one in found for record in one.records], intents.digest
+    )
+    return found
+
+
+def _record(arm: str, plain: str, intent: str, measure: str, values: Column, prints: tuple[str, str]) -> PersonaRecord:
+    mean, low, high = paired_difference(values, np.zeros(len(values)))
+    if len(values) < _LEAST:
+        return PersonaRecord(arm, plain, intent, mean, None, None, len(values), measure, prints)
+    return PersonaRecord(arm, plain, intent, mean, low, high, len(values), measure, prints)
+
+
+async def _judged(pipeline: Pipeline, judge: str, arm: str, plain: str, questions: Questions) -> Column:
+    """Per question with two whole drafts what the judge prefers in both orders: the persona's +1, the plain one -1, neither, or
+    where both say the same, 0. Drafts come out of the store, or are drawn again."""
+    registry, ask = pipeline.registry, asking(pipeline.pool)
+    requests = {
+        (name, one): Request(
+            f"{name}:{one}:0",
+            (registry.stream(one, registry.messages(one, text)),),
+            registry.sampling(one),
+            arm=one,
+            parent=name,
+        )
+        for name, text in zip(questions.ids, questions.text, strict=True)
+        for one in (plain, arm)
+    }
+    drafts = await ask(list(requests.values()))
+    values: dict[str, float] = {}
+    duels: dict[str, tuple[Request, Request]] = {}
+    for name, text in zip(questions.ids, questions.text, strict=True):
+        before, after = (drafts[requests[name, one].id] for one in (plain, arm))
+        if not (before.ok and after.ok):
+            continue
+        values[name] = 0.0
+        if before.text != after.text:
+            duels[name] = judge_requests(registry, judge, text, (before.text, after.text), Asker(name), form=STYLE)
+    said = await ask([request for pair in duels.values() for request in pair])
+    for name, (first, second) in duels.items():
+        won = preferred((said[first.id], said[second.id]))
+        values[name] = 0.0 if won is None else 2.0 * won - 1
+    return np.array(list(values.values()), dtype=np.float64)
