@@ -25,7 +25,7 @@ from composer.registry.hf_row import chatting, context_of, folder_row
 from composer.registry.lock import lock_file, read_lock, write_lock
 from composer.registry.peft import check_peft, read_peft
 from composer.rewrite import with_rows, write_registry
-from composer.specs import Settings
+from composer.settings.specs import Settings
 from routers.stats import paired_difference
 
 WORTH = 0.01

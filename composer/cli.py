@@ -52,8 +52,8 @@ def ask(
     """Ask one question and print the answer."""
     import time
 
-    from composer.batch import ask_once
     from composer.jsonl import check_outputs, write_atomic
+    from composer.running.batch import ask_once
     from composer.show import drafts_text, printable, route_data, route_text
     from composer.traced import calls_of
 
@@ -150,7 +150,7 @@ def profile(
 ) -> None:
     """Measure every expert on labelled questions (without FILE: the packaged ones); the router learns from it."""
     from composer.profiling import profile_file
-    from composer.progress import watch
+    from composer.running.progress import watch
 
     pipeline = _pipeline(config, memory, offline)
     with watch(pipeline, "drafts"):

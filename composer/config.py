@@ -11,20 +11,20 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from composer.adapter import adapter_of
-from composer.contrast import contrast_of
 from composer.document import Document
 from composer.errors import ConfigError, suggest
-from composer.evidence import evidence_of
-from composer.formcache import read_rows
-from composer.persona import personas_of
-from composer.sources import SOURCE, PathSource, Source, parse_source, scheme
-from composer.specs import ArmSpec, EncoderSpec, ExpertSpec, ModelSpec, Price, Settings, StageSpec
-from composer.strategy import in_prose, strategies_of
+from composer.settings.adapter import adapter_of
+from composer.settings.contrast import contrast_of
+from composer.settings.evidence import evidence_of
+from composer.settings.formcache import read_rows
+from composer.settings.persona import personas_of
+from composer.settings.sources import SOURCE, PathSource, Source, parse_source, scheme
+from composer.settings.specs import ArmSpec, EncoderSpec, ExpertSpec, ModelSpec, Price, Settings, StageSpec
+from composer.settings.strategy import in_prose, strategies_of
 from composer.types import DEFAULT_ENGINE, Sampling
 
 if TYPE_CHECKING:
-    from composer.form import (
+    from composer.settings.form import (
         EncoderRow,
         EvidenceRow,
         ExpertRow,
@@ -51,7 +51,7 @@ _SIZE = re.compile(r"(\d{1,6}(?:\.\d{1,3})?) ?([KMGT]?I?B)", re.IGNORECASE)
 
 def schema() -> dict[str, Any]:
     """The file's form as a JSON schema (draft 7, what editors' YAML servers know)."""
-    from composer.form import RegistryRow  # noqa: PLC0415 pydantic, which a file that was read before does not need
+    from composer.settings.form import RegistryRow  # noqa: PLC0415 pydantic, which a file that was read before does not need
 
     found = RegistryRow.model_json_schema(ref_template="#/definitions/{model}")
     rows = {name: row | {"title": name.strip("_")} for name, row in found.pop("$defs").items()}

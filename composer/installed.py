@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from composer.contrast import FITTED
 from composer.errors import InputError
 from composer.folders import mend
 from composer.places import (
@@ -21,6 +20,7 @@ from composer.places import (
     scorers_folder,
 )
 from composer.registry.experts import Registry
+from composer.settings.contrast import FITTED
 from composer.stages.disputed import FITTED as CHOSEN
 
 

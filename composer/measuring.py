@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from composer.answers.strategies import Worked
     from composer.jsonl import Labelled
     from composer.pool.pool import Pool
-    from composer.strategy import Limits
+    from composer.settings.strategy import Limits
 
 
 async def worked_out(

@@ -9,15 +9,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from composer.contrast import check_engines
 from composer.registry.experts import Registry
 from composer.registry.sources import Progress
+from composer.settings.contrast import check_engines
 
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.answers.sandbox import Monty
     from composer.answers.trust import Trust
-    from composer.evidence import EvidenceSpec
     from composer.intents import Intents
     from composer.planning.memory import Memory
     from composer.pool.ledger import Ledger
@@ -30,9 +29,10 @@ if TYPE_CHECKING:
     from composer.retrieval.index import PassageIndex
     from composer.retrieval.records import GateRecord
     from composer.retrieval.rerank import Reranker
-    from composer.specs import Settings
+    from composer.settings.evidence import EvidenceSpec
+    from composer.settings.specs import Settings
+    from composer.settings.strategy import Limits
     from composer.store import DraftStore
-    from composer.strategy import Limits
     from routers.embed import Encoder
     from routers.types import Router
 

@@ -18,7 +18,7 @@ from composer.config import AUTO, find_registry, load_settings
 from composer.errors import InputError, suggest
 from composer.parts import Parts
 from composer.registry.sources import Progress
-from composer.specs import Settings, StageSpec
+from composer.settings.specs import Settings, StageSpec
 from composer.stages.kit import Kit, Stage, at_once
 from composer.state import Answer, Query, State, as_queries
 from composer.steps import stage_of, stages_of

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from composer.answers.sandbox import Sandbox
     from composer.jsonl import Labelled
     from composer.pool.pool import Pool
-    from composer.strategy import Limits
+    from composer.settings.strategy import Limits
 
 OUTCOMES, VECTORS, MANIFEST, TRUST = "outcomes.parquet", "vectors.npy", "manifest.json", "trust"
 UNLABELLED = "unlabelled"

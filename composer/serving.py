@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from composer.contrast import FITTED
 from composer.pool.queues import AND
 from composer.registry.experts import Registry
+from composer.settings.contrast import FITTED
 
 if TYPE_CHECKING:
     from composer.records.contrasts import ContrastRecord

@@ -12,7 +12,7 @@ from composer.answers.program import Verdict
 from composer.answers.strategies import Worked
 from composer.asker import Asker
 from composer.errors import InputError
-from composer.persona import Voiced
+from composer.settings.persona import Voiced
 from composer.types import Draft, Evidence, Kind, Message, Role, Sampling
 from routers.types import Arm, Array, Policy, Reason, Route, Seen
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from composer.errors import ConfigError
 from composer.plugins import check_options, load
-from composer.specs import Settings, StageSpec
+from composer.settings.specs import Settings, StageSpec
 from composer.stages.kit import Kit, Stage
 
 _ORDER = (

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from typing import Any
 
 from composer.answers.strategies import Worked
+from composer.settings.strategy import CODE
 from composer.state import Discussed, Merged, State
-from composer.strategy import CODE
 from composer.types import Draft, Evidence
 
 

@@ -18,14 +18,14 @@ from typing import Any, Literal
 import numpy as np
 import typer
 
-from composer.adapter import AdapterSpec
 from composer.config import load_settings, packaged_registry
-from composer.evidence import WRITING, EvidenceSpec, Writers
 from composer.jsonl import Labelled, Question
 from composer.marks import mark
 from composer.pipeline import Pipeline
 from composer.retrieval.build import build, token_offsets
-from composer.specs import ArmSpec, ExpertSpec, Settings, StageSpec
+from composer.settings.adapter import AdapterSpec
+from composer.settings.evidence import WRITING, EvidenceSpec, Writers
+from composer.settings.specs import ArmSpec, ExpertSpec, Settings, StageSpec
 from composer.state import Query
 from composer.trace import Drafted, Event
 from evals.metrics import Gap, Result, Row, gap, row

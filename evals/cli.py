@@ -43,8 +43,8 @@ def skills(
     """The packaged experts, unlabelled and mixed: does routing among them beat every simpler way to use them?"""
     from composer.config import load_settings, packaged_registry, parse_size
     from composer.pipeline import Pipeline
-    from composer.progress import watch
     from composer.registry.progress import console_progress
+    from composer.running.progress import watch
     from evals.report import gaps, table, write_json
     from evals.skills import EXTRA, GROUPS, LATE, evaluate, with_extras
 

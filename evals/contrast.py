@@ -14,13 +14,13 @@ from pathlib import Path
 
 import numpy as np
 
-from composer.contrast import BASE, RANDOM, UNCHOSEN, UNREAD, ContrastSpec
 from composer.fitting.contrast import ALPHAS, BETAS
 from composer.fitting.contrasting import Asked, Tried, Variant, prepared, try_all
 from composer.jsonl import Labelled, Question
 from composer.marks import alike, mark
 from composer.pipeline import Pipeline
-from composer.specs import ArmSpec, Settings
+from composer.settings.contrast import BASE, RANDOM, UNCHOSEN, UNREAD, ContrastSpec
+from composer.settings.specs import ArmSpec, Settings
 from evals.metrics import Gap, Result, Row, gap, row
 from evals.retrieval import build_index, reading, with_reader
 from evals.tasks.passages.corpus import Corpus

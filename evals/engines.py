@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from composer.adapter import AdapterSpec, folder_sha
 from composer.config import PACKAGED
 from composer.engines.transformers import MAKE_ONE as TORCH
 from composer.engines.vllm_keeper import MAKE_ONE as VLLM
@@ -26,8 +25,9 @@ from composer.registry.experts import Registry
 from composer.registry.hf import digest
 from composer.registry.to_hf import converted
 from composer.registry.vllm_home import find_python, torch_versions, vllm_version
-from composer.sources import PathSource
-from composer.specs import Settings
+from composer.settings.adapter import AdapterSpec, folder_sha
+from composer.settings.sources import PathSource
+from composer.settings.specs import Settings
 from composer.types import DEFAULT_ENGINE, Scalar
 from evals.metrics import Gap, Result, Row, gap, row
 from evals.runner import Table, ask_all

@@ -36,7 +36,7 @@ from composer.learning.tune import aggregators, cross_scores, cross_signals, fit
 from composer.marks import mark
 from composer.pipeline import Pipeline
 from composer.profile import find_profile
-from composer.specs import Settings, StageSpec
+from composer.settings.specs import Settings, StageSpec
 from composer.stages.kit import kind_of
 from composer.stages.reading import compared, read
 from composer.state import Query, Reply, State

@@ -22,7 +22,7 @@ from composer.fitting.contrasting import Variant, prepared, try_all
 from composer.jsonl import Labelled
 from composer.marks import mark
 from composer.pipeline import Pipeline
-from composer.specs import Settings
+from composer.settings.specs import Settings
 from composer.state import Query, State
 from composer.trace import Drafted, Event
 from composer.traced import settled_of, trace_of

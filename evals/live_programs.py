@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from composer.adapter import AdapterSpec
 from composer.config import PACKAGED
 from composer.pipeline import Pipeline
 from composer.profiling import ITEMS, profile_file
-from composer.specs import ExpertSpec, Settings
-from composer.strategy import ASKS, StrategySpec
+from composer.settings.adapter import AdapterSpec
+from composer.settings.specs import ExpertSpec, Settings
+from composer.settings.strategy import ASKS, StrategySpec
 from evals.live_systems import CODER, with_programs
 
 _EVERY = 4  # of the profile's questions that the new arms are measured on

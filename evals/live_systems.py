@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from composer.specs import Settings, StageSpec
+from composer.settings.specs import Settings, StageSpec
 
 ROUTED, VOTE, ALL = "routed", "vote of three", "majority of all"
 MERGED, JUDGED, SCORED, REFINED = "merged", "judged", "scored", "refined"

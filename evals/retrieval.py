@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from composer.answers.extract import codes
 from composer.answers.grade import grade
 from composer.errors import InputError
-from composer.evidence import EvidenceSpec
 from composer.fitting.gate import measure_costs
 from composer.jsonl import Labelled
 from composer.pipeline import Pipeline
@@ -28,7 +27,8 @@ from composer.retrieval.choosing import (
 )
 from composer.retrieval.gate import DRAFTED, Marks, Table, opens
 from composer.retrieval.signals import SAMPLES, WARM
-from composer.specs import ArmSpec, Settings, StageSpec
+from composer.settings.evidence import EvidenceSpec
+from composer.settings.specs import ArmSpec, Settings, StageSpec
 from composer.stages.asking import asking
 from composer.stages.looking import look
 from composer.state import Query, State, Wishes

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from composer.adapter import AdapterSpec
 from composer.config import PACKAGED
 from composer.jsonl import Labelled, Question, read_questions
 from composer.pipeline import Pipeline
 from composer.plugins import load
 from composer.profile import Profile, measure, read_profile
-from composer.specs import ExpertSpec, Settings
+from composer.settings.adapter import AdapterSpec
+from composer.settings.specs import ExpertSpec, Settings
 from composer.types import Kind, Message
 from evals import systems
 from evals.metrics import Gap, Result, Row, gap, row

@@ -23,7 +23,7 @@ from composer.config import load_settings, packaged_registry
 from composer.fitting.plans import BATCH, Learner, Tried
 from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
-from composer.specs import Settings
+from composer.settings.specs import Settings
 from evals.live import Ran, Spent, ran
 from evals.live_systems import PLANNED, VOTE, name_of, with_systems
 from evals.metrics import Gap, Result, Row, gap, row

@@ -17,7 +17,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COE_STORE", str(tmp_path / "store" / "drafts.sqlite"))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setattr("composer.formcache.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("composer.settings.formcache.cache_folder", lambda: tmp_path / "cache")
     monkeypatch.delenv("COE_CONFIG", raising=False)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from composer.answers.ballots import Ballots, Verdicts
 from composer.answers.vote import agreement
-from composer.strategy import CODE, PROSE, TOOL, strategy_of
+from composer.settings.strategy import CODE, PROSE, TOOL, strategy_of
 from routers.evidence import best_slot, equal_answers, first_slots
 from routers.types import Indices
 

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from composer.errors import ConfigError
-from composer.strategy import Limits
+from composer.settings.strategy import Limits
 
 SECONDS, MEMORY, DEPTH = Limits().seconds, Limits().memory, 200
 _MISSING = "programs are run by the package pydantic-monty, which is not installed"

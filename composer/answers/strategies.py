@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from composer.answers.program import script, syntax_error, tree
 from composer.answers.sandbox import LONGEST, Outcome
-from composer.strategy import CALL_ENDS, CODE, Strategy, StrategySpec
+from composer.settings.strategy import CALL_ENDS, CODE, Strategy, StrategySpec
 from composer.types import Draft, Kind, Message, Prompt
 from composer.untrusted import harmless
 

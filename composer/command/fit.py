@@ -143,7 +143,7 @@ def _fit_mergers(pipeline: Pipeline, names: str, labelled: Path | None, most: in
     from composer.jsonl import read_questions
     from composer.profile import find_profile
     from composer.profiling import ITEMS
-    from composer.progress import watch
+    from composer.running.progress import watch
 
     experts = experts_of(pipeline, names)
     profile, notes = find_profile(pipeline.registry)
@@ -168,7 +168,7 @@ def _fit_scorer(
     from composer.fitting.scorer import fit_scorer
     from composer.jsonl import read_questions
     from composer.profiling import ITEMS
-    from composer.progress import watch
+    from composer.running.progress import watch
 
     if data is not None:
         raise InputError(
@@ -191,7 +191,7 @@ def _fit_plans(pipeline: Pipeline, labelled: Path, as_json: bool) -> None:
     from composer.fitting.plans import learn_plans
     from composer.jsonl import read_questions
     from composer.places import plans_folder
-    from composer.progress import watch
+    from composer.running.progress import watch
 
     rows = read_questions(labelled, labelled=True).rows
     with watch(pipeline, "drafts"):
@@ -241,7 +241,7 @@ def fit_gate_(
     from composer.jsonl import read_questions
     from composer.profile import find_profile
     from composer.profiling import profile_file
-    from composer.progress import watch
+    from composer.running.progress import watch
     from composer.state import Query
 
     pipeline = _pipeline(config, None, offline)
@@ -306,7 +306,7 @@ def fit_contrast_(
     from composer.fitting.contrast import ALPHAS, BETAS, fit_contrasts
     from composer.jsonl import read_questions
     from composer.profiling import ITEMS
-    from composer.progress import watch
+    from composer.running.progress import watch
 
     own, least = numbers(betas, "--betas", 10), numbers(alphas, "--alphas", 1)
     pipeline = _pipeline(config, None, offline)

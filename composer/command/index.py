@@ -96,9 +96,9 @@ def search(
     offline: Offline = False,
 ) -> None:
     """Show the passages that are nearest to a question."""
-    from composer.evidence import RERANKED
     from composer.retrieval.index import PassageIndex, way_of
     from composer.retrieval.rerank import CrossEncoder
+    from composer.settings.evidence import RERANKED
     from composer.show import printable
     from routers.embed import OnnxEncoder
 

@@ -23,8 +23,8 @@ from composer.errors import InputError
 from composer.exits import DEGRADED, EXHAUSTED, INCOMPLETE
 
 if TYPE_CHECKING:
-    from composer.batch import Summary
     from composer.budget import Budget
+    from composer.running.batch import Summary
 
 MaxCalls = Annotated[int | None, typer.Option("--max-calls", help="Most calls of experts; cached drafts are free.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Most tokens, read and written.")]
@@ -72,15 +72,15 @@ def run(
     offline: Offline = False,
 ) -> None:
     """Answer a file of questions, each expert loaded once. Stopped or killed and started again it goes on where it was."""
-    from composer.stopping import stopping
+    from composer.running.stopping import stopping
 
     if max_degraded is not None and not 0 <= max_degraded <= 1:
         raise InputError(
             f"{max_degraded:g} is no share", where="--max-degraded", remedy="write a number from 0 to 1, such as 0.1"
         )
     if dry_run:
-        from composer.forecasting import preview_file
         from composer.jsonl import dedupe_of
+        from composer.running.forecasting import preview_file
 
         kept = dedupe_of(dedupe) if dedupe is not None else None
         preview = preview_file(make_pipeline(config, memory, offline), source, dedupe=kept)
@@ -97,11 +97,11 @@ def run(
         from dataclasses import asdict
         from itertools import pairwise
 
-        from composer.batch import run_file
         from composer.jsonl import dedupe_of
-        from composer.outputs import form_of
-        from composer.progress import watch
-        from composer.resume import resume_command
+        from composer.running.batch import run_file
+        from composer.running.outputs import form_of
+        from composer.running.progress import watch
+        from composer.running.resume import resume_command
 
         kept = dedupe_of(dedupe) if dedupe is not None else None
         more = {
@@ -194,8 +194,8 @@ def make_budget(calls: int | None, tokens: int | None, seconds: float | None, de
 
 def tell(done: Summary, out: Path) -> None:
     """What a run did, for people."""
-    from composer.outputs import errors_file
-    from composer.results import MADE
+    from composer.running.outputs import errors_file
+    from composer.running.results import MADE
 
     say(
         f"{done.queries} queries: {done.drafts} drafts ({done.cached} from the store), {done.loads} loads of "

@@ -44,7 +44,7 @@ def runs_(
     as_json: AsJson = False,
 ) -> None:
     """List the runs that the store knows, oldest first."""
-    from composer.runs import run_data, run_lines
+    from composer.running.runs import run_data, run_lines
 
     found = [run for run in known_runs() if every or run.origin is None or run.origin.kind == "run"]
     if as_json:
@@ -64,7 +64,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """How far a run is, what is missing, what it cost, what memory is worth to it, and how to go on with it."""
-    from composer.runs import find_run, status_data, status_lines
+    from composer.running.runs import find_run, status_data, status_lines
 
     if traffic:
         _tell_traffic(name, as_json)
@@ -86,8 +86,8 @@ def _contrasts(registry: Registry) -> Mapping[str, ContrastRecord]:
 
 def _tell_traffic(name: str | None, as_json: bool) -> None:
     """The traffic of all runs, one stream in the order in which they were begun."""
+    from composer.running.traffic import traffic
     from composer.show import printable
-    from composer.traffic import traffic
 
     if name is not None:
         raise InputError(
@@ -120,8 +120,8 @@ def replay_(
     --fresh."""
     from dataclasses import asdict
 
-    from composer.replay import find_question, replay
-    from composer.runs import find_run, store_file
+    from composer.running.replay import find_question, replay
+    from composer.running.runs import find_run, store_file
     from composer.show import printable
 
     every = known_runs()
@@ -158,8 +158,8 @@ def diff(
     """Show which answers differ between two runs."""
     from dataclasses import asdict
 
-    from composer.compare import compare
-    from composer.runs import find_run
+    from composer.running.compare import compare
+    from composer.running.runs import find_run
     from composer.show import printable
 
     every = known_runs()
@@ -189,9 +189,9 @@ def export_(
     as_json: AsJson = False,
 ) -> None:
     """Write the answers of a run, as far as it is, into a file."""
-    from composer.export import export
-    from composer.outputs import form_of
-    from composer.runs import find_run
+    from composer.running.export import export
+    from composer.running.outputs import form_of
+    from composer.running.runs import find_run
 
     run_found, written = find_run(known_runs(), name), form_of(form)
     answered = in_store(lambda store: export(store, run_found, to, written))
@@ -202,7 +202,7 @@ def export_(
 
 def stats(as_json: AsJson = False) -> None:
     """Size, rows, and per arm how many drafts there are and how often one was there when it was asked for."""
-    from composer.runs import store_file
+    from composer.running.runs import store_file
     from composer.store.upkeep import stats as measure
 
     found = measure(store_file())
@@ -225,7 +225,7 @@ def gc(
     from dataclasses import asdict
     from datetime import timedelta
 
-    from composer.runs import store_file
+    from composer.running.runs import store_file
     from composer.store.upkeep import collect_garbage
 
     if not 0 <= older_than < 36500:
@@ -248,7 +248,7 @@ def verify(
     """Check every row of the store against its checksum."""
     from dataclasses import asdict
 
-    from composer.runs import store_file
+    from composer.running.runs import store_file
     from composer.show import printable
     from composer.store.upkeep import find_damage
 
@@ -274,7 +274,7 @@ def in_store(work: Callable[[DraftStore], Coroutine[Any, Any, T]]) -> T:
     """Do `work` with the draft store, which has to exist."""
     import asyncio
 
-    from composer.runs import store_file
+    from composer.running.runs import store_file
     from composer.store import DraftStore
 
     async def done() -> T:

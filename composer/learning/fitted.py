@@ -8,10 +8,10 @@ import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
-from composer.contrast import UNCHOSEN
 from composer.plugins import load
 from composer.registry.experts import Registry
-from composer.specs import Settings
+from composer.settings.contrast import UNCHOSEN
+from composer.settings.specs import Settings
 from routers.baselines import Unprofiled
 from routers.errors import RouterError
 from routers.types import Outcomes, Questions, Router

@@ -24,7 +24,7 @@ from composer.learning.tune import cross_scores, cross_signals, crossed, with_sk
 from composer.places import router_folder, trust_folder
 from composer.profile import TRUST, find_profile
 from composer.registry.experts import Registry
-from composer.specs import Settings
+from composer.settings.specs import Settings
 from composer.stages.decide import policy_of
 from composer.stages.kit import unfitted
 from routers.errors import RouterError

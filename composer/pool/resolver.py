@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from composer.contrast import CONTRASTING
 from composer.engines.base import Engine
+from composer.settings.contrast import CONTRASTING
 from composer.types import Draft, Failure, Fingerprint, Host, Request, Usage
 
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from composer.adapter import AdapterSpec, folder_sha
 from composer.errors import ConfigError
 from composer.folders import cache_folder, replacing
 from composer.registry.adapters import check_adapter, check_base
@@ -15,7 +14,8 @@ from composer.registry.bases import PICKLES, GgufBase, pickled, read_base
 from composer.registry.cache import Cache, unlike
 from composer.registry.gguf import Header, is_gguf, read_header
 from composer.registry.peft import CONFIG, WEIGHTS, check_peft, is_peft, read_peft
-from composer.specs import ModelSpec, Settings
+from composer.settings.adapter import AdapterSpec, folder_sha
+from composer.settings.specs import ModelSpec, Settings
 
 _VERSION = 1  # of what is made here: another one makes the files of the cache anew
 

@@ -10,10 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.contrast import ContrastSpec, partners
 from composer.errors import ConfigError, SourceError
-from composer.evidence import EvidenceSpec
-from composer.persona import system_of, told_of
 from composer.plugins import check_options, load
 from composer.registry.adapting import Adapters, size_of
 from composer.registry.bases import check_weights
@@ -24,9 +21,12 @@ from composer.registry.lock import UNSEEN, check_locked
 from composer.registry.memory import UNKNOWN_CACHE, when_loaded
 from composer.registry.release import changed, engine_version
 from composer.registry.sources import Progress, fetch
-from composer.sources import PathSource, Source
-from composer.specs import EncoderSpec, ExpertSpec, ModelSpec, Settings
-from composer.strategy import StrategySpec
+from composer.settings.contrast import ContrastSpec, partners
+from composer.settings.evidence import EvidenceSpec
+from composer.settings.persona import system_of, told_of
+from composer.settings.sources import PathSource, Source
+from composer.settings.specs import EncoderSpec, ExpertSpec, ModelSpec, Settings
+from composer.settings.strategy import StrategySpec
 from composer.types import AdapterFile, Fingerprint, Host, Kind, Message, Prompt, Request, Sampling, Stream, Usage
 from routers.types import Arm
 

@@ -24,7 +24,7 @@ from composer.registry.index import Link, find_wheel
 from composer.registry.pipconf import read_pip
 from composer.registry.progress import Progress
 from composer.registry.transfer import Network, Transfer, shown, split_secret
-from composer.sources import HfSource, PypiSource, Source
+from composer.settings.sources import HfSource, PypiSource, Source
 
 _HUB = "https://huggingface.co"
 _TOKEN = re.compile(r"[!-~]+")

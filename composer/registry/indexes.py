@@ -15,8 +15,8 @@ from composer.folders import mend
 from composer.registry.cache import Cache
 
 if TYPE_CHECKING:
-    from composer.evidence import EvidenceSpec
-    from composer.specs import Settings
+    from composer.settings.evidence import EvidenceSpec
+    from composer.settings.specs import Settings
 
 MANIFEST = "index.json"
 VERSION = 1

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from composer.errors import ConfigError, LockError
 from composer.registry.cache import Cache
 from composer.registry.hf import TOKENIZER, files, template_of
-from composer.sources import PathSource, Source
+from composer.settings.sources import PathSource, Source
 
 if TYPE_CHECKING:
     from composer.registry.experts import Registry

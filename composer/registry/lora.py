@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from composer.adapter import Form
 from composer.errors import ConfigError
 from composer.registry.bases import AS_THEY_ARE, TURNED, GgufBase
 from composer.registry.gguf import BF16, F16, F32, Header, read_header
 from composer.registry.peft import CONFIG, WEIGHTS, Peft, read_peft
 from composer.registry.safetensors import load_arrays, save_arrays
+from composer.settings.adapter import Form
 from routers.types import Array
 
 

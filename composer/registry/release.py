@@ -8,7 +8,7 @@ from typing import Any
 
 from composer.plugins import load
 from composer.registry.vllm_home import find_python, torch_versions, vllm_version
-from composer.specs import ModelSpec
+from composer.settings.specs import ModelSpec
 from composer.types import Sampling
 
 

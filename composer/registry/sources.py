@@ -11,7 +11,7 @@ from composer.errors import SourceError, UnreachableError
 from composer.registry.cache import Cache, unlike
 from composer.registry.hf import digest
 from composer.registry.progress import Progress
-from composer.sources import SOURCE, HfSource, PathSource, PypiSource, Source
+from composer.settings.sources import SOURCE, HfSource, PathSource, PypiSource, Source
 
 __all__ = ["Progress", "fetch"]
 

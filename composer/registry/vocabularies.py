@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.contrast import partners
 from composer.decoding.vocabulary import shared
 from composer.errors import ConfigError, RequestError
 from composer.registry.gguf import is_gguf, read_tokens
+from composer.settings.contrast import partners
 
 if TYPE_CHECKING:
     from composer.registry.experts import Registry

@@ -22,7 +22,7 @@ from composer.serve.ready import Readiness
 from composer.serve.refusal import Refused, internal, of_error, stopping
 from composer.serve.reply import Passing, Told, choice_of, usage_of
 from composer.serve.traces import Traces
-from composer.specs import StageSpec
+from composer.settings.specs import StageSpec
 from composer.state import Query, State, Wishes
 from composer.trace import Drafted, Event, Routed, Written
 from composer.types import Draft

@@ -23,7 +23,7 @@ from composer.serve.guard import Guard, Keys, is_loopback
 from composer.serve.limits import Limits
 from composer.serve.port import bind
 from composer.serve.refusal import Refused
-from composer.specs import Settings
+from composer.settings.specs import Settings
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _AFTER = 5.0  # seconds between the end of what is under way and that of its connections

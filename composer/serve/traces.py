@@ -10,7 +10,7 @@ from typing import Any
 
 from composer.document import text_of
 from composer.pipeline import Pipeline
-from composer.resume import code_version
+from composer.running.resume import code_version
 from composer.state import State, Status
 from composer.store import Origin
 from composer.traced import trace_of

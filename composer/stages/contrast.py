@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from composer.contrast import FITTED
 from composer.errors import ConfigError
+from composer.settings.contrast import FITTED
 from composer.stages.kit import Kit, Stage
 from composer.stages.partnering import contrasted
 from composer.state import Contrasted, State, Update

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from composer.settings.strategy import TOOL
 from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.state import Beside, State, Update
-from composer.strategy import TOOL
 
 if TYPE_CHECKING:
     from composer.stages.running import Written

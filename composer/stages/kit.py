@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
     from composer.answers.sandbox import Sandbox
     from composer.answers.trust import Trust
-    from composer.contrast import ContrastSpec
-    from composer.evidence import EvidenceSpec
     from composer.intents import Intents
     from composer.planning.memory import Memory
     from composer.pool.pool import Pool
@@ -30,7 +28,9 @@ if TYPE_CHECKING:
     from composer.records.scorer import ScorerRecord
     from composer.retrieval.index import Closeness, Hit
     from composer.retrieval.records import GateRecord
-    from composer.strategy import Limits, StrategySpec
+    from composer.settings.contrast import ContrastSpec
+    from composer.settings.evidence import EvidenceSpec
+    from composer.settings.strategy import Limits, StrategySpec
 
 Stage = Callable[[State], Awaitable[Update]]
 

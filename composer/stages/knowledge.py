@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from composer.asker import Asker
-from composer.evidence import EvidenceSpec, Writers
 from composer.retrieval import filters
 from composer.retrieval.corpus import BROKEN
 from composer.retrieval.evidence import RECALLED, as_evidence
@@ -23,6 +22,7 @@ from composer.retrieval.knowledge import (
     whom_request,
 )
 from composer.retrieval.split import Passage
+from composer.settings.evidence import EvidenceSpec, Writers
 from composer.stages.asking import Ask
 from composer.stages.kit import Arms, Encoder, Finder
 from composer.state import Query

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
-from composer.contrast import BASE, RANDOM, UNCHOSEN, UNREAD, WEAK
 from composer.decoding.recipes import contrast
+from composer.settings.contrast import BASE, RANDOM, UNCHOSEN, UNREAD, WEAK
 from composer.stages.kit import Arms
 from composer.stages.prompting import prompt_of
 from composer.state import Contrasted, Query, State

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from composer.persona import Voiced
+from composer.settings.persona import Voiced
 from composer.stages.kit import Kit, Stage
 from composer.state import State, Update
 

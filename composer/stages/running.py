@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 from composer.answers.sandbox import Outcome, Sandbox
 from composer.answers.strategies import Attempt
+from composer.settings.strategy import Limits, StrategySpec
 from composer.stages.asking import Ask
 from composer.stages.kit import Arms
 from composer.stages.prompting import prompt_of
 from composer.state import Query
-from composer.strategy import Limits, StrategySpec
 from composer.types import Draft, Kind, Prompt, Request
 
 Runs = Callable[[Limits], Sandbox]

@@ -28,7 +28,7 @@ from composer.registry.lora import Lora, Pair, load_lora, save_gguf, save_peft
 from composer.registry.peft import CONFIG, WEIGHTS
 from composer.registry.safetensors import load_arrays, save_arrays
 from composer.registry.sources import fetch
-from composer.sources import PathSource
+from composer.settings.sources import PathSource
 from composer.types import Host
 from evals.faults.bench import Bench, Finding
 from evals.faults.hosts import weights

@@ -11,7 +11,7 @@ from vllm_kit import Env, python
 from composer.config import load_settings
 from composer.folders import cache_folder
 from composer.registry.to_hf import convert
-from composer.specs import Settings
+from composer.settings.specs import Settings
 
 
 @pytest.fixture

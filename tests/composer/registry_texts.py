@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from composer.errors import ConfigError
-from composer.specs import Settings
+from composer.settings.specs import Settings
 
 SHA = "ab" * 32
 REGISTRY = f"""\

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from registry_texts import GENERAL, MODEL, REGISTRY, SHA, Load, told
 
-from composer.adapter import Mixture
 from composer.config import PACKAGED, load_settings, packaged_registry, parse_size
 from composer.errors import ConfigError
-from composer.sources import HfSource, PathSource, PypiSource
-from composer.specs import Price
+from composer.settings.adapter import Mixture
+from composer.settings.sources import HfSource, PathSource, PypiSource
+from composer.settings.specs import Price
 from composer.types import Sampling
 
 # What is understood ---------------------------------------------------------------------------------------------------

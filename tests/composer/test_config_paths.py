@@ -10,7 +10,7 @@ from registry_texts import MODEL, REGISTRY, Load, told
 
 from composer.config import PACKAGED, find_registry, load_settings, packaged_registry
 from composer.errors import ConfigError
-from composer.sources import HfSource, PathSource
+from composer.settings.sources import HfSource, PathSource
 
 
 def test_absolute_paths_are_taken_as_written(load: Load) -> None:

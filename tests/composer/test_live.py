@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from composer.progress import HostView, Tally, View, joined, line, table
+from composer.running.progress import HostView, Tally, View, joined, line, table
 from composer.trace import Drafted, Routed
 from composer.types import Draft, Failure, Usage
 
@@ -104,7 +104,7 @@ def test_what_the_pool_knows_replaces_what_was_counted() -> None:
 WATCH = """
 import time
 from composer.pipeline import Pipeline
-from composer.progress import watch
+from composer.running.progress import watch
 from composer.trace import Drafted, Routed
 from composer.types import Draft, Usage
 
@@ -135,7 +135,8 @@ def test_the_table_is_drawn_on_a_real_terminal_and_no_color_is_honoured(tmp_path
 
 def test_a_log_gets_lines_and_no_escapes(tmp_path: Path) -> None:
     code = WATCH.replace(
-        "from composer.progress", "import composer.progress; composer.progress.EVERY = 0.0\nfrom composer.progress"
+        "from composer.running.progress",
+        "import composer.running.progress; composer.running.progress.EVERY = 0.0\nfrom composer.running.progress",
     )
 
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)

@@ -12,12 +12,12 @@ import pytest
 from scripted import ONE, THREE, Scripted
 
 from composer.answers import trial
-from composer.batch import run_file
 from composer.errors import InputError
 from composer.jsonl import Labelled, Question
 from composer.learning.graded import from_runs
 from composer.pipeline import Pipeline
 from composer.profiling import profile_file
+from composer.running.batch import run_file
 from composer.types import Request
 
 RIGHT, WRONG = "def add(a, b):\n    return a + b", "def add(a, b):\n    return 7"

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from registry_texts import Load
 
-from composer.honours import refusal
 from composer.jsonl import Question, read_questions
+from composer.running.honours import refusal
 from composer.state import Wishes
 from composer.types import Message
 

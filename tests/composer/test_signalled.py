@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from composer.budget import Budget
-from composer.stopping import stopping
+from composer.running.stopping import stopping
 
 # A run whose sentence encoder hangs in a thread, as native code may.
 HANGS = """
 import sys, time
 from pathlib import Path
-import composer.stopping
+import composer.running.stopping
 from composer.cli import main
 from composer.pipeline import Pipeline
 
@@ -28,7 +28,7 @@ class Hanging:
         time.sleep(60)
 
 Pipeline.encoder = lambda self: Hanging()
-composer.stopping.HARD = 0.5
+composer.running.stopping.HARD = 0.5
 sys.argv = ["coe", "run", "in.jsonl", "--out", "out.jsonl"]
 main()
 """

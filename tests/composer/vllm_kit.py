@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from composer.adapter import folder_sha
 from composer.engines.vllm import VllmEngine
 from composer.registry.cache import Cache
 from composer.registry.hf import digest
+from composer.settings.adapter import folder_sha
 from composer.types import AdapterFile, Draft, Host, Message, Prompt, Request, Sampling, Stream
 
 ROOT = Path(__file__).parents[2]

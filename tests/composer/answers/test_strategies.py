@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from composer import strategy
 from composer.answers import program, sandbox, strategies
 from composer.answers.extract import extract
 from composer.answers.program import script
 from composer.answers.sandbox import LONGEST, Monty, Outcome
 from composer.answers.strategies import CALLS, Attempt, completed, first_call, gave
-from composer.strategy import CALL_ENDS, StrategySpec
+from composer.settings import strategy
+from composer.settings.strategy import CALL_ENDS, StrategySpec
 from composer.types import Draft, Failure, Kind, Message, Sampling
 
 CODE, TOOL = StrategySpec("code", ""), StrategySpec("tool", "")

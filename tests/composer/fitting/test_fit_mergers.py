@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from composer.batch import run_file
 from composer.cli import app
 from composer.command.run import tell
 from composer.errors import InputError
@@ -22,6 +21,7 @@ from composer.places import mergers_folder
 from composer.profile import find_profile
 from composer.profiling import profile_file
 from composer.records.mergers import ALL, Merger, read_mergers
+from composer.running.batch import run_file
 from composer.show import drafts_text
 from composer.state import Query
 from composer.trace_page import trace_page

@@ -11,7 +11,6 @@ import pytest
 from composer.config import load_settings, packaged_registry
 from composer.errors import ConfigError, InputError
 from composer.fitting.personas import WeighedPersona, fit_personas
-from composer.forecasting import preview_file
 from composer.installed import installed_sha
 from composer.intents import EXAMPLES, INTENTS, Intents
 from composer.jsonl import read_questions
@@ -21,6 +20,7 @@ from composer.places import personas_folder
 from composer.profile import find_profile
 from composer.profiling import profile_file
 from composer.records.personas import PersonaRecord
+from composer.running.forecasting import preview_file
 from composer.show import drafts_text
 from composer.state import Query, State
 from composer.trace_page import trace_page

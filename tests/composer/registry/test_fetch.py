@@ -15,7 +15,7 @@ import pytest
 from composer.errors import SourceError, UnreachableError
 from composer.registry import transfer
 from composer.registry.sources import fetch
-from composer.sources import HfSource, PypiSource
+from composer.settings.sources import HfSource, PypiSource
 
 pytestmark = pytest.mark.usefixtures("bare")
 BODY = bytes(range(256)) * 1000  # what the loopback servers serve
@@ -166,7 +166,7 @@ def test_a_killed_process_leaves_a_part_that_the_next_one_resumes(hub: Any, tmp_
 CHILD = f"""
 from pathlib import Path
 from composer.registry.sources import fetch
-from composer.sources import parse_source
+from composer.settings.sources import parse_source
 print("ready", flush=True)
 print(fetch([parse_source("{HF}")], "{SHA}", name="tiny", base=Path()))
 """

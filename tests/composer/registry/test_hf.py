@@ -17,7 +17,7 @@ from composer.errors import ConfigError, SourceError, UnreachableError
 from composer.registry.cache import Cache
 from composer.registry.hf import cache_size, digest, strangers, tensors, when_served
 from composer.registry.sources import fetch
-from composer.sources import HfSource, PathSource
+from composer.settings.sources import HfSource, PathSource
 
 ADAPTERS = Path(__file__).parents[3] / "composer" / "default" / "adapters"
 CONFIG = {"num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "hidden_size": 32}

@@ -14,7 +14,7 @@ import pytest
 from composer.errors import SourceError
 from composer.registry.fetch import _extract
 from composer.registry.sources import fetch
-from composer.sources import HfSource, PypiSource
+from composer.settings.sources import HfSource, PypiSource
 
 pytestmark = pytest.mark.usefixtures("bare")
 BODY = bytes(range(256)) * 1000  # what the loopback servers serve

@@ -13,7 +13,7 @@ from composer.errors import UnreachableError
 from composer.registry import transfer
 from composer.registry.progress import console_progress
 from composer.registry.sources import fetch
-from composer.sources import HfSource, PypiSource
+from composer.settings.sources import HfSource, PypiSource
 
 pytestmark = pytest.mark.usefixtures("bare")
 BODY = bytes(range(256)) * 1000  # what the loopback servers serve
@@ -23,7 +23,7 @@ HF_PATH = "/owner/repo/resolve/9c925d6/model.gguf"
 CHILD = f"""
 from pathlib import Path
 from composer.registry.sources import fetch
-from composer.sources import parse_source
+from composer.settings.sources import parse_source
 print("ready", flush=True)
 print(fetch([parse_source("{HF}")], "{SHA}", name="tiny", base=Path()))
 """

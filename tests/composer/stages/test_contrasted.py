@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from composer.batch import _fits, run_file
 from composer.errors import ConfigError
-from composer.forecasting import preview_file
 from composer.pipeline import Pipeline
-from composer.progress import Tally, watch
 from composer.retrieval.build import build
+from composer.running.batch import _fits, run_file
+from composer.running.forecasting import preview_file
+from composer.running.progress import Tally, watch
 from composer.serving import served_by
 from composer.stages.partnering import contrasted
 from composer.state import Query, State
@@ -306,7 +306,9 @@ def test_progress_counts_a_draft_of_two_bases_under_their_host(
     text, source = registry("against: mini, arms: [general]") + steps, tmp_path / "q.jsonl"
     source.write_text('{"id": "1", "question": "What is 2 + 2?"}\n')
     tallies: list[Tally] = []
-    monkeypatch.setattr("composer.progress.Tally", lambda host_of: tallies.append(Tally(host_of)) or tallies[-1])
+    monkeypatch.setattr(
+        "composer.running.progress.Tally", lambda host_of: tallies.append(Tally(host_of)) or tallies[-1]
+    )
     monkeypatch.setattr("sys.stderr", io.StringIO())
 
     pipeline = scripted.pipeline(text)

@@ -16,10 +16,10 @@ from composer.errors import ConfigError
 from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
 from composer.profile import measure
+from composer.settings.strategy import ASKS, StrategySpec
 from composer.show import drafts_text
 from composer.stages.running import Written, run_all
 from composer.state import Query, State
-from composer.strategy import ASKS, StrategySpec
 from composer.trace import Drafted, Event
 from composer.traced import calls_of, trace_of
 from composer.types import Draft, Failure, Request

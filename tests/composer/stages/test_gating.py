@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from composer.batch import run_file
 from composer.budget import Budget, Limits
 from composer.errors import ConfigError, InputError
 from composer.pipeline import Pipeline
@@ -20,6 +19,7 @@ from composer.retrieval.choosing import BothWays, Costs, fit_all
 from composer.retrieval.gate import Signals
 from composer.retrieval.index import PassageIndex
 from composer.retrieval.records import GateRecord, read_records, write_records
+from composer.running.batch import run_file
 from composer.show import drafts_text
 from composer.state import Query, State
 from composer.trace import Drafted

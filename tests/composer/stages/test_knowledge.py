@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from composer.batch import run_file
 from composer.budget import Budget, Limits
 from composer.config import load_settings
 from composer.errors import ConfigError, InputError, PassageError
-from composer.forecasting import preview_file
 from composer.pipeline import Pipeline
 from composer.profile import read_profile
 from composer.profiling import profile_file
 from composer.retrieval.build import build
+from composer.running.batch import run_file
+from composer.running.forecasting import preview_file
 from composer.state import Query, State
 from composer.trace import Drafted, Event
 from composer.traced import trace_of

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from composer.asker import Asker
-from composer.batch import run_file
 from composer.budget import Budget, Limits
 from composer.errors import ConfigError
 from composer.pipeline import Pipeline
 from composer.planning.plan import SCHEMA
 from composer.planning.planner import plan_request
+from composer.running.batch import run_file
 from composer.state import Query, State
 from composer.trace import Answered, Drafted, Event
 from composer.traced import calls_of, trace_of

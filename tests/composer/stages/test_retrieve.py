@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from composer.batch import run_file
 from composer.budget import Budget, Limits
 from composer.errors import ConfigError, InputError, PassageError
 from composer.pipeline import Pipeline
 from composer.profile import read_profile
 from composer.profiling import profile_file
 from composer.registry.indexes import MANIFEST
-from composer.resume import ChangedError
 from composer.retrieval.build import build
 from composer.retrieval.index import PassageIndex
+from composer.running.batch import run_file
+from composer.running.resume import ChangedError
 from composer.selecting import select
 from composer.serve.guard import Keys
 from composer.serve.server import limits_of, serve

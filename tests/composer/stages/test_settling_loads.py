@@ -12,7 +12,7 @@ import pytest
 
 from composer.config import load_settings, packaged_registry
 from composer.pipeline import Pipeline
-from composer.specs import StageSpec
+from composer.settings.specs import StageSpec
 from composer.state import Query, State
 from composer.traced import calls_of, trace_of
 from composer.types import Request, Role

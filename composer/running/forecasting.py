@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from composer.bounds import most_calls
-from composer.honours import refusal
 from composer.jsonl import Dedupe, read_questions
 from composer.pipeline import Pipeline
+from composer.running.bounds import most_calls
+from composer.running.honours import refusal
 from composer.show import route_data, route_text
 from composer.stages.contrast import decided_contrasts
 from composer.stages.foresight import may_want

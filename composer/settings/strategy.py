@@ -11,7 +11,7 @@ from composer.errors import ConfigError
 from composer.types import Sampling
 
 if TYPE_CHECKING:
-    from composer.form import StrategyRow
+    from composer.settings.form import StrategyRow
 
 Strategy = Literal["prose", "code", "tool"]
 PROSE, CODE, TOOL = "prose", "code", "tool"

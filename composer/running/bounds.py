@@ -10,7 +10,7 @@ from composer.answers.capabilities import CAPABILITIES
 from composer.answers.search import first_paths, widths
 from composer.planning.plan import MOST
 from composer.plugins import load
-from composer.specs import StageSpec
+from composer.settings.specs import StageSpec
 
 _PLAN = "plan"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from composer.errors import StoreCorruptError
-from composer.outputs import Form, openai_line, row_of
 from composer.pipeline import Pipeline
+from composer.running.outputs import Form, openai_line, row_of
 from composer.state import State
 from composer.store import RunHandle
 from composer.traced import settled_of, trace_of

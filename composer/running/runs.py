@@ -9,10 +9,10 @@ from typing import Any
 
 from composer.costs import Cost
 from composer.errors import InputError
-from composer.resume import resume_of
+from composer.running.resume import resume_of
+from composer.running.traffic import Installed, traffic
 from composer.show import printable
 from composer.store import SETTLED, DraftStore, RunRecord, default_path
-from composer.traffic import Installed, traffic
 
 FEWEST = 4  # characters of an id that name a run
 _NAMED = 5  # so many open questions are spelt out

@@ -17,10 +17,14 @@ from composer.folders import cache_folder
 
 if TYPE_CHECKING:
     from composer.checks import Row
-    from composer.form import RegistryRow
+    from composer.settings.form import RegistryRow
 
 _KEPT = 64  # texts; the oldest go first
-_CODE = ("form.py", "checks.py", "yamlfile.py", "formcache.py")  # what decides whether a text passes, and as what
+_HERE = Path(__file__).parent
+_CODE = (  # what decides whether a text passes, and as what
+    _HERE.parent / "checks.py",
+    *(_HERE / f"{name}.py" for name in ("form", "evidence", "sources", "strategy", "yamlfile", "formcache")),
+)
 
 
 def read_rows(path: Path) -> tuple[Document, RegistryRow]:
@@ -40,8 +44,8 @@ def read_rows(path: Path) -> tuple[Document, RegistryRow]:
 
 def _checked(text: str, name: str) -> dict[str, Any]:
     from composer.checks import check  # noqa: PLC0415 pydantic and the YAML parser: only for a new text
-    from composer.form import RegistryRow  # noqa: PLC0415
-    from composer.yamlfile import parse  # noqa: PLC0415
+    from composer.settings.form import RegistryRow  # noqa: PLC0415
+    from composer.settings.yamlfile import parse  # noqa: PLC0415
 
     document = parse(text, name)
     rows = check(RegistryRow, document.data, document.where)
@@ -51,8 +55,8 @@ def _checked(text: str, name: str) -> dict[str, Any]:
 def _key(text: str) -> str:
     """The sha256 over the text and the code that checks it."""
     whole = hashlib.sha256(text.encode())
-    for name in _CODE:
-        whole.update(hashlib.sha256(Path(__file__).with_name(name).read_bytes()).digest())
+    for path in _CODE:
+        whole.update(hashlib.sha256(path.read_bytes()).digest())
     return whole.hexdigest()
 
 

@@ -27,7 +27,7 @@ class ChangedError(ComposerError):
 @cache
 def code_version() -> str:
     """The version of this program, and a digest of its source: a checkout changes without a new version."""
-    top = Path(__file__).parents[1]
+    top = Path(__file__).parents[2]
     digest = hashlib.sha256()
     for package in ("composer", "routers"):
         for path in sorted((top / package).rglob("*.py")):

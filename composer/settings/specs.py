@@ -8,13 +8,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from composer.adapter import AdapterSpec
-from composer.contrast import ContrastSpec
 from composer.document import Document
-from composer.evidence import EvidenceSpec
-from composer.persona import MARK, PersonaSpec
-from composer.sources import Source
-from composer.strategy import AT, StrategySpec
+from composer.settings.adapter import AdapterSpec
+from composer.settings.contrast import ContrastSpec
+from composer.settings.evidence import EvidenceSpec
+from composer.settings.persona import MARK, PersonaSpec
+from composer.settings.sources import Source
+from composer.settings.strategy import AT, StrategySpec
 from composer.types import Kind, Sampling, Scalar, Writes
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from composer.jsonl import Question
-from composer.specs import Settings
+from composer.settings.specs import Settings
 
 
 def refusal(settings: Settings) -> Callable[[Question], str | None]:

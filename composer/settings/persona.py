@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from composer.errors import ConfigError
 
 if TYPE_CHECKING:
-    from composer.specs import ArmSpec, Settings
+    from composer.settings.specs import ArmSpec, Settings
 
 MARK = "!"
 """Between an expert and its persona in the name of an arm: `general!warm`."""

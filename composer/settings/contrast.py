@@ -12,8 +12,8 @@ from composer.types import Mix, Request, Stream
 
 if TYPE_CHECKING:
     from composer.engines.base import Engine
-    from composer.form import ContrastRow
-    from composer.specs import ArmSpec, ExpertSpec, Settings
+    from composer.settings.form import ContrastRow
+    from composer.settings.specs import ArmSpec, ExpertSpec, Settings
 
 BASE, UNCHOSEN, RANDOM, UNREAD, WEAK = "base", "unchosen", "random", "unread", "weak"
 KINDS = {

@@ -19,21 +19,21 @@ from composer.budget import Budget, Why
 from composer.config import AUTO
 from composer.document import text_of
 from composer.errors import StoreError, plain_errors
-from composer.honours import refusal
 from composer.installed import installed_sha
 from composer.jsonl import Dedupe, check_outputs, read_questions, write_atomic
-from composer.outputs import (
+from composer.pipeline import Pipeline
+from composer.pool.status import Status
+from composer.registry.indexes import content_sha
+from composer.running.honours import refusal
+from composer.running.outputs import (
     Form,
     errors_file,
     partial_file,
     sweep_drafts_of,
     write_rows,
 )
-from composer.pipeline import Pipeline
-from composer.pool.status import Status
-from composer.registry.indexes import content_sha
-from composer.results import Results
-from composer.resume import code_version, refuse_change
+from composer.running.results import Results
+from composer.running.resume import code_version, refuse_change
 from composer.serving import experts_of, put_on, served_by
 from composer.state import Answer, Query, State, as_queries
 from composer.store import Charge, Ending, Origin, Question, RunHandle

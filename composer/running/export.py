@@ -8,7 +8,7 @@ from typing import IO, Any, cast
 
 from composer.errors import InputError
 from composer.jsonl import check_outputs, write_atomic
-from composer.outputs import Form, openai_line, row_of, row_without, write_rows
+from composer.running.outputs import Form, openai_line, row_of, row_without, write_rows
 from composer.store import DraftStore, RunRecord
 
 

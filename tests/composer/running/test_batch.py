@@ -15,18 +15,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from composer.batch import ask_once, run_file
 from composer.budget import Budget, Limits
 from composer.config import load_settings
 from composer.engines.base import Engine
 from composer.engines.scripted import ScriptedEngine
 from composer.errors import InputError, MemoryBudgetError, StoreError
 from composer.jsonl import DuplicateIds
-from composer.outputs import row_of
 from composer.pipeline import Pipeline
 from composer.places import answers_folder, contrasts_folder, gates_folder, router_folder
 from composer.registry.experts import Registry
-from composer.resume import ChangedError
+from composer.running.batch import ask_once, run_file
+from composer.running.outputs import row_of
+from composer.running.resume import ChangedError
 from composer.store import DraftStore
 from composer.trace import Routed
 from composer.types import Delta, Draft, Failure, Request, Usage
@@ -376,7 +376,7 @@ def test_another_version_of_the_program_is_a_change_as_well(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, out = write(tmp_path / "in.jsonl", ROWS), tmp_path / "out.jsonl"
-    for module in ("composer.batch", "composer.resume"):
+    for module in ("composer.running.batch", "composer.running.resume"):
         monkeypatch.setattr(f"{module}.code_version", lambda: "0.0.9")
     run_file(make(failing()), source, out, budget=Budget(Limits(calls=1)))
     monkeypatch.undo()
@@ -494,7 +494,7 @@ def test_a_file_of_several_windows_is_one_file(make: Make, tmp_path: Path, monke
     source = write(tmp_path / "in.jsonl", [{"id": str(i), "question": f"question {i}"} for i in range(50)])
     whole = run_file(make(failing()), source, tmp_path / "whole.jsonl")
     (tmp_path / "drafts.sqlite").unlink()
-    monkeypatch.setattr("composer.batch._WINDOW", 8)
+    monkeypatch.setattr("composer.running.batch._WINDOW", 8)
 
     first = run_file(make(failing()), source, tmp_path / "out.jsonl", budget=Budget(Limits(calls=20)))
     done = run_file(make(failing()), source, tmp_path / "out.jsonl")
@@ -507,7 +507,7 @@ def test_a_file_of_several_windows_is_one_file(make: Make, tmp_path: Path, monke
 def test_nothing_is_routed_any_more_when_a_run_is_stopped(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("composer.batch._WINDOW", 4)
+    monkeypatch.setattr("composer.running.batch._WINDOW", 4)
     source = write(tmp_path / "in.jsonl", [{"id": str(i), "question": f"question {i}"} for i in range(40)])
     budget, routed = Budget(), []
 

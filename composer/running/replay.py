@@ -14,8 +14,8 @@ from composer.document import text_of
 from composer.errors import ConfigError, InputError, StoreError
 from composer.pipeline import Pipeline
 from composer.registry.indexes import content_sha
-from composer.resume import ChangedError, difference
-from composer.specs import Settings
+from composer.running.resume import ChangedError, difference
+from composer.settings.specs import Settings
 from composer.state import Query, Wishes
 from composer.store import DraftStore, RunRecord
 from composer.traced import trace_of

@@ -15,15 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 from scripted import ONE, Scripted
 
-from composer.batch import Summary, ask_once, run_file
 from composer.budget import Budget, Limits
-from composer.compare import compare
 from composer.errors import ComposerError, InputError, StoreError, StoreLockedError
-from composer.export import export
-from composer.outputs import row_without
-from composer.replay import find_question, replay
-from composer.resume import ChangedError
-from composer.runs import find_run, run_data, run_lines, status_data, status_lines
+from composer.running.batch import Summary, ask_once, run_file
+from composer.running.compare import compare
+from composer.running.export import export
+from composer.running.outputs import row_without
+from composer.running.replay import find_question, replay
+from composer.running.resume import ChangedError
+from composer.running.runs import find_run, run_data, run_lines, status_data, status_lines
 from composer.store import Charge, DraftStore, RunRecord
 from composer.store.upkeep import collect_garbage, find_damage, stats
 from composer.types import Draft, Failure, Request, Stream, Usage

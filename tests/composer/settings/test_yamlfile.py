@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from composer.errors import ConfigError
-from composer.yamlfile import parse
+from composer.settings.yamlfile import parse
 
 
 def told(text: str) -> ConfigError:

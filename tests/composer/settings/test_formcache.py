@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from composer import formcache
 from composer.config import load_settings, packaged_registry
 from composer.document import Document
 from composer.errors import ConfigError
-from composer.specs import Settings
+from composer.settings import formcache
+from composer.settings.specs import Settings
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(registry: Path, m
 
 def test_other_code_reads_the_text_anew(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_settings(registry)
-    monkeypatch.setattr(formcache, "_CODE", ("form.py",))
+    monkeypatch.setattr(formcache, "_CODE", (Path(formcache.__file__).with_name("form.py"),))
     load_settings(registry)
 
     assert len(notes()) == 2

@@ -9,11 +9,11 @@ import pytest
 from scripted import THREE, Scripted
 from typer.testing import CliRunner
 
-from composer.batch import run_file
 from composer.cli import app
 from composer.errors import MemoryBudgetError
-from composer.forecasting import preview_file
 from composer.pipeline import Pipeline
+from composer.running.batch import run_file
+from composer.running.forecasting import preview_file
 from composer.types import Request
 
 STOPPING = (

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from composer.records.contrasts import ContrastRecord
-from composer.runs import status_data, status_lines
+from composer.running.runs import status_data, status_lines
+from composer.running.traffic import traffic
 from composer.store import Charge, DraftStore, Origin
-from composer.traffic import traffic
 from composer.types import Usage
 
 HERE = 2**20

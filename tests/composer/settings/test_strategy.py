@@ -9,7 +9,7 @@ from registry_texts import GENERAL, REGISTRY, Load, told
 
 from composer.pipeline import Pipeline
 from composer.registry.experts import Registry
-from composer.strategy import ASKS, Limits, StrategySpec, strategy_of
+from composer.settings.strategy import ASKS, Limits, StrategySpec, strategy_of
 from composer.types import Message
 from routers.prism import Prism
 
@@ -105,7 +105,7 @@ def test_a_record_belongs_to_what_was_asked(load: Load) -> None:
 
 
 def test_the_registry_of_the_docs_is_one(load: Load) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "strategies.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "strategies.md").read_text(encoding="utf-8")
     block = page.split("```yaml\n")[1].split("```")[0]
     settings = load(REGISTRY.partition("experts:")[0].replace("small:", "smollm2:") + block)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from composer.errors import ConfigError, suggest
 
 if TYPE_CHECKING:
-    from composer.form import AdapterRow, ExpertRow
+    from composer.settings.form import AdapterRow, ExpertRow
 
 Form = Literal["sum", "cross"]
 """`sum` adds what the adapters do (their products, METHODS I.9); `cross` adds their matrices, as LoraHub does, so that
