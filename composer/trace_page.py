@@ -17,7 +17,9 @@ _STYLE = (
     ".drafts .taken{border-color:var(--dot);border-width:2px}.differs{color:var(--mark)}"
     "pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}"
     ".answer{font-size:1.2rem;border-left:3px solid var(--dot);padding-left:.8rem}"
-    "progress{width:8rem;height:.6rem}td.text{white-space:normal;text-align:left}</style>"
+    "progress{width:8rem;height:.6rem}td.text{white-space:normal}.wide :is(th,td){text-align:left}"
+    ":is(.scores :is(th,td):nth-child(2),.costs :is(th,td):is(:nth-child(3),:nth-child(4)),.ratings :is(th,td):nth-child(4),"
+    ".paths :is(th,td):nth-child(5)){text-align:right}</style>"
 )
 
 
@@ -90,7 +92,11 @@ def _drafts(trace: Mapping[str, Any]) -> str:
 
 def _card(draft: Mapping[str, Any], trace: Mapping[str, Any]) -> str:
     differs = draft["answer"] is not None and draft["answer"] != trace["answer"]
-    kind = " class=taken" if draft["name"] == trace["chosen"] and not differs else ""
+    merged = "draft" in (
+        trace.get("merge") or {}
+    )  # whose text is the answer, also where its author's own draft holds none
+    taken = draft["name"] == trace["chosen"] and not differs and not (merged and draft["answer"] is None)
+    kind = " class=taken" if taken else ""
     said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
     answer = "<p>no answer was read</p>"
     if draft["answer"] is not None:
