@@ -8,7 +8,7 @@ from typing import Annotated
 import numpy as np
 from annotated_types import Ge, Le
 
-from composer.answers.merge import merge_request, shown
+from composer.answers.merge import merge_request, shown, unfenced
 from composer.plugins import load
 from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.reading import compared, read
@@ -91,7 +91,9 @@ async def _round(kit: Kit, router: str | None, k: int, number: int, state: State
 def _said(kit: Kit, state: State, row: int, own: Sequence[Request], drafts: Mapping[str, Draft]) -> tuple[Reply, ...]:
     query = state.queries[row]
     kind = kind_of(kit, query, state.asked[row])
-    return compared([read(Reply(request.arm, drafts[request.id]), query, kind) for request in own], kind)
+    return compared(
+        [read(Reply(request.arm, unfenced(request, drafts[request.id])), query, kind) for request in own], kind
+    )
 
 
 def _requests(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from composer.answers.merge import merge_request
+from composer.answers.merge import merge_request, unfenced
 from composer.stages.disputed import check_settler, disputed, settler
 from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.reading import compared, read
@@ -54,7 +54,7 @@ async def _merged(
     cut: set[str] = set()
     drafts = await asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)(list(requests.values()))
     for row, request in requests.items():
-        query, draft = state.queries[row], drafts[request.id]
+        query, draft = state.queries[row], unfenced(request, drafts[request.id])
         if query.id in cut:
             withheld[row] = True
             continue

@@ -10,6 +10,7 @@ from annotated_types import Ge, Le
 
 from composer.answers.checking import check_request, refine_request, verdict
 from composer.answers.found import Checked
+from composer.answers.merge import unfenced
 from composer.stages.balloting import voted
 from composer.stages.disputed import CONVERSATION, check_settler, of_a_plan, proven, settled_rows
 from composer.stages.kit import Kit, Stage, Together, kind_of
@@ -99,7 +100,7 @@ async def _try(kit: Kit, by: str, state: State, courses: Mapping[int, _Course], 
     written = await ask(list(again.values()))
     for row, request in again.items():
         if state.queries[row].id not in cut:
-            await _heard(state, row, going[row], request.arm, written[request.id])
+            await _heard(state, row, going[row], request.arm, unfenced(request, written[request.id]))
 
 
 def _author(kit: Kit, arm: str) -> str | None:

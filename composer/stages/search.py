@@ -11,7 +11,7 @@ from annotated_types import Ge, Le
 
 from composer.answers.checking import check_request, verdict
 from composer.answers.found import Walked
-from composer.answers.merge import merge_request
+from composer.answers.merge import merge_request, unfenced
 from composer.answers.search import Path, agreeing, answer_of, best_of, children, distinct, first_paths, widths, winner
 from composer.stages.disputed import check_settler, of_a_plan, proven, settled_rows
 from composer.stages.kit import Kit, Stage, Together, kind_of
@@ -127,7 +127,7 @@ async def _round(kit: Kit, state: State, walks: Mapping[int, _Walk], number: int
         if query.id in cut:
             continue
         for request in step.requests:
-            draft = drafts[request.id]
+            draft = unfenced(request, drafts[request.id])
             one.replies.append(read(Reply(request.arm, draft, request.sample), query, one.kind))
             one.beside.append(Beside(request.arm, "search", draft))
         one.replies = list(await compared_aside(one.replies, one.kind))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from composer.answers.merge import LONGEST, judge_requests, merge_request, preferred, shown
+from composer.answers.merge import LONGEST, judge_requests, merge_request, preferred, shown, unfenced
 from composer.asker import Asker
 from composer.types import Draft, Failure, Message, Prompt, Sampling, Stream
 
@@ -81,3 +81,17 @@ def test_a_judge_that_prefers_a_place_prefers_nobody(said: tuple[str, str], foun
 def test_a_failed_judge_says_nothing() -> None:
     broken = Draft("", "A", "error", error=Failure("refused", "out of order"))
     assert preferred((broken, Draft("", "B", "stop"))) is None
+
+
+def test_a_merger_that_repeats_the_fence_has_not_said_its_digits() -> None:
+    request = merge_request(Registry(), "general", "2 + 3?", ["5", "6"], ASKER)
+    fence = next(line for line in prompt_of(request).splitlines() if line.endswith(" end")).removesuffix(" end")
+    code = fence.strip("=")
+
+    def read(text: str) -> str:
+        return unfenced(request, Draft("", text, "stop")).text
+
+    assert read(f"{code}\n\nThe answer is: {code}") == "The answer is:"
+    assert read(f"{fence} 1\n5\n{fence} end\nIt is 5.") == "5\n\nIt is 5."
+    assert read(f"{fence} 5 metres") == "metres", "a number behind the fence is that of a response"
+    assert read("It is 5, and not ==0123456789ab== 6.") == "It is 5, and not ==0123456789ab== 6."

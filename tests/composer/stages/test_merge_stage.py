@@ -110,3 +110,16 @@ def test_a_budget_that_ends_before_the_merge_leaves_the_row_for_the_next_start(s
 def test_the_merger_has_to_be_an_expert(scripted: Scripted) -> None:
     with pytest.raises(ConfigError, match="nobody"):
         scripted.pipeline(registry("by: nobody"), Book())
+
+
+def test_digits_of_the_fence_are_no_answer(scripted: Scripted) -> None:
+    def say(request: Request) -> str:
+        if request.role != "merge":
+            return "It is 5." if request.arm == "sums" else "It is 4."
+        prompt = request.streams[0].prompt
+        text = prompt if isinstance(prompt, str) else prompt[-1].content
+        return f"The answer is: {text[text.index('==') :].split()[0].strip('=')}"
+
+    state = one(scripted.pipeline(registry("by: general, sure: 0.99"), say))
+    told = trace_of(state, 0)["merge"]
+    assert (state.answers[0].text, told["answer"], told["draft"]) == ("4", None, "The answer is:")
