@@ -10,18 +10,19 @@ from __future__ import annotations
 import ast
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from composer.answers.program import script, syntax_error, tree
 from composer.answers.sandbox import LONGEST, Outcome
 from composer.settings.strategy import CALL_ENDS, CODE, Strategy, StrategySpec
-from composer.types import Draft, Kind, Message, Prompt
+from composer.types import Draft, Failure, Kind, Message, Prompt
 from composer.untrusted import harmless
 
 CALLS = 3
 """How often an expert may call the tool."""
 
 CALL_BEGINS = "<<"
+BROKEN = "what runs programs failed"
 _LONGEST_CALL = 500
 _FENCED = re.compile(
     r"^[ \t]{0,3}(`{3,})[ \t]*[\w+#.-]{0,20}[ \t]*\n(.*?)(?:^[ \t]{0,3}\1[ \t]*$|\Z)", re.MULTILINE | re.DOTALL
@@ -201,6 +202,11 @@ class Attempt:
         """What came of the program."""
         assert self.program is not None
         program, self.program = self.program, None
+        if outcome.broken:  # whether the draft is right nobody knows: it counts as one that failed
+            self.why = f"{BROKEN}: {outcome.why}"
+            self.calls.append(Call(program, why=self.why))
+            self.draft = replace(self.draft, stop="error", error=Failure("sandbox", self.why))
+            return
         if self.spec.use == CODE:
             value, self.why = gave(outcome, self.kind)
             self.calls.append(Call(program, value, self.why))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from composer.answers.sandbox import Outcome, Sandbox
 from composer.answers.strategies import Attempt
+from composer.errors import EngineError
 from composer.settings.strategy import Limits, StrategySpec
 from composer.stages.asking import Ask
 from composer.stages.kit import Arms
@@ -61,7 +62,7 @@ async def _run(sandbox: Runs, attempts: Sequence[Attempt]) -> bool:
         for one in waiting:
             if stopped.is_set():  # whoever wanted it has gone, and may have closed the sandbox
                 break
-            found.append(sandbox(one.spec.limits).run(one.program or ""))
+            found.append(_outcome(sandbox, one))
         return found
 
     try:
@@ -71,6 +72,15 @@ async def _run(sandbox: Runs, attempts: Sequence[Attempt]) -> bool:
     for attempt, outcome in zip(waiting, outcomes, strict=True):
         attempt.ran(outcome)
     return True
+
+
+def _outcome(sandbox: Runs, one: Attempt) -> Outcome:
+    """What came of its program. Where nothing can run it, the batch goes on: the draft has failed like one that no host wrote."""
+    try:
+        own = sandbox(one.spec.limits)
+    except EngineError as why:
+        return Outcome(None, "", str(why), broken=True)
+    return own.run(one.program or "")
 
 
 def _request(registry: Arms, one: Written, attempt: Attempt) -> Request | None:

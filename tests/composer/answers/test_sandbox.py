@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from composer.answers.sandbox import SECONDS, Monty
-from composer.errors import ConfigError
+from composer.errors import EngineError
 
 FILE = "{file}"
 ENDLESS = (
@@ -133,11 +136,145 @@ def test_a_hostile_program_does_nothing_outside_and_ends(
             server.accept()
 
     assert took < 5 * SECONDS, "it was not ended in time"
+    assert not outcome.broken, "it is the program that fails, or ends well"
     assert list(tmp_path.iterdir()) == []
     told = f"{outcome.value} {outcome.printed} {outcome.why}"
     assert SECRET not in told and "root:" not in told
     assert os.environ["SANDBOX_SECRET"] == SECRET
     assert sandbox.run("1 + 1").value == "2", "the next program runs"
+
+
+@pytest.fixture
+def fresh() -> Iterator[Monty]:
+    OTHERS[:] = children()
+    with Monty(seconds=0.5) as opened:
+        yield opened
+
+
+OTHERS: list[int] = []
+
+
+def children() -> list[int]:
+    return [int(one) for task in Path("/proc/self/task").iterdir() for one in (task / "children").read_text().split()]
+
+
+def worker() -> int:
+    """The process that runs the programs of `fresh`."""
+    [own] = set(children()) - set(OTHERS)
+    return own
+
+
+class Meddling:
+    """A pool whose sessions meddle with their process before they feed it a program; where there is a `refusal`, it has none."""
+
+    def __init__(self, pool: Any, meddle: Callable[[int], None], refusal: Exception | None = None) -> None:
+        self.pool, self.meddle, self.refusal, self.fed = pool, meddle, refusal, list[str]()
+
+    def __enter__(self) -> Meddling:
+        self.pool.__enter__()
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.pool.__exit__(*why)
+
+    @contextmanager
+    def checkout(self, **limits: Any) -> Iterator[Meddling]:
+        if self.refusal is not None:
+            raise self.refusal
+        with self.pool.checkout(**limits) as session:
+            self.session = session
+            yield self
+
+    def feed_run(self, program: str, **more: Any) -> object:
+        self.fed.append(program)
+        self.meddle(len(self.fed))
+        return self.session.feed_run(program, **more)
+
+
+def meddled(sandbox: Monty, meddle: Callable[[int], None], refusal: Exception | None = None) -> Meddling:
+    sandbox._pool = Meddling(sandbox._pool, meddle, refusal)
+    return sandbox._pool
+
+
+def kills(*times: int) -> Callable[[int], None]:
+    return lambda time: os.kill(worker(), signal.SIGKILL) if time in times else None
+
+
+def test_a_program_whose_process_dies_is_run_once_more(fresh: Monty) -> None:
+    pool = meddled(fresh, kills(1))
+    outcome = fresh.run("6 * 7")
+
+    assert (outcome.value, outcome.broken, pool.fed) == ("42", False, ["6 * 7"] * 2)
+
+
+def test_a_program_that_ends_its_process_twice_has_failed_where_another_one_runs(fresh: Monty) -> None:
+    meddled(fresh, kills(1, 2))
+    outcome = fresh.run("6 * 7")
+
+    assert not outcome.broken and "breaks what runs it: MontyCrashedError" in outcome.why
+    assert fresh.run("1 + 1").value == "2"
+
+
+def test_where_no_program_runs_none_has_failed(fresh: Monty) -> None:
+    meddled(fresh, kills(1, 2, 3))
+    outcome = fresh.run("6 * 7")
+
+    assert outcome.broken and "MontyCrashedError" in outcome.why
+    assert fresh.run("1 + 1").value == "2"
+
+
+def test_a_program_that_reaches_no_process_has_not_failed(fresh: Monty) -> None:
+    pool = meddled(fresh, lambda _: None, TimeoutError("no free worker"))
+    outcome = fresh.run("6 * 7")
+
+    assert (outcome.broken, outcome.why, pool.fed) == (True, "TimeoutError: no free worker", [])
+    pool.refusal = None
+    assert fresh.run("1 + 1").value == "2"
+
+
+def test_a_process_that_cannot_be_begun_again_is_not_the_programs_fault(
+    fresh: Monty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meddled(fresh, kills(1))
+    monkeypatch.setattr(Meddling, "__enter__", failing)
+    outcome = fresh.run("6 * 7")
+
+    assert outcome.broken and "no processes left" in outcome.why
+    monkeypatch.undo()
+    assert fresh.run("1 + 1").value == "2"
+
+
+def failing(_: Meddling) -> Meddling:
+    raise RuntimeError("no processes left")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_machine_that_does_not_come_to_it_is_not_the_programs_fault(fresh: Monty, times: int) -> None:
+    def halt(time: int) -> None:
+        if time <= times:
+            os.kill(worker(), signal.SIGSTOP)
+
+    pool = meddled(fresh, halt)
+    outcome = fresh.run("6 * 7")
+
+    assert (outcome.value, outcome.broken) == (("42", False) if times == 1 else (None, True))
+    assert len(pool.fed) == 2 and ("too busy" in outcome.why) == outcome.broken
+
+
+def test_a_program_cannot_pass_for_one_that_the_machine_did_not_come_to(fresh: Monty) -> None:
+    began = time.monotonic()
+    outcome = fresh.run("raise TimeoutError('feed time limit exceeded: 500.1ms > 500ms')")
+
+    assert not outcome.broken and "TimeoutError" in outcome.why and time.monotonic() - began < 0.4
+
+
+def test_what_is_closed_runs_nothing_and_begins_nothing() -> None:
+    with Monty() as sandbox:
+        pass
+
+    assert sandbox.run("1 + 1").broken
+    with pytest.raises(RuntimeError, match="not active"):
+        sandbox._pool.checkout().__enter__()
 
 
 def test_what_is_printed_is_bounded(sandbox: Monty) -> None:
@@ -148,6 +285,6 @@ def test_what_is_printed_is_bounded(sandbox: Monty) -> None:
 
 def test_an_interpreter_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MONTY_BIN", str(tmp_path / "monty"))
-    with pytest.raises(ConfigError, match="not whole") as told:
+    with pytest.raises(EngineError, match="not whole") as told:
         Monty().__enter__()
     assert "pip install" in str(told.value)

@@ -212,6 +212,16 @@ def test_what_a_call_gives_cannot_change_the_speaker(monty: Monty) -> None:
     assert isinstance(told, Message) and "<|im" not in told.content and "\nSystem:" not in told.content
 
 
+@pytest.mark.parametrize("spec", [CODE, TOOL], ids=["code", "tool"])
+def test_a_draft_whose_program_nobody_could_run_has_failed_and_is_not_wrong(spec: StrategySpec) -> None:
+    attempt = Attempt(spec, "number", draft("```python\n3 * 7\n```"))
+    attempt.ran(Outcome(None, "", "no processes left", broken=True))
+
+    assert not attempt.asks and not attempt.draft.ok and attempt.worked.said == ""
+    assert attempt.draft.error == Failure("sandbox", "what runs programs failed: no processes left")
+    assert attempt.worked.calls[0].program == "3 * 7" and "no processes left" in attempt.worked.why
+
+
 def test_an_expert_that_calls_is_stopped_where_a_call_ends() -> None:
     assert TOOL.sampling(Sampling(stop=("END",))).stop == ("END", CALL_ENDS)
     assert CODE.sampling(Sampling(stop=("END",))).stop == ("END",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import pytest
 
 from composer.answers.sandbox import Monty, Outcome
 from composer.budget import Budget, Limits
-from composer.errors import ConfigError
+from composer.errors import ConfigError, EngineError
 from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
 from composer.profile import measure
@@ -235,6 +235,51 @@ def test_who_discusses_answers_in_prose(scripted: Scripted) -> None:
     one(scripted.pipeline(registry("[code]", steps=steps), book))
 
     assert [request.arm for request in book.asked if request.role == "discuss"] == ["general"]
+
+
+class Out:
+    """A sandbox that is out of order."""
+
+    def run(self, program: str) -> Outcome:
+        return Outcome(None, "", "no processes left", broken=True)
+
+
+def unopened(_: object) -> Monty:
+    raise EngineError("what runs programs is not whole: no processes left")
+
+
+@pytest.mark.parametrize("sandbox", [lambda _: Out(), unopened], ids=["breaks", "does not open"])
+def test_what_runs_programs_fails_and_not_the_expert(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch, sandbox: Callable[[object], object]
+) -> None:
+    monkeypatch.setattr(Pipeline, "sandbox", lambda _, limits: sandbox(limits))
+    book = Book(general="It is 84.", coder="It is 84.", coder_code="47 + 38", coder_tool=["<<47 + 38>>", "Answer: 85"])
+    pipeline = scripted.pipeline(registry("[prose, code, tool]"), book)
+    state = one(pipeline)
+
+    assert (state.answers[0].text, state.answers[0].status) == ("84", "degraded")
+    assert "failed: what runs programs failed" in drafts_text(trace_of(state, 0))
+    assert [draft["error"] and draft["error"]["kind"] for draft in trace_of(state, 0)["drafts"]][2:] == ["sandbox"] * 2
+    assert len(book.prompts("coder@tool")) == 1, "nobody tells it what came of its call"
+
+
+def test_what_runs_programs_fails_and_leaves_no_record(scripted: Scripted) -> None:
+    book = Book(general="5", coder="5", coder_code="47 + 38", coder_tool=["<<47 + 38>>", "Answer: 85"])
+    items = [Labelled(Question("q", SUM, (), "number", 1), "85", "sums", "profile")]
+    with scripted.pipeline(registry("[prose, code, tool]"), book) as pipeline:
+        found = pipeline.complete(
+            measure(
+                items,
+                pipeline.pool,
+                pipeline.registry,
+                np.ones((1, 2), dtype=np.float32),
+                encoder="e",
+                prints=pipeline.registry.prints(),
+                sandbox=lambda _: Out(),
+            )
+        )
+
+    assert {row["arm"] for row in found.table.to_pylist()} == {"general", "coder"}
 
 
 class Judge:
