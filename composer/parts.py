@@ -258,11 +258,17 @@ class Parts:
         finally:
             if store is not None:
                 store.close()
-            with self._opening:
-                indexes, self._indexes = self._indexes, {}
-                sandboxes, self._sandboxes = self._sandboxes, {}
-                self._checked = set()
-            for sandbox in sandboxes.values():
-                sandbox.close()
-            for index in indexes.values():
-                index.close()
+            self._checked = set()
+            if self._indexes or self._sandboxes:
+                import asyncio  # noqa: PLC0415 - `coe route` asks nobody
+
+                await asyncio.to_thread(self._close_opened)  # a program under way is waited for, and others go on
+
+    def _close_opened(self) -> None:
+        with self._opening:
+            indexes, self._indexes = self._indexes, {}
+            sandboxes, self._sandboxes = self._sandboxes, {}
+        for sandbox in sandboxes.values():
+            sandbox.close()
+        for index in indexes.values():
+            index.close()

@@ -200,6 +200,31 @@ def test_programs_run_in_one_sandbox_that_is_closed_with_the_pipeline(
     assert told == ["open", "close"]
 
 
+async def test_closing_waits_for_the_program_under_way_and_not_on_the_loop(scripted: Scripted) -> None:
+    endless = "[{use: code, ask: '', seconds: 1.5}]"
+    pipeline = scripted.pipeline(registry(endless), Book(general="85", coder_code="while True: pass"))
+    began, run = asyncio.Event(), Monty.run
+    loop = asyncio.get_running_loop()
+
+    def told(self: Monty, program: str) -> Outcome:
+        loop.call_soon_threadsafe(began.set)
+        return run(self, program)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Monty, "run", told)
+        work = asyncio.create_task(pipeline.astate([Query("q", SUM)], by="coder@code"))
+        await began.wait()
+        work.cancel()  # the last to leave closes what was opened
+        beats = []
+        while not work.done():
+            beats.append(time.monotonic())
+            await asyncio.sleep(0.02)
+
+    assert beats[-1] - beats[0] > 1, "the program was waited for"
+    assert max(np.diff(beats)) < 0.7, "others went on meanwhile"
+    assert pipeline._sandboxes == {}
+
+
 def test_without_what_runs_programs_nothing_is_loaded(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("composer.answers.sandbox.find_spec", lambda _: None)
 
