@@ -14,14 +14,13 @@ from dataclasses import dataclass, field, replace
 
 from composer.answers.program import script, syntax_error, tree
 from composer.answers.sandbox import LONGEST, Outcome
-from composer.settings.strategy import CALL_ENDS, CODE, Strategy, StrategySpec
+from composer.settings.strategy import CALL_BEGINS, CALL_ENDS, CODE, Strategy, StrategySpec
 from composer.types import Draft, Failure, Kind, Message, Prompt
 from composer.untrusted import harmless
 
 CALLS = 3
 """How often an expert may call the tool."""
 
-CALL_BEGINS = "<<"
 BROKEN = "what runs programs failed"
 _LONGEST_CALL = 500
 _FENCED = re.compile(
@@ -109,13 +108,13 @@ def completed(program: str) -> str:
 
 
 def first_call(text: str, *, whole: bool) -> tuple[str, int] | None:
-    """The first call in a text, between << and >> or a fenced block, and where it ends in the text; None where there is none.
+    """The first call in a text, between <call> and </call> or a fenced block, and where it ends in the text; None where there is none.
     One that nothing closes counts in a text that is `whole` (the expert was stopped there).
 
-    >>> first_call("So <<12 * 7>> is", whole=True), first_call("So <<12 * 7", whole=False)
-    (('12 * 7', 13), None)
-    >>> first_call("<<2+3=5", whole=True)
-    ('2+3', 7)
+    >>> first_call("So <call>12 * 7</call> is", whole=True), first_call("So <call>12 * 7", whole=False)
+    (('12 * 7', 22), None)
+    >>> first_call("<call>2+3=5", whole=True)
+    ('2+3', 11)
     """
     inline, fenced = _inline(text, whole), _FENCED.search(text)
     if fenced is None or (inline is not None and inline[0] < fenced.start()):
@@ -123,7 +122,7 @@ def first_call(text: str, *, whole: bool) -> tuple[str, int] | None:
             return None
         start, end = inline
         program = text[start + len(CALL_BEGINS) : end].removesuffix(CALL_ENDS).strip()
-        if syntax_error(program) is not None:  # <<2+3=5>>, as GSM8K's solutions have it
+        if syntax_error(program) is not None:  # 2+3=5, as GSM8K's solutions have it
             program = _ANNOTATED.sub("", program)
         return program, end
     closed = fenced[0].rstrip().endswith(fenced[1])
@@ -131,8 +130,8 @@ def first_call(text: str, *, whole: bool) -> tuple[str, int] | None:
 
 
 def _inline(text: str, whole: bool) -> tuple[int, int] | None:
-    """Where the first call between << and >> begins and ends, on one line and not too long. No pattern: of a text full of << a
-    search would take minutes."""
+    """Where the first call between <call> and </call> begins and ends, on one line and not too long. No pattern: of a text full of
+    beginnings a search would take minutes."""
     start = text.find(CALL_BEGINS)
     while start >= 0:
         last = min(len(text), start + _LONGEST_CALL)

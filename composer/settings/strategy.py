@@ -18,15 +18,16 @@ PROSE, CODE, TOOL = "prose", "code", "tool"
 AT = "@"
 """What stands between an expert and its strategy in the name of an arm; no name of an expert has it."""
 
-CALL_ENDS = ">>"
-"""What ends a call in a text: the expert is stopped there, so that it does not make up the value."""
+CALL_BEGINS, CALL_ENDS = "<call>", "</call>"
+"""A call in a text stands between them. An expert is stopped where one ends, so that it does not make up the value: nothing but a call
+has such an end, neither a program that shifts bits nor a text of one."""
 
 ASKS: dict[str, str] = {
     CODE: "Write a short Python program that computes the answer to the question below. Its last line is an expression"
     " whose value is the answer. Write the program and nothing else.",
     TOOL: "Answer the question below step by step. Where something has to be calculated, counted or sorted, write it as a"
-    " Python expression between << and >>, for example <<12 * 7>>, and stop there: you are told its value and go on."
-    " Do so at most three times. Then write a last line that begins with `Answer:`.",
+    " Python expression between <call> and </call>, for example <call>12 * 7</call>, and stop there: you are told its value and go"
+    " on. Do so at most three times. Then write a last line that begins with `Answer:`.",
 }
 """What an expert is told before the question, where the registry does not say it otherwise."""
 

@@ -118,7 +118,7 @@ def test_a_program_is_shown_with_what_it_gave_and_is_text(scripted: Scripted) ->
     def say(request: Request) -> str:
         if request.role == "tool":
             return "Answer: 5"
-        return {"general": "4", "coder@code": f"'{HOSTILE}' + 1", "coder@tool": "<<2 + 3>>"}[request.arm]
+        return {"general": "4", "coder@code": f"'{HOSTILE}' + 1", "coder@tool": "<call>2 + 3</call>"}[request.arm]
 
     page = written(scripted, registry, say, "What is 2 + 3?")
     with opened(page, (".drafts article", "script", "img", "article code")) as (shown, seen):

@@ -128,15 +128,17 @@ def test_a_hostile_program_as_a_draft_gives_no_answer_and_does_no_harm(
 
 
 def test_an_expert_that_calls_goes_on_with_the_value(scripted: Scripted) -> None:
-    book = Book(general="85", coder_tool=["I add <<47 + 38", "and check <<85 - 38>>, made up", "Answer: 85"])
+    book = Book(
+        general="85", coder_tool=["I add <call>47 + 38", "and check <call>85 - 38</call>, made up", "Answer: 85"]
+    )
     pipeline = scripted.pipeline(registry("[tool]"), book)
     heard: list[Event] = []
     state = one(pipeline, by="coder@tool", hear=heard.append)
 
     assert (state.answers[0].text, state.answers[0].status) == ("85", "ok")
     first, second, third = book.prompts("coder@tool")
-    assert second[:-2] == first and second[-2] == "I add <<47 + 38>>" and "`47 + 38` is 85" in second[-1]
-    assert third[-2] == "and check <<85 - 38>>" and "made up" not in str(third)
+    assert second[:-2] == first and second[-2] == "I add <call>47 + 38</call>" and "`47 + 38` is 85" in second[-1]
+    assert third[-2] == "and check <call>85 - 38</call>" and "made up" not in str(third)
     assert [request.role for request in book.asked] == ["draft", "tool", "tool"]
     assert [event.role for event in heard if isinstance(event, Drafted)] == ["draft", "tool", "tool"]
     trace = trace_of(state, 0)
@@ -147,7 +149,10 @@ def test_an_expert_that_calls_goes_on_with_the_value(scripted: Scripted) -> None
 
 
 def test_the_rows_of_a_batch_go_on_together_each_at_most_three_times(scripted: Scripted) -> None:
-    book = Book(general="85", coder_tool=["<<1>>", "<<2>>", "<<3>>", "<<4>>", "<<5>>"])
+    book = Book(
+        general="85",
+        coder_tool=["<call>1</call>", "<call>2</call>", "<call>3</call>", "<call>4</call>", "<call>5</call>"],
+    )
     pipeline = scripted.pipeline(registry("[tool]"), book)
     queries = [Query(name, f"{SUM} {name}") for name in ("a", "b", "c")]
     state = asyncio.run(pipeline.astate(queries, by="coder@tool"))
@@ -159,7 +164,7 @@ def test_the_rows_of_a_batch_go_on_together_each_at_most_three_times(scripted: S
 
 
 def test_turns_cut_by_a_budget_leave_the_row_for_the_next_start(scripted: Scripted) -> None:
-    book = Book(general="85", coder_tool=["<<47 + 38>>", "Answer: 85"])
+    book = Book(general="85", coder_tool=["<call>47 + 38</call>", "Answer: 85"])
     pipeline = scripted.pipeline(registry("[tool]"), book)
 
     assert one(pipeline, by="coder@tool", budget=Budget(Limits(calls=1))).withheld == (True,)
@@ -169,7 +174,7 @@ def test_turns_cut_by_a_budget_leave_the_row_for_the_next_start(scripted: Script
 
 
 def test_what_no_longer_fits_into_the_context_ends_the_calls(scripted: Scripted) -> None:
-    book = Book(general="85", coder_tool=["then " * 600 + "<<47 + 38>>", "Answer: 85"])
+    book = Book(general="85", coder_tool=["then " * 600 + "<call>47 + 38</call>", "Answer: 85"])
     text = registry("[tool]").replace("memory: 1MiB", "memory: 1MiB, context: 1024")
     state = one(scripted.pipeline(text, book), by="coder@tool")
 
@@ -278,7 +283,9 @@ def test_what_runs_programs_fails_and_not_the_expert(
     scripted: Scripted, monkeypatch: pytest.MonkeyPatch, sandbox: Callable[[object], object]
 ) -> None:
     monkeypatch.setattr(Pipeline, "sandbox", lambda _, limits: sandbox(limits))
-    book = Book(general="It is 84.", coder="It is 84.", coder_code="47 + 38", coder_tool=["<<47 + 38>>", "Answer: 85"])
+    book = Book(
+        general="It is 84.", coder="It is 84.", coder_code="47 + 38", coder_tool=["<call>47 + 38</call>", "Answer: 85"]
+    )
     pipeline = scripted.pipeline(registry("[prose, code, tool]"), book)
     state = one(pipeline)
 
@@ -289,7 +296,7 @@ def test_what_runs_programs_fails_and_not_the_expert(
 
 
 def test_what_runs_programs_fails_and_leaves_no_record(scripted: Scripted) -> None:
-    book = Book(general="5", coder="5", coder_code="47 + 38", coder_tool=["<<47 + 38>>", "Answer: 85"])
+    book = Book(general="5", coder="5", coder_code="47 + 38", coder_tool=["<call>47 + 38</call>", "Answer: 85"])
     items = [Labelled(Question("q", SUM, (), "number", 1), "85", "sums", "profile")]
     with scripted.pipeline(registry("[prose, code, tool]"), book) as pipeline:
         found = pipeline.complete(
@@ -342,7 +349,9 @@ def test_prism_asks_one_two_or_all_strategies_of_the_best_expert(
     monkeypatch.setattr(Pipeline, "router", lambda self, name: judge)
     encoder = f"encoder: {{sources: [encoder.onnx], sha256: {'e' * 64}, tokenizer: tokenizer.json}}\n"
     steps = STEPS.replace("{k: 8}", "{policy: prism}").replace("majority", by)
-    book = Book(general="It is 84.", coder="It is 86.", coder_code="47 + 38", coder_tool=["<<47 + 38>>", "Answer: 85"])
+    book = Book(
+        general="It is 84.", coder="It is 86.", coder_code="47 + 38", coder_tool=["<call>47 + 38</call>", "Answer: 85"]
+    )
     state = one(scripted.pipeline(registry("[prose, code, tool]", steps=steps) + encoder, book))
 
     assert state.asked[0] == asked, "strategies of another expert are not weighed"
@@ -350,7 +359,7 @@ def test_prism_asks_one_two_or_all_strategies_of_the_best_expert(
 
 
 def test_an_arm_with_a_strategy_is_measured_by_what_its_programs_give(scripted: Scripted) -> None:
-    book = Book(general="5", coder="5", coder_code="47 + 38", coder_tool=["<<47 + 38>>", "Answer: 85"])
+    book = Book(general="5", coder="5", coder_code="47 + 38", coder_tool=["<call>47 + 38</call>", "Answer: 85"])
     items = [Labelled(Question("q", SUM, (), "number", 1), "85", "sums", "profile")]
     with scripted.pipeline(registry("[prose, code, tool]"), book) as pipeline:
         found = pipeline.complete(
@@ -420,7 +429,7 @@ def test_a_round_of_calls_costs_one_pass_over_the_hosts(scripted: Scripted) -> N
 
     def say(request: Request) -> str:
         calls = len(request.streams[0].prompt) > 2
-        return "Answer: 85" if calls or request.arm == "general" else f"{request.parent} <<47 + 38>>"
+        return "Answer: 85" if calls or request.arm == "general" else f"{request.parent} <call>47 + 38</call>"
 
     scripted.delay = 0.01  # drafts land one after the other
     pipeline = scripted.pipeline(text, say)
