@@ -221,7 +221,7 @@ def _checked(merge: Mapping[str, Any]) -> list[str]:
     for one in merge.get("tries", ()):
         lines.append(f"checked  {one['arm']}: {one['answer']}: {merge['by']} {found_of(one)}")
         if one["stands"] is not None:
-            lines.append(f"         {one['arm']} again: {revised_of(one)}")
+            lines.append(f"         {author_of(one)} again: {revised_of(one)}")
     return lines
 
 
@@ -230,6 +230,11 @@ def found_of(checked: Mapping[str, Any]) -> str:
     if checked["right"] is None:
         return f"does not say whether that is right: {checked['remark']}"
     return "finds nothing wrong" if checked["right"] else f"finds it wrong: {checked['remark']}"
+
+
+def author_of(checked: Mapping[str, Any]) -> str:
+    """Who answered again: for an arm that writes programs its expert in prose. Traces of earlier versions do not say."""
+    return str(checked.get("author") or checked["arm"])
 
 
 def revised_of(checked: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from composer.page import document
-from composer.show import cost_of, found_of, outcome_of, printable, ratings_of, revised_of, said_of, why
+from composer.show import author_of, cost_of, found_of, outcome_of, printable, ratings_of, revised_of, said_of, why
 from composer.traced import calls_of
 from routers.types import Route
 
@@ -159,10 +159,16 @@ def _tries(merge: Mapping[str, Any]) -> str:
     """What a supervisor found, and what came of it."""
     rows = "".join(
         f'<tr><td>{_text(one["arm"])}</td><td class="text">{_text(one["answer"])}</td><td class="text">{_text(found_of(one))}'
-        f'</td><td class="text">{_text("" if one["stands"] is None else revised_of(one))}</td></tr>'
+        f'</td><td class="text">{_text("" if one["stands"] is None else _again(one))}</td></tr>'
         for one in merge.get("tries", ())
     )
     return _table("tries", ("expert", "answer", "the supervisor", "the expert again"), rows) if rows else ""
+
+
+def _again(tried: Mapping[str, Any]) -> str:
+    """What was said again, and by whom, where that is another arm."""
+    author = author_of(tried)
+    return revised_of(tried) if author == tried["arm"] else f"{author}: {revised_of(tried)}"
 
 
 def _paths(merge: Mapping[str, Any]) -> str:

@@ -19,8 +19,8 @@ class Rated:
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A draft that a supervisor looked at: of which arm, the `answer` in it, whether it found it `right` (None: it does not
-    say), its `remark`, and where its author was asked again, the answer in the new draft (`revised`) and whether that draft
-    stands: it holds another answer (`stands`; None: nobody was asked)."""
+    say), its `remark`, and where somebody was asked again, who that was (`author`: of a program the expert in prose), the answer in the
+    new draft (`revised`) and whether that draft stands: it holds another answer (`stands`; None: nobody was asked)."""
 
     arm: str
     answer: str
@@ -28,6 +28,7 @@ class Checked:
     remark: str
     revised: str | None = None
     stands: bool | None = None
+    author: str = ""
 
 
 @dataclass(frozen=True, slots=True)

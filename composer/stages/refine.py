@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from annotated_types import Ge, Le
@@ -119,7 +119,7 @@ async def _heard(state: State, row: int, one: _Course, author: str, draft: Draft
     *_, before, new = await compared_aside(made, one.kind)
     one.going = 0 <= new.code != before.code  # who says the same again would say it a third time
     last = one.tries[-1]
-    one.tries[-1] = Checked(last.arm, last.answer, last.right, last.remark, new.answer, one.going)
+    one.tries[-1] = replace(last, revised=new.answer, stands=one.going, author=author)
     if one.going:
         one.stands = new
 

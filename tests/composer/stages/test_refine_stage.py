@@ -10,8 +10,10 @@ import pytest
 from composer.answers.checking import verdict
 from composer.budget import Budget, Limits
 from composer.serve.reply import choice_of
+from composer.settings.persona import Voiced
 from composer.show import drafts_text
 from composer.state import Query
+from composer.trace_page import trace_page
 from composer.traced import calls_of, trace_of
 from composer.types import Draft, Failure, Request
 from tests.composer.scripted import Scripted
@@ -139,6 +141,23 @@ def test_who_answers_by_a_program_answers_again_in_words(scripted: Scripted) -> 
     [again] = book.of("refine")
     assert again.arm == "sums" and "print" not in shown(again) and "4" in shown(again)
     assert (state.answers[0].text, state.answers[0].chosen) == ("5", "sums")
+    trace = trace_of(state, 0)
+    text, page = drafts_text(trace), trace_page(trace, state.route(0))
+    assert "checked  sums@code: 4" in text and "sums again: 5" in text and "sums@code again" not in text
+    assert "<td>sums@code</td>" in page and "sums: 5</td>" in page
+
+
+def test_who_spoke_as_a_persona_answers_again_as_itself(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    voices = ({"general": Voiced("general!warm", "generative", "it helps")},)
+    monkeypatch.setattr("composer.stages.persona.voiced", lambda *_: voices)
+    text = registry(STEP, k=1).replace("number}\n  sums", "number, personas: {warm: Be kind.}}\n  sums")
+    book = Book(SAID, check=fair, refine=lambda _: "It is 5.")
+    state = one(scripted.pipeline(text.replace("  - use: generate", "  - use: persona\n  - use: generate"), book))
+
+    [first], [again] = book.of("draft"), book.of("refine")
+    assert "Be kind." in str(first.streams) and "Be kind." not in str(again.streams)
+    told = drafts_text(trace_of(state, 0))
+    assert "persona  general!warm" in told and "general again: 5" in told and "general!warm again" not in told
 
 
 def test_a_supervisor_that_says_no_in_other_words_is_heard() -> None:
