@@ -34,6 +34,7 @@ from evals.tasks import bbh
 
 WARM = 0.7  # temperature of self-consistency
 CONSISTENT = "self-consistency"
+RANDOM, ORACLE = "random expert", "oracle of the experts"
 MOST = 12
 """Samples of it, at most."""
 TIMED = 8
@@ -117,6 +118,10 @@ def measure(
         if found is None:
             notes[group] = ("nobody does any of its tasks better than by chance: nothing was measured",)
             continue
+        with Pipeline(settings, store=folder / f"{group}.sqlite", offline=offline, say=say) as pipeline:
+            pipeline.complete(
+                _Group(pipeline, say).with_consistent(found)
+            )  # last: as dear as the dearest of all others
         if group != BBH:  # whose questions are of several tasks, some of them asked of nobody but one expert
             every = [settings] if programs is None else [settings, programs]
             found.systems = [_timed(every, one, found.asked, folder, offline) for one in found.systems]
@@ -177,14 +182,8 @@ class _Group:
         self.say(f"{group}: {len(asked)} test questions; best single expert: {best}")
         singles = [await self._ran(one, one, asked, chosen=one == best) for one in self.experts]
         ways = [await self._ran(by, name, asked) for name, by in self.ways.items()]
-        dearest = max(float(one.result.tokens.mean()) for one in ways)
-        same = [
-            await self._consistent([best] * len(asked), f"{CONSISTENT} of {best}", asked, dearest),
-            await self._consistent(await self._routed(asked), f"{CONSISTENT} of the routed", asked, dearest),
-        ]
         notes[:0] = [f"best single expert on {int(kept.sum())} questions of calibration: {best}"]
-        systems = [*_bounds(singles), *singles, *ways, *same]
-        return _Found(asked, best, systems, notes)
+        return _Found(asked, best, [*_bounds(singles), *singles, *ways], notes)
 
     async def with_programs(self, found: _Found, tuning: Sequence[Labelled]) -> None:
         """Add the arms that answer by programs, each alone, and the pipelines that ask them. Those are also compared with the best of
@@ -200,6 +199,19 @@ class _Group:
         found.notes.append(
             f"best single arm, programs among them, on {len(tuning)} questions of calibration: {found.best_of_all}"
         )
+
+    async def with_consistent(self, found: _Found) -> None:
+        """Add self-consistency, sampled until it reads and writes as much as the dearest system that is there."""
+        asked, best = found.asked, found.best
+        dearest = max(found.systems, key=_tokens)
+        for name, arms in ((best, [best] * len(asked)), ("the routed", await self._routed(asked))):
+            one = await self._consistent(arms, f"{CONSISTENT} of {name}", asked, _tokens(dearest))
+            found.systems.append(one)
+            if _tokens(one) < _tokens(dearest):
+                found.notes.append(
+                    f"{one.result.system}: more are not drawn; {_tokens(one):.0f} tokens a question, {dearest.result.system} "
+                    f"has {_tokens(dearest):.0f}"
+                )
 
     @property
     def experts(self) -> list[str]:
@@ -286,15 +298,20 @@ def _timed(every: Sequence[Settings], one: Ran, asked: Sequence[Labelled], folde
     return replace(one, loads=loads, wall=time.monotonic() - began)
 
 
+def _tokens(one: Ran) -> float:
+    """What a system reads and writes for a question; a bound is no system."""
+    return 0.0 if one.result.system in (RANDOM, ORACLE) else float(one.result.tokens.mean())
+
+
 def _bounds(singles: Sequence[Ran]) -> tuple[Ran, Ran]:
     """A random expert per question, in expectation; and the oracle, right where any of them is, which asks all."""
     stacked = {
         name: np.array([getattr(one.result, name) for one in singles])
         for name in ("right", "calls", "tokens", "seconds")
     }
-    random = Result("random expert", *(stacked[name].mean(axis=0) for name in stacked))
+    random = Result(RANDOM, *(stacked[name].mean(axis=0) for name in stacked))
     oracle = Result(
-        "oracle of the experts",
+        ORACLE,
         stacked["right"].max(axis=0),
         *(stacked[name].sum(axis=0) for name in list(stacked)[1:]),
     )

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from composer.settings.strategy import StrategySpec
 from composer.types import Request
-from evals.live import CONSISTENT, Report, measure
+from evals.live import CONSISTENT, MOST, LiveRow, Report, measure
 from evals.live_questions import TWO, questions
-from evals.live_systems import JUDGED, MERGED, PLANNED, REFINED, ROUTED, VOTE, with_systems
+from evals.live_systems import (
+    ENSEMBLE,
+    JUDGED,
+    MERGED,
+    PLANNED,
+    REFINED,
+    ROUTED,
+    SCORED,
+    VOTE,
+    with_programs,
+    with_systems,
+)
 from evals.live_table import lines
 from tests.composer.scripted import MODEL, Scripted
 
@@ -31,6 +44,8 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
         text = prompt if isinstance(prompt, str) else prompt[-1].content
         if request.role == "plan":
             return '{"steps":[]}'
+        if request.arm == "knows@code":
+            return "0 # and many words " + "more " * 400
         return right.get(text, "0") if request.arm == "knows" else "0"
 
     bench = Scripted(tmp_path, monkeypatch)
@@ -38,10 +53,15 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
     return bench
 
 
-def run(bench: Scripted, folder: Path) -> Report:
+def run(bench: Scripted, folder: Path, *, programs: bool = False, dear: bool = True) -> Report:
     settings = bench.pipeline(REGISTRY).settings
     folder.mkdir(exist_ok=True)
-    return measure(with_systems(settings, "general", "planner"), [TWO], N, folder)
+    knows = replace(settings.experts["knows"], strategies=(StrategySpec("code", "Program:"),))
+    more = with_programs(replace(settings, experts={**settings.experts, "knows": knows}), "planner")
+    too = more if programs else None
+    settings = with_systems(settings, "general", "planner")
+    kept = {name: own for name, own in settings.pipelines.items() if dear or name != SCORED}
+    return measure(replace(settings, pipelines=kept), [TWO], N, folder, programs=too)
 
 
 def test_every_system_has_a_row_and_the_best_single_expert_is_chosen_before_the_test(
@@ -76,3 +96,20 @@ def test_an_interrupted_evaluation_goes_on_with_what_was_drawn(asked: Scripted, 
         (row.system, row.accuracy, row.tokens) for row in second.rows
     ]
     assert 0 < drawn() - whole < whole / 2  # loads and wall are measured again, with nothing in the store
+
+
+def test_self_consistency_is_as_dear_as_the_dearest_system_or_says_that_it_is_not(
+    asked: Scripted, tmp_path: Path
+) -> None:
+    def consistent(report: Report) -> list[LiveRow]:
+        return [row for row in report.rows if row.system.startswith(CONSISTENT)]
+
+    without = run(asked, tmp_path / "without", dear=False)
+    report = run(asked, tmp_path / "with", programs=True, dear=False)
+    dearest = max(row.tokens or 0 for row in without.rows if not row.system.startswith(("oracle", CONSISTENT)))
+    assert all((row.tokens or 0) >= dearest and (row.calls or 0) < MOST for row in consistent(without))
+    assert list(report.rows[-2:]) == consistent(report), "they come last"
+    [ensemble] = [row for row in report.rows if row.system == ENSEMBLE]
+    assert [row.calls for row in consistent(report)] == [MOST, MOST] and (ensemble.tokens or 0) > dearest
+    assert sum("more are not drawn" in note and f"{ENSEMBLE} has" in note for note in report.notes[TWO]) == 2
+    assert not any("more are not drawn" in note for note in without.notes[TWO])
