@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from composer.asker import Wishes
 from composer.errors import suggest
-from composer.state import Wishes
 from composer.types import Message
 
 STOPS = 4  # texts that may end an answer

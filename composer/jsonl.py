@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Generic, Literal, TypeVar, get_args, overload
 from composer.answers.equal import check_installed
 from composer.answers.extract import infer_kind
 from composer.answers.grade import canonical_gold
+from composer.asker import Wishes
 from composer.errors import InputError, OutputFullError, suggest
 from composer.faults import kill_point
 from composer.fields import (
@@ -30,7 +31,6 @@ from composer.fields import (
     text_of,
 )
 from composer.openai_batch import is_batch_line, read_line
-from composer.state import Wishes
 from composer.types import Kind, Message
 
 Dedupe = Literal["first"]

@@ -4,57 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from composer.answers.found import Checked, Rated, Stepped, Walked
 from composer.answers.program import Verdict
 from composer.answers.strategies import Worked
-from composer.asker import Asker
+from composer.asker import Asker, Wishes
 from composer.errors import InputError
 from composer.settings.persona import Voiced
-from composer.types import Draft, Evidence, Kind, Message, Role, Sampling
+from composer.types import Draft, Evidence, Kind, Message, Role
 from routers.types import Arm, Array, Policy, Reason, Route, Seen
 
 Status = Literal["ok", "degraded", "failed"]
 Update = Mapping[str, Any]
 """The fields of `State` that a stage changes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wishes:
-    """What one caller wants otherwise than the registry says; None leaves an expert's own setting.
-
-    `sample` numbers repeated draws of one question (above 0 they need a temperature), `deltas`: pieces of the drafts are
-    heard as they come, where the engine has them; `deadline` in seconds on the monotonic clock; more `priority` goes
-    first.
-    """
-
-    max_tokens: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    stop: tuple[str, ...] | None = None
-    sample: int = 0
-    deltas: bool = False
-    deadline: float | None = None
-    priority: int = 0
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """What of it determines a text, as far as it is said at all."""
-        names = ("max_tokens", "temperature", "top_p", "seed", "stop")
-        found = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return found | ({"sample": self.sample} if self.sample else {})
-
-    def of(self, own: Sampling) -> Sampling:
-        """An expert's own sampling with these changes.
-
-        >>> Wishes(temperature=0.5).of(Sampling(max_tokens=9)).max_tokens
-        9
-        """
-        changes = {name: value for name, value in self.told.items() if name != "sample"}
-        return replace(own, **changes) if changes else own
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +33,7 @@ class Query:
     kind: Kind | None = None
     tests: tuple[str, ...] = ()
     turns: tuple[Message, ...] = ()
-    wishes: Wishes = Wishes()
+    wishes: Wishes = field(default_factory=Wishes)
 
     @property
     def sha(self) -> str:
@@ -81,7 +45,7 @@ class Query:
     @property
     def asker(self) -> Asker:
         """Who asks for what is asked on the way to its answer."""
-        return Asker(self.id, self.wishes.deadline, self.wishes.priority)
+        return Asker(self.id, self.wishes)
 
     @property
     def prompt(self) -> str:

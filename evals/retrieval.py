@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from composer.answers.extract import codes
 from composer.answers.grade import grade
+from composer.asker import Wishes
 from composer.errors import InputError
 from composer.fitting.gate import measure_costs
 from composer.jsonl import Labelled
@@ -31,7 +32,7 @@ from composer.settings.evidence import EvidenceSpec
 from composer.settings.specs import ArmSpec, Settings, StageSpec
 from composer.stages.asking import asking
 from composer.stages.looking import look
-from composer.state import Query, State, Wishes
+from composer.state import Query, State
 from evals.metrics import Result, Row, row
 from evals.tasks.passages.corpus import Corpus, write_documents
 from evals.tasks.passages.invented import generate

@@ -33,7 +33,7 @@ REFINE = (
 
 def check_request(registry: Asking, supervisor: str, question: str, text: str, asker: Asker, place: int = 0) -> Request:
     """Have `supervisor` look at one draft, without the name of who wrote it; `place` numbers what it is asked about a
-    question."""
+    question. It draws as ever, whatever the caller wishes of a text."""
     own = shown(text)
     prompt = CHECK.format(mark=boundary(question, [own]), question=question, response=own)
     sampling = registry.sampling(supervisor)
@@ -64,8 +64,8 @@ def verdict(draft: Draft) -> tuple[bool | None, str]:
 def refine_request(
     registry: Asking, author: str, question: str, text: str, remark: str, asker: Asker, place: int = 0
 ) -> Request:
-    """Have the `author` of a draft answer again, having seen the remark; `place` numbers its tries."""
+    """Have the `author` of a draft answer again, having seen the remark, as the caller wishes; `place` numbers its tries."""
     own, said = shown(text), shown(remark)
     prompt = REFINE.format(mark=boundary(question, [own, said]), question=question, response=own, remark=said)
     stream = registry.stream(author, registry.messages(author, prompt))
-    return asker.request(author, "refine", stream, registry.sampling(author), place=place)
+    return asker.text(author, "refine", stream, registry.sampling(author), place=place)

@@ -14,7 +14,7 @@ from random import Random
 from typing import Literal
 
 from composer.asker import Asker, Asking
-from composer.types import Draft, Request, Role, Sampling
+from composer.types import Draft, Request, Role, Stream
 from composer.untrusted import boundary, harmless
 
 LONGEST = 1_500
@@ -65,12 +65,13 @@ def merge_request(
     place: int = 0,
 ) -> Request:
     """Have `merger` make one answer of `texts`, which it sees in an order of their own and without names. With the role
-    `discuss` or `search` it is one of several who do; `place` numbers what an expert is asked of a question."""
+    `discuss` or `search` it is one of several who do; `place` numbers what an expert is asked of a question. The caller's
+    wishes hold for it."""
     own = [shown(texts[place]) for place in shuffled(texts, question)]
     mark = boundary(question, own)
     responses = "".join(f"{mark} {number}\n{text}\n" for number, text in enumerate(own, 1))
     asked = MERGE.format(mark=mark, responses=responses, question=question)
-    return _request(registry, merger, asked, asker, role, place, registry.sampling(merger))
+    return asker.text(merger, role, _stream(registry, merger, asked), registry.sampling(merger), place=place)
 
 
 def unfenced(request: Request, draft: Draft) -> Draft:
@@ -90,19 +91,17 @@ def judge_requests(
     registry: Asking, judge: str, question: str, pair: tuple[str, str], asker: Asker, place: int = 0, form: str = JUDGE
 ) -> tuple[Request, Request]:
     """Have `judge` compare two texts in both orders; `place` numbers the pairs of a question, `form` is what it is asked (`JUDGE`:
-    which is right, `STYLE`: which is better written)."""
+    which is right, `STYLE`: which is better written). It draws as ever: what a caller wishes of a text is not wished of a verdict."""
     first, second = shown(pair[0]), shown(pair[1])
     mark = boundary(question, [first, second])
     sampling = replace(registry.sampling(judge), max_tokens=_JUDGE_TOKENS)
     made = [
-        _request(
-            registry,
+        asker.request(
             judge,
-            form.format(mark=mark, question=question, first=one, second=other),
-            asker,
             "judge",
-            2 * place + turn,
+            _stream(registry, judge, form.format(mark=mark, question=question, first=one, second=other)),
             sampling,
+            place=2 * place + turn,
         )
         for turn, (one, other) in enumerate(((first, second), (second, first)))
     ]
@@ -129,8 +128,5 @@ def _letter(draft: Draft) -> str | None:
     return found[1] if found else None
 
 
-def _request(
-    registry: Asking, expert: str, text: str, asker: Asker, role: Role, place: int, sampling: Sampling
-) -> Request:
-    stream = registry.stream(expert, registry.messages(expert, text))
-    return asker.request(expert, role, stream, sampling, place=place)
+def _stream(registry: Asking, expert: str, text: str) -> Stream:
+    return registry.stream(expert, registry.messages(expert, text))

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from composer.asker import Wishes
 from composer.budget import Budget
 from composer.config import AUTO, find_registry, load_settings
 from composer.document import text_of
@@ -16,7 +17,7 @@ from composer.pipeline import Pipeline
 from composer.registry.indexes import content_sha
 from composer.running.resume import ChangedError, difference
 from composer.settings.specs import Settings
-from composer.state import Query, Wishes
+from composer.state import Query
 from composer.store import DraftStore, RunRecord
 from composer.traced import trace_of
 from composer.types import Draft, Failure, Message, Usage

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from composer.asker import Wishes
 from composer.config import AUTO
 from composer.errors import ComposerError
 from composer.pipeline import Pipeline
@@ -23,7 +24,7 @@ from composer.serve.refusal import Refused, internal, of_error, stopping
 from composer.serve.reply import Passing, Told, choice_of, usage_of
 from composer.serve.traces import Traces
 from composer.settings.specs import StageSpec
-from composer.state import Query, State, Wishes
+from composer.state import Query, State
 from composer.trace import Drafted, Event, Routed, Written
 from composer.types import Draft
 

@@ -28,7 +28,8 @@ def judge(
 ) -> Stage:
     """Have the expert `by` (`auto`: whom `coe fit answers --mergers` chose for the question's task, measured at merging) compare each two of the answers of a row that differ (of at most `most`, those that were given most
     often), in both orders; what it prefers in one order alone counts for neither. The answer that wins most often is taken; of equal
-    ones, and where it prefers none, that of the vote. It is left out where a merger would be (see `merge`)."""
+    ones, and where it prefers none, that of the vote. It is left out where a merger would be (see `merge`). Its verdicts
+    are not returned: they are drawn as the registry says, whatever the caller wishes."""
     check_settler(kit, by, vote, fitted=True)
 
     async def stage(state: State) -> Update:

@@ -27,8 +27,9 @@ def merge(
     """Have the expert `by` (`auto`: whom `coe fit answers --mergers` chose for the question's task) make one answer of a row's drafts (Symbolic-MoE, Chen et al. 2025; METHODS A.10), once nobody else is
     asked. It is not asked where fewer than two drafts hold an answer, where all of them say the same, and where the aggregator
     `vote` is as `sure` of its answer (MOSAIC's rule); the trace says so. It sees at most `most` drafts, in an order of their own and
-    without names. Where it fails or makes no answer, `aggregate` takes one as if it had not been asked. It comes after `verify`,
-    whose comparison of answers it needs."""
+    without names. Where it fails or makes no answer, `aggregate` takes one as if it had not been asked. What it writes is
+    returned, so the caller's wishes hold for it (`max_tokens`, `stop`, `temperature`, `top_p`, `seed`). It comes after `verify`, whose
+    comparison of answers it needs."""
     check_settler(kit, by, vote, fitted=True)
 
     async def stage(state: State) -> Update:

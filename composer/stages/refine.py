@@ -48,7 +48,8 @@ def refine(kit: Kit, *, by: str, tries: Annotated[int, Ge(1), Le(4)] = 2, vote: 
     then the expert that wrote it answers again having seen that remark, at most `tries` times. The new draft stands if it holds
     another answer; a row ends where nothing is found wrong, where nothing is said, and where the answer stays the same. Rows without
     an answer, those whose program passes all its tests, and those of a plan, whose steps were looked at, are left out. Each try is two passes over the hosts for all rows, one for the supervisor and one for the authors.
-    It comes after `verify`, whose comparison of answers it needs."""
+    The caller's wishes hold for what authors write, as that is returned, and not for the supervisor. It comes after `verify`, whose
+    comparison of answers it needs."""
     check_settler(kit, by, vote)
 
     async def stage(state: State) -> Update:

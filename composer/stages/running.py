@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from composer.answers.sandbox import Outcome, Sandbox
 from composer.answers.strategies import Attempt
@@ -90,17 +90,13 @@ def _request(registry: Arms, one: Written, attempt: Attempt) -> Request | None:
     if not registry.fits(one.arm, _text(prompt)):
         attempt.give_up("what was said fills the context of its model")
         return None
-    sampling = query.wishes.of(registry.sampling(one.arm))
-    sample = query.wishes.sample + one.sample if sampling.temperature else 0
-    return replace(
-        query.asker.request(
-            one.arm,
-            "tool",
-            registry.stream(one.arm, prompt),
-            replace(sampling, seed=sampling.seed + sample),
-            place=one.sample * _TURNS + len(attempt.calls),
-        ),
-        sample=sample,
+    return query.asker.text(
+        one.arm,
+        "tool",
+        registry.stream(one.arm, prompt),
+        registry.sampling(one.arm),
+        sample=one.sample,
+        place=one.sample * _TURNS + len(attempt.calls),
     )
 
 

@@ -47,7 +47,7 @@ def score(
     `vote`. The score is a ridge regression over the ratings, where `coe fit answers --scorer` has installed one, else their mean,
     and the trace says so (capability points of DMoERM, Quan 2024, as a scorer; METHODS I.8). A category is a skill of the
     registry or a kind of answer; `questions` replaces or adds lists of them. It is left out where a merger would be (see
-    `merge`). All ratings of all rows are one pass over the hosts."""
+    `merge`), and ratings are drawn as the registry says, whatever the caller wishes. All ratings of all rows are one pass over the hosts."""
     check_settler(kit, by, vote)
     capabilities = _capabilities(questions or {})
 

@@ -6,10 +6,11 @@ import asyncio
 import time
 from collections import Counter
 
+from composer.asker import Wishes
 from composer.config import load_settings
 from composer.engines.openai import OpenAIEngine
 from composer.pipeline import Pipeline
-from composer.state import Query, Wishes
+from composer.state import Query
 from composer.types import Draft, Host, Request, Stream
 from evals.faults.bench import Bench, Finding
 from evals.faults.server import EVENTS, answer_to

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from scripted import ONE, THREE, Scripted
 
+from composer.asker import Wishes
 from composer.engines.base import Engine
 from composer.engines.scripted import ScriptedEngine
 from composer.errors import ConfigError, InputError, RequestError
 from composer.registry.experts import Registry
-from composer.state import Query, Wishes
+from composer.state import Query
 from composer.trace import Event, Written
 from composer.traced import trace_of
 from composer.types import Message, Request, Sampling

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from registry_texts import Load
 
+from composer.asker import Wishes
 from composer.jsonl import Question, read_questions
 from composer.running.honours import refusal
-from composer.state import Wishes
 from composer.types import Message
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from composer.asker import Wishes
 from composer.serve.body import Asked, parse
 from composer.serve.limits import Limits
 from composer.serve.refusal import Refused
-from composer.state import Wishes
 from composer.types import Message
 
 LIMITS = Limits(max_tokens=100)
