@@ -22,7 +22,9 @@ def persona(kit: Kit) -> Stage:
     async def stage(state: State) -> Update:
         if state.course is None or state.round > 1:  # later rounds ask for the same questions
             return {}
-        return {"voiced": voiced(kit, state)}
+        import asyncio  # noqa: PLC0415 - `coe route` makes this stage and never runs it
+
+        return {"voiced": await asyncio.to_thread(voiced, kit, state)}
 
     return stage
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ from composer.traced import trace_of
 from composer.types import Draft, Failure, Request
 from routers.embed import OnnxEncoder
 from routers.testing import HashEncoder
+from routers.types import Array
 from tests.composer.registry_texts import Load
 from tests.composer.scripted import THREE, Scripted
 
@@ -140,6 +142,26 @@ def test_in_service_the_persona_answers_where_the_gate_is_open_and_the_trace_say
         [{**first, "question": rows[0].question.text}, {**second, "question": rows[-1].question.text}], rows
     )
     assert len(record.outcomes.score) == 1, "what was said as a persona is no outcome of the expert"
+
+
+def test_intents_are_told_beside_the_event_loop(
+    scripted: Scripted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fitted(scripted, tmp_path)
+    told, of = list[threading.Thread](), Intents.of
+
+    def heard(self: Intents, vectors: Array) -> list[str]:
+        told.append(threading.current_thread())
+        return of(self, vectors)
+
+    monkeypatch.setattr(Intents, "of", heard)
+    pipeline, queries = (
+        scripted.pipeline(REGISTRY, answer),
+        [Query("w", "Write number 1"), Query("f", "What is number 1")],
+    )
+    asyncio.run(pipeline.astate(queries))
+
+    assert len(told) == 1 and told[0] is not threading.main_thread()
 
 
 def test_without_a_judge_writing_is_measured_by_accuracy_too_and_stays_off(scripted: Scripted, tmp_path: Path) -> None:
