@@ -9,7 +9,7 @@ from typing import Any
 
 from composer.answers.strategies import Worked
 from composer.settings.strategy import CODE
-from composer.state import Discussed, Merged, State
+from composer.state import Discussed, Merged, Reply, State
 from composer.types import Draft, Evidence
 
 
@@ -37,6 +37,24 @@ def _worked(worked: Worked | None) -> dict[str, Any]:
         return {}
     calls = [asdict(call) for call in worked.calls]
     return {"strategy": {"use": worked.use, "calls": calls, "why": worked.why}}
+
+
+def _anew(state: State, row: int) -> bool:
+    """Whether the replies that stand were given in a discussion, where nobody reads passages or has a contrast."""
+    rounds = state.discussed[row]
+    return bool(rounds) and state.replies[row] != rounds[0].replies
+
+
+def _first(state: State, row: int, reply: Reply) -> dict[str, Any]:
+    """With what help the reply was drawn, if it was before any discussion."""
+    if _anew(state, row):
+        return {}
+    gated, against = state.gated[row].get(reply.arm), state.contrasted[row].get(reply.arm)
+    return {
+        **_read(state.evidence[row].get(reply.arm), reply.draft.text),
+        **({"gate": asdict(gated)} if gated else {}),
+        **({"contrast": asdict(against)} if against else {}),
+    }
 
 
 def _discussed(one: Discussed) -> dict[str, Any]:
@@ -129,10 +147,8 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
                 "served_by": reply.draft.served_by,
                 **_cost(reply.draft),
                 **_worked(reply.worked),
-                **_read(state.evidence[row].get(reply.arm), reply.draft.text),
-                **({"gate": asdict(gated)} if (gated := state.gated[row].get(reply.arm)) else {}),
+                **_first(state, row, reply),
                 **({"persona": asdict(voice)} if (voice := state.voiced[row].get(reply.arm)) else {}),
-                **({"contrast": asdict(against)} if (against := state.contrasted[row].get(reply.arm)) else {}),
             }
             for reply in state.replies[row]
         ],

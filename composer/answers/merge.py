@@ -63,15 +63,16 @@ def merge_request(
     *,
     role: Role = "merge",
     place: int = 0,
+    voice: str | None = None,
 ) -> Request:
     """Have `merger` make one answer of `texts`, which it sees in an order of their own and without names. With the role
-    `discuss` or `search` it is one of several who do; `place` numbers what an expert is asked of a question. The caller's
-    wishes hold for it."""
+    `discuss` or `search` it is one of several who do; `place` numbers what an expert is asked of a question, `voice` is the arm whose
+    persona it speaks as. The caller's wishes hold for it."""
     own = [shown(texts[place]) for place in shuffled(texts, question)]
     mark = boundary(question, own)
     responses = "".join(f"{mark} {number}\n{text}\n" for number, text in enumerate(own, 1))
     asked = MERGE.format(mark=mark, responses=responses, question=question)
-    return asker.text(merger, role, _stream(registry, merger, asked), registry.sampling(merger), place=place)
+    return asker.text(merger, role, _stream(registry, merger, asked, voice), registry.sampling(merger), place=place)
 
 
 def unfenced(request: Request, draft: Draft) -> Draft:
@@ -128,5 +129,5 @@ def _letter(draft: Draft) -> str | None:
     return found[1] if found else None
 
 
-def _stream(registry: Asking, expert: str, text: str) -> Stream:
-    return registry.stream(expert, registry.messages(expert, text))
+def _stream(registry: Asking, expert: str, text: str, voice: str | None = None) -> Stream:
+    return registry.stream(expert, registry.messages(voice or expert, text))

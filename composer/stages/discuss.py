@@ -27,10 +27,12 @@ def discuss(
     reroute: bool = True,
 ) -> Stage:
     """Where the drafts of a row hold different answers, ask `k` experts again: each sees all responses, without names, and
-    gives its own answer. With `reroute` they are those whom the `router` thinks best of the question and of the question with the
-    responses, half each; else the best that were asked. What is said in the last round stands for the row; earlier drafts stay in the
-    trace. At most two rounds (METHODS A: discussion is worth little), each of them one pass over the hosts for all rows; a row
-    whose experts have come to agree goes no further. Arms with a strategy are heard and not asked again: what they write is run once. It comes after `verify`, whose comparison of answers it needs."""
+    gives its own answer, as the persona that it has on this question; nobody reads passages or has a contrast then. With `reroute`
+    they are those whom the `router` thinks best of the question and of the question with the responses, half each; else the best that
+    were asked. What is said in the last round stands for the row; earlier drafts stay in the trace. At most two rounds (METHODS A:
+    discussion is worth little), each of them one pass over the hosts for all rows; a row whose experts have come to agree goes no
+    further. Arms with a strategy are heard and not asked again: what they write is run once. It comes after `verify`, whose
+    comparison of answers it needs."""
     load("routers", router, "router")
 
     async def stage(state: State) -> Update:
@@ -99,9 +101,19 @@ def _said(kit: Kit, state: State, row: int, own: Sequence[Request], drafts: Mapp
 def _requests(
     kit: Kit, state: State, row: int, texts: Sequence[str], arms: Sequence[str], number: int
 ) -> list[Request]:
-    query = state.queries[row]
+    query, voiced = state.queries[row], state.voiced[row]
     return [
-        merge_request(kit.registry, arm, query.prompt, texts, query.asker, role="discuss", place=number) for arm in arms
+        merge_request(
+            kit.registry,
+            arm,
+            query.prompt,
+            texts,
+            query.asker,
+            role="discuss",
+            place=number,
+            voice=voiced[arm].arm if arm in voiced else None,
+        )
+        for arm in arms
     ]
 
 

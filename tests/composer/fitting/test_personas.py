@@ -20,7 +20,7 @@ from composer.pipeline import Pipeline
 from composer.places import personas_folder
 from composer.profile import find_profile
 from composer.profiling import profile_file
-from composer.records.personas import PersonaRecord
+from composer.records.personas import PersonaRecord, write_personas
 from composer.running.forecasting import preview_file
 from composer.show import drafts_text
 from composer.state import Query, State
@@ -100,6 +100,14 @@ def fitted(scripted: Scripted, tmp_path: Path, judge: str | None = "law", many: 
     return {one.intent: one for one in found.records}
 
 
+def write_open(pipeline: Pipeline) -> None:
+    """The gate of the registry as if the persona had been shown to help with what is written."""
+    prints = pipeline.registry.prints()
+    own = (prints["general"], prints["general!warm"])
+    record = PersonaRecord("general!warm", "general", "generative", 1.0, 0.9, 1.0, 40, "accuracy", own)
+    write_personas(personas_folder(pipeline.registry), [record], pipeline.intents.digest)
+
+
 def ask(pipeline: Pipeline) -> State:
     queries = [Query("w", asked("generative", "Write", 44)[-1]), Query("f", asked("factual", "What", 44)[-1])]
     return asyncio.run(pipeline.astate(queries))
@@ -142,6 +150,25 @@ def test_in_service_the_persona_answers_where_the_gate_is_open_and_the_trace_say
         [{**first, "question": rows[0].question.text}, {**second, "question": rows[-1].question.text}], rows
     )
     assert len(record.outcomes.score) == 1, "what was said as a persona is no outcome of the expert"
+
+
+def test_who_speaks_as_a_persona_does_so_in_a_discussion_too(scripted: Scripted, tmp_path: Path) -> None:
+    text = REGISTRY.replace("- use: decide", "- {use: decide, options: {k: 8}}")
+    text = text.replace("- use: aggregate", "- {use: discuss, options: {reroute: false}}\n  - use: aggregate")
+    again: dict[str, str] = {}
+
+    def heard(request: Request) -> str | Draft | Failure:
+        if request.role == "discuss":
+            again[request.arm] = system(request)
+        return answer(request)
+
+    pipeline = scripted.pipeline(text, heard)
+    write_open(pipeline)
+    state = asyncio.run(pipeline.astate([Query("w", asked("generative", "Write")[0], kind="text")]))
+
+    told = {draft["name"]: draft.get("persona") for draft in trace_of(state, 0)["drafts"]}
+    assert {arm for arm, own in again.items() if WARM in own} == {"general"}
+    assert {arm for arm, own in told.items() if own} == {"general"} and set(told) == set(again)
 
 
 def test_intents_are_told_beside_the_event_loop(

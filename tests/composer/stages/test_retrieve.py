@@ -89,6 +89,24 @@ def test_an_arm_with_evidence_reads_it_and_the_plain_one_does_not(scripted: Scri
     assert "evidence" not in drafts["general"]
 
 
+@pytest.mark.parametrize("heard", [True, False])
+def test_what_is_said_in_a_discussion_was_written_without_passages(
+    scripted: Scripted, notes: Path, heard: bool
+) -> None:
+    def answer(request: Request) -> str:
+        if request.role == "discuss":
+            return "eight [1]" if heard else ""
+        return "seven [1]" if "+" in request.arm else "six"
+
+    text = READING.replace(
+        "  - {use: aggregate", "  - {use: discuss, options: {k: 8, reroute: false}}\n  - {use: aggregate"
+    )
+    state = one(scripted.pipeline(text, answer), "When does the valve of the pump open?")
+
+    read = {draft["name"] for draft in trace_of(state, 0)["drafts"] if "evidence" in draft}
+    assert read == (set() if heard else {"general+notes", "law+notes"})
+
+
 def test_an_arm_with_evidence_can_be_asked_by_name(scripted: Scripted, notes: Path) -> None:
     pipeline = scripted.pipeline(READING, shown)
     (answer,) = one(pipeline, "What does the bird do?", by="law+notes").answers
