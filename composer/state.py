@@ -170,10 +170,10 @@ class Contrasted:
 @dataclass(frozen=True, slots=True)
 class Beside:
     """A draft that was made on the way to an answer and is none of the replies that stand: of a planner, a step, a merger, a
-    judge, a scorer, a supervisor, a search, or an earlier round."""
+    judge, a scorer, a supervisor, a search, or an earlier round; of a discussion those before it are its `first round`."""
 
     arm: str
-    role: Role
+    role: Role | Literal["first round"]
     draft: Draft
 
 

@@ -46,9 +46,9 @@ def _anew(state: State, row: int) -> bool:
 
 
 def _first(state: State, row: int, reply: Reply) -> dict[str, Any]:
-    """With what help the reply was drawn, if it was before any discussion."""
+    """With what help the reply was drawn, if it was before any discussion; else that it was in one."""
     if _anew(state, row):
-        return {}
+        return {"role": "discuss"}
     gated, against = state.gated[row].get(reply.arm), state.contrasted[row].get(reply.arm)
     return {
         **_read(state.evidence[row].get(reply.arm), reply.draft.text),
@@ -92,8 +92,8 @@ def _cost(draft: Draft) -> dict[str, Any]:
 
 
 def calls_of(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Every call of a trace with its `name`, `role`, tokens, seconds and whether it was `cached`; those beside the drafts
-    first. What experts wrote for others to read is not in it."""
+    """Every call of a trace with its `name`, `role` (what it was for), tokens, seconds and whether it was `cached`; those beside the
+    drafts first. What experts wrote for others to read is not in it."""
     return [*trace.get("beside", ()), *({"role": "draft", **draft} for draft in trace["drafts"])]
 
 

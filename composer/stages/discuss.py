@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -14,7 +14,7 @@ from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.reading import compared, read
 from composer.stages.scoring import scored
 from composer.state import Beside, Discussed, Reply, State, Update
-from composer.types import Draft, Request, Role
+from composer.types import Draft, Request
 from routers.types import Array
 
 
@@ -70,7 +70,7 @@ async def _round(kit: Kit, router: str | None, k: int, number: int, state: State
     drafts = await ask([request for own in requests.values() for request in own])
     replies, asked = list(state.replies), list(state.asked)
     discussed, withheld, beside = list(state.discussed), list(state.withheld), list(state.beside)
-    role: Role = "discuss" if number else "draft"  # of what has stood so far
+    earlier: Literal["discuss", "first round"] = "discuss" if number else "first round"
     for row, own in requests.items():
         if state.queries[row].id in cut:
             withheld[row] = True
@@ -80,7 +80,7 @@ async def _round(kit: Kit, router: str | None, k: int, number: int, state: State
         asked[row] = tuple(dict.fromkeys(asked[row] + arms))
         told = any(reply.answer is not None for reply in said)  # else the round changes nothing
         replies[row], gone = (said, state.replies[row]) if told else (state.replies[row], said)
-        beside[row] += tuple(Beside(reply.arm, role if told else "discuss", reply.draft) for reply in gone)
+        beside[row] += tuple(Beside(reply.arm, earlier if told else "discuss", reply.draft) for reply in gone)
     return {
         "replies": tuple(replies),
         "asked": tuple(asked),

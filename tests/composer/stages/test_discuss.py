@@ -70,7 +70,8 @@ def test_who_differs_sees_what_all_said_and_answers_again(scripted: Scripted) ->
     [told] = trace_of(state, 0)["discussed"]
     assert sorted(draft["answer"] for draft in told["drafts"]) == ["4", "5", "6"]
     assert set(told["asked"]) == set(DIFFER)
-    assert len(calls_of(trace_of(state, 0))) == len(book.asked) == 6
+    calls = calls_of(trace_of(state, 0))
+    assert [call["role"] for call in calls] == ["first round"] * 3 + ["discuss"] * 3 and len(book.asked) == 6
 
 
 def test_who_agrees_is_not_asked_again(scripted: Scripted) -> None:
@@ -105,6 +106,8 @@ def test_a_round_in_which_nobody_says_anything_changes_nothing(scripted: Scripte
     state = one(scripted.pipeline(registry(), book))
 
     assert state.answers[0].text == "5" and len(state.replies[0]) == 3
+    calls = calls_of(trace_of(state, 0))
+    assert [call["role"] for call in calls] == ["discuss"] * 3 + ["draft"] * 3, "what was said first stands"
 
 
 def test_a_round_that_the_budget_cuts_is_left_for_the_next_start(scripted: Scripted) -> None:
