@@ -66,12 +66,14 @@ def lettered(text: str, choices: Sequence[str]) -> str:
 
 
 def as_queries(queries: Sequence[str | Query]) -> tuple[Query, ...]:
-    """Plain texts get their place as id. Raises InputError for an empty question or an id that comes twice."""
+    """Plain texts get their place as id. Raises InputError for an empty question, and an id that comes twice or holds a NUL."""
     rows = tuple(Query(str(i), query) if isinstance(query, str) else query for i, query in enumerate(queries))
     seen: set[str] = set()
     for row in rows:
         if not row.text.strip():
             raise InputError("the question is empty", where=f"query {row.id!r}", remedy="give it a text")
+        if "\0" in row.id:
+            raise InputError("the id holds a NUL character", where=f"query {row.id!r}", remedy="leave it out")
         if row.id in seen:
             raise InputError("this id comes twice", where=f"query {row.id!r}", remedy="give every query its own id")
         seen.add(row.id)

@@ -14,6 +14,9 @@ from composer.planning.planner import Progress, plan_request
 from composer.stages.kit import Kit, Stage
 from composer.state import Beside, Query, Reply, State, Update
 
+_STEP = "\0"
+"""Between a question's id and the number of its step: no id of a question holds it, so no step is taken for one."""
+
 
 def plan(kit: Kit, *, planner: str, examples: Annotated[int, Ge(0), Le(MOST)] = MOST) -> Stage:
     """Ask the expert `planner`, which `writes: plans`, how to split each question. A plan that holds together (at most six
@@ -158,7 +161,7 @@ def _query(query: Query, one: Progress, text: str) -> Query:
     number = len(one.taken) + 1
     last = number == len(one.plan.steps)
     kind = (query.kind if last else None) or one.plan.steps[number - 1].gives
-    return Query(f"{query.id}/{number}", text, kind=kind, wishes=replace(query.wishes, deltas=False))
+    return Query(f"{query.id}{_STEP}{number}", text, kind=kind, wishes=replace(query.wishes, deltas=False))
 
 
 def _taken(state: State, row: int) -> Reply | None:

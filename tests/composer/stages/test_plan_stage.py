@@ -10,7 +10,7 @@ import pytest
 
 from composer.asker import Asker
 from composer.budget import Budget, Limits
-from composer.errors import ConfigError
+from composer.errors import ConfigError, InputError
 from composer.pipeline import Pipeline
 from composer.planning.plan import SCHEMA
 from composer.planning.planner import plan_request
@@ -138,6 +138,24 @@ def test_steps_of_a_batch_go_together_and_are_told_on_behalf_of_their_question(s
     assert {event.id for event in drafted} == {"a", "b"}
     assert {event.role for event in drafted} == {"plan", "step"}
     assert [event.id for event in heard if isinstance(event, Answered)] == ["a", "b"]
+
+
+def test_a_step_is_not_taken_for_a_question_whatever_ids_questions_have(scripted: Scripted) -> None:
+    asked: list[Request] = []
+
+    def says(request: Request) -> str:
+        asked.append(request)
+        if request.role == "plan":
+            return written(TWO) if request.parent == "q" else written([])
+        return {"3 + 4": "7", "7 days in hours": "168"}.get(shown(request), "5")
+
+    pipeline = scripted.pipeline(REGISTRY, says)
+    state = asyncio.run(pipeline.astate([Query("q", "Question q?"), *(Query(f"q/{n}", f"And {n}?") for n in (1, 2))]))
+
+    assert [answer.text for answer in state.answers] == ["168", "5", "5"]
+    assert len({request.id for request in asked}) == len(asked)
+    with pytest.raises(InputError, match="NUL"):
+        pipeline.run([Query("q\0" + "1", "What is 2 + 2?")])
 
 
 def test_an_unfinished_plan_is_withheld_and_goes_on_from_the_store(scripted: Scripted) -> None:
