@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from composer.answers.sandbox import Monty
     from composer.answers.trust import Trust
     from composer.intents import Intents
-    from composer.planning.memory import Memory
+    from composer.planning.memory import Known
     from composer.pool.ledger import Ledger
     from composer.pool.pool import Pool
     from composer.pool.resolver import Drafts
@@ -73,6 +73,7 @@ class Parts:
         self._encoder: Encoder | None = None
         self._routers: dict[str, Router] = {}
         self._aggregators: dict[str, Aggregator] = {}
+        self._plans_of: dict[str, Known] = {}
         self._indexes: dict[Path, PassageIndex] = {}
         self._checked: set[Path] = set()  # indexes
         self._reranker: Reranker | None = None
@@ -197,13 +198,14 @@ class Parts:
 
         return gates_of(self.registry, self._say)
 
-    @cached_property
-    def plans(self) -> Memory:
-        """The plans that `coe fit answers --plans` learnt. Raises InputError where they cannot be read, or are of another encoder."""
-        from composer.places import plans_folder  # noqa: PLC0415 pyarrow: only where somebody plans
-        from composer.planning.memory import read_memory  # noqa: PLC0415
+    def plans(self, planner: str) -> Known:
+        """The plans of this planner that `coe fit answers --plans` learnt; of another one none, and the user is told. Raises InputError
+        where they cannot be read, or are of another encoder."""
+        if planner not in self._plans_of:
+            from composer.learning.fitted import plans_of  # noqa: PLC0415 pyarrow: only where somebody plans
 
-        return read_memory(plans_folder(self.registry), encoder=self.registry.encoder_sha)
+            self._plans_of[planner] = plans_of(self.registry, planner, self._say)
+        return self._plans_of[planner]
 
     @cached_property
     def contrasts(self) -> Mapping[str, ContrastRecord]:

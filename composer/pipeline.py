@@ -273,7 +273,7 @@ class Pipeline(Parts):
             personas=lambda: self.personas,
             intents=lambda: self.intents,
             scorers=lambda: self.scorers,
-            plans=lambda: self.plans,
+            plans=self.plans,
             sandbox=self.sandbox,
         )
 

@@ -182,12 +182,13 @@ class Beside:
 @dataclass(frozen=True, slots=True)
 class Planned:
     """How a question was split: by which `planner`, the `steps` that were taken, and `why` the plan was not followed to its
-    end, where it was not: then the question was asked as it stands. `like`: the questions whose plans it was shown."""
+    end, where it was not: then the question was asked as it stands. `like`: the questions whose plans it was shown, `note`: why none."""
 
     planner: str
     steps: tuple[Stepped, ...]
     why: str = ""
     like: tuple[str, ...] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

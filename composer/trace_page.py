@@ -80,8 +80,9 @@ def _plan(plan: Mapping[str, Any] | None) -> str:
     broken = ""
     if plan["why"]:
         broken = f'<p class="differs">Not followed to its end, and asked as it stands: {_text(plan["why"])}</p>'
+    note = f'<p class="note">{_text(plan["note"])}</p>' if plan.get("note") else ""
     table = _table("plan", ("step", "asked", "expert", "answer"), rows)
-    return f"<h2>The plan of {_text(plan['planner'])}</h2>{broken}{table}"
+    return f"<h2>The plan of {_text(plan['planner'])}</h2>{broken}{table}{note}"
 
 
 def _drafts(trace: Mapping[str, Any]) -> str:

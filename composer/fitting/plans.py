@@ -16,7 +16,7 @@ from composer.marks import mark
 from composer.pipeline import PLAN, Pipeline
 from composer.places import plans_folder
 from composer.planning.examples import MOST, Example
-from composer.planning.memory import Memory, write_memory
+from composer.planning.memory import Memory, planner_print, write_memory
 from composer.planning.plan import PlanError, read
 from composer.stages.kit import Kit
 from composer.stages.plan import planned, splits
@@ -196,7 +196,9 @@ def learn_plans(
         pairs = (np.array([one.right for one in tried]) for tried in (with_them, without))
         learnt = Learnt(learner.memory, tuple(first), tuple(more), paired_difference(*pairs), len(check))
         kept = learnt.memory if learnt.installed else Memory()
-        write_memory(plans_folder(pipeline.registry), kept, encoder=pipeline.registry.encoder_sha)
+        registry = pipeline.registry
+        whose = planner_print(registry, learner.planner)
+        write_memory(plans_folder(registry), kept, encoder=registry.encoder_sha, planner=whose)
     return learnt
 
 

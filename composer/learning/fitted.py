@@ -18,6 +18,7 @@ from routers.types import Outcomes, Questions, Router
 
 if TYPE_CHECKING:
     from composer.answers.ballots import Aggregator
+    from composer.planning.memory import Known
     from composer.profile import Profile
     from composer.records.contrasts import ContrastRecord
     from composer.records.personas import PersonaRecord
@@ -122,6 +123,19 @@ def personas_of(
     found, stale = read_personas(folder, registry.prints(), intents())
     if stale:
         say(f"the gates of {', '.join(stale)} are of other weights, settings or intents and left out: coe fit gate")
+    return found
+
+
+def plans_of(registry: Registry, planner: str, say: Callable[[str], None]) -> Known:
+    """The plans that `coe fit answers --plans` learnt with this planner; of another one none, and the user is told. Raises InputError
+    where they cannot be read, or are of another encoder."""
+    from composer.places import plans_folder  # noqa: PLC0415 pyarrow: only where somebody plans
+    from composer.planning.memory import planner_print, read_memory  # noqa: PLC0415
+
+    folder, own = plans_folder(registry), planner_print(registry, planner)
+    found = read_memory(folder, encoder=registry.encoder_sha, planner=own)
+    if found.why:
+        say(f"{found.why}: coe fit answers --plans FILE")
     return found
 
 

@@ -3,9 +3,12 @@ from the task, without a gradient; Ge et al. 2023; METHODS I.8)."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -19,11 +22,17 @@ from routers.store import read as read_folder
 from routers.store import write as write_folder
 from routers.types import Array
 
+if TYPE_CHECKING:
+    from composer.registry.experts import Registry
+
 _NEAR = 12  # of the nearest plans, those that did best are shown
 _CLOSE = 0.25  # cosine, under which a question has nothing to do with another
 _GOOD = 0.5  # what a plan has to have earned, to be followed
 _HOMES = (__name__,)
 _AGAIN = "learn them again: coe fit answers --plans FILE"
+OTHER = (
+    "the plans that are remembered are of another planner, or of this one with other weights or settings, and left out"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +83,54 @@ class Memory:
         return [example for _, example in reversed(best)]
 
 
-def write_memory(folder: Path, memory: Memory, *, encoder: str) -> None:
-    """Write it to `folder` as a whole; `encoder` is the print of what made its vectors. Raises InputError where that cannot be
-    written."""
+class Known(NamedTuple):
+    """The plans that a planner may be shown, and `why` they are none of those that are kept ("": they are)."""
+
+    memory: Memory
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """The file: whose plans they are."""
+
+    planner: str
+    memory: Memory
+
+
+def planner_print(registry: Registry, planner: str) -> str:
+    """What the plans of this planner belong to, as a sha256: another one, or the same with other weights or settings, may split the same
+    question otherwise."""
+    return hashlib.sha256(json.dumps(registry.material(planner), sort_keys=True).encode()).hexdigest()
+
+
+def write_memory(folder: Path, memory: Memory, *, encoder: str, planner: str) -> None:
+    """Write it to `folder` as a whole; `encoder` is the print of what made its vectors, `planner` that of who is shown them. Raises
+    InputError where that cannot be written."""
     try:
         with replacing(folder) as fresh:
-            write_folder(memory, fresh, keys={"encoder": encoder}, homes=_HOMES)
+            write_folder(_Kept(planner, memory), fresh, keys={"encoder": encoder}, homes=_HOMES)
     except OSError as why:
         raise InputError(
             f"no plan can be kept here: {why.strerror or why}", where=str(folder), remedy="check the folder"
         ) from why
 
 
-def read_memory(folder: Path, *, encoder: str) -> Memory:
-    """What is kept in `folder`; empty where there is nothing. Raises InputError where it cannot be read, holds what is no plan, or is of
-    another encoder."""
+def read_memory(folder: Path, *, encoder: str, planner: str) -> Known:
+    """What is kept in `folder`; empty where there is nothing, and where it is of another planner than has the print `planner`, or does
+    not say of whom. Raises InputError where it cannot be read, holds what is no plan, or is of another encoder."""
     mend(folder)
     if not folder.exists():
-        return Memory()
+        return Known(Memory())
     try:
         found = read_folder(folder, keys={"encoder": encoder}, homes=_HOMES)
-        if not isinstance(found, Memory):
+        kept = found if isinstance(found, _Kept) else _Kept("", found)  # older ones do not say whose they are
+        if not isinstance(kept.memory, Memory):
             raise RouterError("this is no memory of plans")
-        for text in found.plans:
+        for text in kept.memory.plans:
             read(text)
     except (RouterError, PlanError) as why:
         raise InputError(f"these plans cannot be used: {why}", where=str(folder), remedy=_AGAIN) from why
-    return found
+    if kept.planner != planner:
+        return Known(Memory(), OTHER if len(kept.memory) else "")
+    return Known(kept.memory)

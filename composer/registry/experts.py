@@ -238,19 +238,19 @@ class Registry:
         """
         prints = {}
         for name, arm in self.settings.arms.items():
-            material = self._material(arm.expert) | told_of(arm)
+            material = self.material(arm.expert) | told_of(arm)
             if arm.evidence is not None:
                 material["evidence"] = self._evidence_print(arm.evidence)
             if arm.strategy is not None:
                 material["strategy"] = asdict(arm.strategy)
             if arm.contrast is not None:
                 who = partners(arm.contrast, arm.expert, self.settings.experts)
-                material["contrast"] = [asdict(arm.contrast), [[name, self._material(name)] for name in who]]
+                material["contrast"] = [asdict(arm.contrast), [[name, self.material(name)] for name in who]]
             prints[name] = hashlib.sha256(json.dumps(material, sort_keys=True).encode()).hexdigest()
         return prints
 
-    def _material(self, expert: str) -> dict[str, Any]:
-        """What decides how good an expert is."""
+    def material(self, expert: str) -> dict[str, Any]:
+        """What decides how good an expert is, or the plans and passages that it writes."""
         own, shared = self._expert(expert), self.fingerprint(expert)
         return {
             "weights": self.weights(own.model),
@@ -269,7 +269,7 @@ class Registry:
             if (writers := spec.writers) is not None:
                 options = {name: value for name, value in asdict(writers).items() if name not in ("experts", "against")}
                 descriptions = [self._expert(name).description for name in writers.experts]  # top-down chooses by them
-                cards = [[name, self._material(name)] for name in writers.experts]
+                cards = [[name, self.material(name)] for name in writers.experts]
                 told += [options, cards, descriptions, self.encoder_sha]
             self._reads[spec.name] = told
         return self._reads[spec.name]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from composer.answers.sandbox import Sandbox
     from composer.answers.trust import Trust
     from composer.intents import Intents
-    from composer.planning.memory import Memory
+    from composer.planning.memory import Known
     from composer.pool.pool import Pool
     from composer.records.contrasts import ContrastRecord
     from composer.records.mergers import Mergers
@@ -193,11 +193,11 @@ def unfitted(name: str) -> Aggregator:
     return made
 
 
-def no_plans() -> Memory:
+def no_plans(planner: str) -> Known:
     """Where no plan was followed before."""
-    from composer.planning.memory import Memory  # noqa: PLC0415 only who plans needs it
+    from composer.planning.memory import Known, Memory  # noqa: PLC0415 only who plans needs it
 
-    return Memory()
+    return Known(Memory())
 
 
 Solve = Callable[[Sequence[Query], Mapping[str, str], str], Awaitable[State]]
@@ -214,7 +214,7 @@ class Kit:
     """The collaborators of a pipeline. `router`, `encoder`, `aggregator` and `trust` (None: how far answers are to be
     believed was never measured) load on first use; `passages` opens the index in a folder, once; `gates` are the fitted ones by arm, `contrasts` those that were shown to help, by plain arm, `scorers` the fitted ones by expert; `mergers` who merges where that was left open; `personas` what was measured of them, `intents` tells which a question has; `emit` reports events as they happen; `budget` is that of
     the run under way; `typical` tokens of an answer per arm, where they were measured; `solve` puts questions of ours through the rest of the pipeline;
-    `plans` are those that were followed before; `sandbox` runs programs, none of which may take more than these limits."""
+    `plans` are those that a planner followed before; `sandbox` runs programs, none of which may take more than these limits."""
 
     registry: Arms
     encoder: Callable[[], Encoder]
@@ -233,7 +233,7 @@ class Kit:
     intents: Callable[[], Intents] = no_intents
     scorers: Callable[[], Mapping[str, ScorerRecord]] = dict[str, "ScorerRecord"]
     solve: Solve = nobody_solves
-    plans: Callable[[], Memory] = no_plans
+    plans: Callable[[str], Known] = no_plans
     sandbox: Callable[[Limits], Sandbox] = no_sandbox
 
 

@@ -10,9 +10,10 @@ from annotated_types import Ge, Le
 
 from composer.errors import ConfigError
 from composer.planning.examples import MOST, Example
+from composer.planning.memory import Known, Memory
 from composer.planning.planner import Progress, plan_request
 from composer.stages.kit import Kit, Stage
-from composer.state import Beside, Query, Reply, State, Update
+from composer.state import Beside, Planned, Query, Reply, State, Update
 
 _STEP = "\0"
 """Between a question's id and the number of its step: no id of a question holds it, so no step is taken for one."""
@@ -35,8 +36,9 @@ def plan(kit: Kit, *, planner: str, examples: Annotated[int, Ge(0), Le(MOST)] = 
         ]
         if not rows:
             return {}
-        like = await _remembered(kit, [state.queries[row].text for row in rows], examples)
-        return await planned(kit, planner, state, dict(zip(rows, like, strict=True)))
+        known = kit.plans(planner) if examples else Known(Memory())
+        like = await _remembered(kit, known.memory, [state.queries[row].text for row in rows], examples)
+        return _noted(await planned(kit, planner, state, dict(zip(rows, like, strict=True))), rows, known.why)
 
     return stage
 
@@ -107,10 +109,18 @@ async def _followed(
     return _update(state, under, last, cut, beside)
 
 
-async def _remembered(kit: Kit, texts: Sequence[str], most: int) -> Sequence[tuple[Example, ...]]:
+def _noted(update: Update, rows: Sequence[int], why: str) -> Update:
+    """With what the traces of these rows say of the examples that were not shown."""
+    told: list[Planned | None] = list(update["planned"])
+    for row in rows if why else ():
+        if (one := told[row]) is not None:
+            told[row] = replace(one, note=why)
+    return {**update, "planned": tuple(told)}
+
+
+async def _remembered(kit: Kit, memory: Memory, texts: Sequence[str], most: int) -> Sequence[tuple[Example, ...]]:
     """The examples of each question."""
-    memory = kit.plans()
-    if not most or not len(memory):
+    if not len(memory):
         return [()] * len(texts)
     import asyncio  # noqa: PLC0415 as above
 

@@ -15,8 +15,8 @@ from composer.fitting.plans import BATCH, learn_plans
 from composer.installed import installed_sha
 from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
-from composer.places import plans_folder
-from composer.planning.memory import Memory, read_memory
+from composer.planning.memory import Memory
+from composer.trace_page import trace_page
 from composer.traced import trace_of
 from composer.types import Request
 from routers.types import Array
@@ -86,8 +86,7 @@ def test_what_was_right_is_found_by_trying_and_shown_from_then_on(pipeline: Pipe
     assert {one.shown for one in learnt.first[:BATCH]} == {0}
     assert {one.shown for one in learnt.first[BATCH:]} == {3}
     assert [one.right for one in learnt.more] == [0.0] * BATCH + [1.0] * BATCH  # the second sample, then the third
-    kept = read_memory(plans_folder(pipeline.registry), encoder=pipeline.registry.encoder_sha)
-    assert len(kept) == len(learnt.memory) == BATCH + 4
+    assert len(pipeline.plans("planner").memory) == len(learnt.memory) == BATCH + 4
     assert (learnt.held, learnt.gain, learnt.installed) == (MANY // 5, (1.0, 1.0, 1.0), True)
     assert f"{BATCH + 4} questions, 4 right" in "\n".join(learnt.lines())
 
@@ -96,7 +95,7 @@ def test_what_is_not_shown_to_help_is_not_kept(pipeline: Pipeline, monkeypatch: 
     monkeypatch.setattr(Memory, "examples", lambda self, vectors, most=3: [()] * len(vectors))
     learnt = learn_plans(pipeline, rows(MANY))
     assert len(learnt.memory) > 0 and not learnt.installed
-    assert len(read_memory(plans_folder(pipeline.registry), encoder=pipeline.registry.encoder_sha)) == 0
+    assert len(pipeline.plans("planner").memory) == 0
     assert "nothing is remembered" in "\n".join(learnt.lines())
 
 
@@ -115,6 +114,25 @@ def test_the_stage_shows_what_was_learnt_and_the_trace_names_it(pipeline: Pipeli
     told = trace_of(state, 0)["plan"]
     assert len(told["like"]) == 3
     assert set(told["like"]) <= {row.question.text for row in rows(MANY)}
+
+
+def test_another_planner_is_shown_no_plans_of_this_one_and_the_trace_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.setattr(Pipeline, "encoder", lambda _: Flat())
+    bench, book = Scripted(tmp_path, monkeypatch), Planner()
+    learn_plans(bench.pipeline(REGISTRY, book), rows(MANY))
+    bench.said.clear()
+    other = bench.pipeline(REGISTRY.replace("writes: plans", "writes: plans, system: Split it."), book)
+    state = asyncio.run(other.astate(["3 and 4, once more?"], by="planned"))
+
+    told = trace_of(state, 0)["plan"]
+    assert not told["like"] and "of another planner" in told["note"]
+    assert [text for text in bench.said if "of another planner" in text and "coe fit answers --plans" in text]
+    assert "of another planner" in trace_page(trace_of(state, 0), state.route(0))
+    again = asyncio.run(bench.pipeline(REGISTRY, book).astate(["3 and 4, once more?"], by="planned"))
+    assert len(trace_of(again, 0)["plan"]["like"]) == 3 and not trace_of(again, 0)["plan"]["note"]
 
 
 def test_test_questions_and_those_with_options_are_left_alone(pipeline: Pipeline) -> None:

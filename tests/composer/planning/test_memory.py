@@ -12,6 +12,7 @@ from composer.errors import InputError
 from composer.planning.examples import Example, shown
 from composer.planning.memory import Memory, read_memory, write_memory
 from composer.planning.plan import Plan, PlanError, Step
+from routers.store import write
 from routers.types import Array
 
 TWO = Plan((Step("3 + 4", "number"), Step("{1} days in hours", "number"))).text
@@ -58,22 +59,33 @@ def test_what_is_no_plan_is_not_learnt() -> None:
 
 def test_it_comes_back_from_disk_and_only_for_its_encoder(tmp_path: Path) -> None:
     memory = Memory().learn(["a", "b"], [ONE, TWO], [1.0, 0.5], units(0, 10))
-    write_memory(tmp_path / "plans", memory, encoder="e")
-    again = read_memory(tmp_path / "plans", encoder="e")
+    write_memory(tmp_path / "plans", memory, encoder="e", planner="p")
+    again, why = read_memory(tmp_path / "plans", encoder="e", planner="p")
+    assert why == ""
     assert (again.questions, again.plans, again.scores) == (memory.questions, memory.plans, memory.scores)
     np.testing.assert_array_equal(again.vectors, memory.vectors)
-    assert len(read_memory(tmp_path / "nothing", encoder="e")) == 0
+    assert len(read_memory(tmp_path / "nothing", encoder="e", planner="p").memory) == 0
     with pytest.raises(InputError, match="another encoder") as caught:
-        read_memory(tmp_path / "plans", encoder="f")
+        read_memory(tmp_path / "plans", encoder="f", planner="p")
     assert "--plans" in str(caught.value)
 
 
+def test_plans_of_another_planner_or_of_nobody_knows_whom_are_left_out(tmp_path: Path) -> None:
+    memory = Memory().learn(["a"], [ONE], [1.0], units(0))
+    write_memory(tmp_path / "plans", memory, encoder="e", planner="p")
+    write(memory, tmp_path / "older", keys={"encoder": "e"}, homes=("composer.planning.memory",))
+
+    for folder in ("plans", "older"):
+        found = read_memory(tmp_path / folder, encoder="e", planner="q")
+        assert len(found.memory) == 0 and "left out" in found.why
+
+
 def test_a_file_with_what_is_no_plan_is_refused(tmp_path: Path) -> None:
-    write_memory(tmp_path / "plans", Memory().learn(["a"], [ONE], [1.0], units(0)), encoder="e")
+    write_memory(tmp_path / "plans", Memory().learn(["a"], [ONE], [1.0], units(0)), encoder="e", planner="p")
     file = tmp_path / "plans" / "router.json"
     file.write_text(file.read_text().replace("3 + 4", "{3} + 4"))
     with pytest.raises(InputError, match="no earlier step"):
-        read_memory(tmp_path / "plans", encoder="e")
+        read_memory(tmp_path / "plans", encoder="e", planner="p")
 
 
 def test_no_question_can_pass_for_two() -> None:
