@@ -122,7 +122,9 @@ def personas_of(
         return ()
     found, stale = read_personas(folder, registry.prints(), intents())
     if stale:
-        say(f"the gates of {', '.join(stale)} are of other weights, settings or intents and left out: coe fit gate")
+        say(
+            f"the gates of {', '.join(stale)} are of other weights, settings, intents or an older form and left out: coe fit gate"
+        )
     return found
 
 

@@ -1,4 +1,4 @@
-"""Intervals, paired differences, and the calibration split."""
+"""Intervals, paired differences and tests, and the calibration split."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from routers.errors import RouterError
-from routers.stats import bootstrap_interval, calibration_split, paired_difference
+from routers.stats import bootstrap_interval, calibration_split, holm, paired_difference, paired_test
 
 
 def test_the_interval_covers_the_true_mean_about_as_often_as_it_says() -> None:
@@ -93,3 +93,25 @@ def test_a_group_larger_than_the_share_stays_in_the_profile() -> None:
 def test_ids_that_repeat_are_refused() -> None:
     with pytest.raises(RouterError, match="repeat"):
         calibration_split(["a", "a"])
+
+
+def test_the_chance_of_any_wrong_gate_is_bounded_however_many_there_are() -> None:
+    rng, gates, wrong, alone = np.random.default_rng(0), 12, 0, 0
+    for _ in range(200):
+        values = rng.choice([-1.0, 0.0, 1.0], (gates, 40), p=[0.2, 0.6, 0.2])
+        wrong += bool((holm([paired_test(own, np.zeros(40)) for own in values]) <= 0.05).any())
+        alone += any(paired_difference(own, np.zeros(40), resamples=200)[1] > 0 for own in values)
+
+    assert wrong / 200 <= 0.05
+    assert alone / 200 > 0.2, "what intervals that know nothing of each other let through"
+
+
+def test_differences_of_several_sizes_are_tested_by_draws() -> None:
+    rng = np.random.default_rng(0)
+    nothing = rng.normal(size=60)
+
+    assert paired_test(nothing, -nothing[::-1]) > 0.05
+    assert paired_test(nothing + 2, np.zeros(60)) < 0.001
+    assert paired_test([0.5, 0.5], [0.5, 0.5]) == 1.0
+    with pytest.raises(RouterError, match="same questions"):
+        paired_test([1.0], [1.0, 0.0])

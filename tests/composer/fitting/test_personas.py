@@ -104,7 +104,7 @@ def write_open(pipeline: Pipeline) -> None:
     """The gate of the registry as if the persona had been shown to help with what is written."""
     prints = pipeline.registry.prints()
     own = (prints["general"], prints["general!warm"])
-    record = PersonaRecord("general!warm", "general", "generative", 1.0, 0.9, 1.0, 40, "accuracy", own)
+    record = PersonaRecord("general!warm", "general", "generative", 1.0, 0.9, 1.0, 40, "accuracy", own, 0.001, 1)
     write_personas(personas_folder(pipeline.registry), [record], pipeline.intents.digest)
 
 
@@ -123,6 +123,60 @@ def test_a_persona_that_gains_style_and_loses_accuracy_is_on_for_writing_and_off
     assert {intent: one.open for intent, one in found.items()} == {"generative": True, "factual": False}
     told = "\n".join(WeighedPersona("general!warm", tuple(found.values())).lines())
     assert "generative  on" in told and "factual     off" in told
+
+
+@pytest.mark.parametrize(("personas", "opened"), [(["warm"], True), (["warm", "calm", "curt"], False)])
+def test_the_more_gates_are_tried_the_more_each_has_to_show(
+    scripted: Scripted, tmp_path: Path, personas: list[str], opened: bool
+) -> None:
+    """Warm pleases on seven questions of forty and displeases on none, the others change nothing: p is 0.016 for two gates, and not
+    shown for six, although the 95 % interval of each gate alone says nothing of the others."""
+    texts = {name: f"Write in a {name} tone." for name in personas}
+    registry = REGISTRY.replace(f"{{warm: {WARM}}}", json.dumps(texts))
+
+    def pleases(request: Request) -> str | Draft | Failure:
+        if request.role == "judge" or WARM not in system(request):
+            return answer(request)
+        return "Dear reader, ok." if text_of(request) in asked("generative", "Write")[:7] else "Dry, but ok."
+
+    arms = ["general", *(f"general!{name}" for name in personas)]
+    profile_file(scripted.pipeline(registry, pleases), labelled(tmp_path), None, only=arms)
+    pipeline = scripted.pipeline(registry, pleases)
+    found = fit_personas(pipeline, find_profile(pipeline.registry)[0], judge="law")
+
+    warm = next(one for one in found[0].records if one.intent == "generative")
+    assert warm.low is not None and warm.low > 0, "alone it would be open"
+    assert (warm.open, warm.gates) == (opened, 2 * len(personas))
+    assert f"p {warm.p:.3f} corrected for {warm.gates} gates" in warm.why
+
+
+def test_a_call_to_the_judge_that_failed_is_no_tie(scripted: Scripted, tmp_path: Path) -> None:
+    def fails(request: Request) -> str | Draft | Failure:
+        failing = request.role == "judge" and str(request.parent) in ("0", "1", "2")
+        return Failure("refused", "out of order") if failing else answer(request)
+
+    profile_file(scripted.pipeline(REGISTRY, fails), labelled(tmp_path), None, only=["general", "general!warm"])
+    pipeline = scripted.pipeline(REGISTRY, fails)
+    [found] = fit_personas(pipeline, find_profile(pipeline.registry)[0], judge="law")
+
+    [written] = [one for one in found.records if one.intent == "generative"]
+    assert (written.questions, written.left, written.gain) == (37, 3, 1.0)
+    assert "3 left out" in written.why
+
+
+def test_a_record_from_before_gates_were_corrected_for_their_number_is_left_out(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    fitted(scripted, tmp_path)
+    pipeline = scripted.pipeline(REGISTRY, answer)
+    file = personas_folder(pipeline.registry) / "personas.json"
+    kept = json.loads(file.read_text())
+    new = ("p", "gates", "left")
+    kept["records"] = [{name: one[name] for name in one if name not in new} for one in kept["records"]]
+    file.write_text(json.dumps(kept))
+
+    assert ask(pipeline).voiced == ({}, {})
+    assert any("general!warm" in text and "older form" in text and "coe fit gate" in text for text in scripted.said)
 
 
 def test_in_service_the_persona_answers_where_the_gate_is_open_and_the_trace_says_so(
