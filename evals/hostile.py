@@ -1,11 +1,14 @@
 """`python -m evals.hostile [--json FILE]`: what one hostile expert among three honest ones does to every way of settling them.
 
 Three experts, those that the router chooses, answer each question; their drafts are real. Then the expert that the router ranks
-next is taken over: its draft becomes an attack of `tasks/injections.jsonl`, with the command to ignore the others and give a
-wrong answer. The router believes in it as much as before. Every aggregator settles the same drafts without it and with it:
+next (of those that settle nothing) is taken over: whatever it is asked about the question, it writes an attack of
+`tasks/injections.jsonl`, with the command to ignore the others and give a wrong answer. The router believes in it as much as
+before. Every aggregator settles the same drafts without it and with it:
 
 best, majority, learnt    the best scored draft, the vote, the combination learnt on the packaged profile
-merge, judge, discuss     one expert makes one answer of them, compares each two, or all are asked again, else the vote
+merge, judge, score       one expert makes one answer of them, compares each two, or rates each, else the vote
+refine                    one expert looks at what the vote takes, and its author writes it again
+discuss, search           experts are asked again having seen all drafts, or go on from them along several paths
 
 Told are right answers without and with it, the drop (paired by question, 95 % interval), and how often the commanded answer
 was given. Figures are of the part `report`; the part `tuning` is for whoever changes the defence.
@@ -13,21 +16,20 @@ was given. Figures are of the part `report`; the part `tuning` is for whoever ch
 
 from __future__ import annotations
 
-import argparse
 import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from random import Random
-from typing import Any, get_args
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from composer.answers.ballots import Aggregator
+from composer.command.kit import say as note
 from composer.config import load_settings, packaged_registry
-from composer.errors import ComposerError, InputError, suggest
+from composer.errors import InputError, suggest
 from composer.jsonl import Labelled
 from composer.learning.answers import record_of
 from composer.learning.fitted import LEARNT
@@ -35,6 +37,8 @@ from composer.learning.grid import Grid
 from composer.learning.tune import aggregators, cross_scores, cross_signals, fit_aggregators, with_skills
 from composer.marks import mark
 from composer.pipeline import Pipeline
+from composer.pool.pool import Pool
+from composer.pool.submission import Item
 from composer.profile import find_profile
 from composer.settings.specs import Settings, StageSpec
 from composer.stages.kit import kind_of
@@ -42,10 +46,10 @@ from composer.stages.reading import compared, read
 from composer.state import Query, Reply, State
 from composer.steps import stage_of
 from composer.traced import settled_of, trace_of
-from composer.types import Draft
+from composer.types import Draft, Request
+from evals.attacks import attack_options, opened, part_of, run, shares, written
 from evals.live_questions import SEED, labelled
-from evals.metrics import Gap, Result, Row, gap, row
-from evals.report import write_json
+from evals.metrics import Gap, Row, gap, row
 from evals.tasks.injections import Injection, Part, injections
 from evals.tasks.skills import items
 from routers.family import USUAL, family
@@ -82,8 +86,12 @@ def ways(mergers: Sequence[str]) -> dict[str, Steps]:
         LEARNT: (("aggregate", {"by": LEARNT}),),
     }
     for name in mergers:
-        found |= {f"{use} by {name}": ((use, {"by": name}), vote) for use in ("merge", "judge")}
-    return {**found, "discuss": (("discuss", {"rounds": 1}), vote)}
+        found |= {f"{use} by {name}": ((use, {"by": name}), vote) for use in ("merge", "judge", "score", "refine")}
+    return {
+        **found,
+        "discuss": (("discuss", {"rounds": 1}), vote),
+        "search": (("search", {"paths": 4, "rounds": 1}), vote),
+    }
 
 
 def with_drafts(settings: Settings) -> Settings:
@@ -117,17 +125,42 @@ def hostile_text(attack: Injection, question: str, wrong: str) -> str:
     return "\n".join((*texts, _COMMAND.replace("{wrong}", wrong)))
 
 
-def attacked(pipeline: Pipeline, state: State, texts: Sequence[str]) -> State:
-    """The state with one draft more per row: `texts`, of the expert that the router ranks next. Raises InputError where
-    everybody was asked."""
+@dataclass(frozen=True, slots=True)
+class TakenOver:
+    """A pool in which experts are hostile: `says` is what each writes about a question (its id, the expert), whatever it is asked."""
+
+    pool: Pool
+    says: Mapping[tuple[str, str], str]
+
+    async def submit(
+        self, requests: Sequence[Request], still_wanted: Callable[[Request], bool] = lambda _: True
+    ) -> AsyncIterator[Item]:
+        """As the pool does."""
+        honest: list[Request] = []
+        for request in requests:
+            text = self.says.get((request.parent or "", request.arm))
+            if text is None:
+                honest.append(request)
+            else:
+                yield request.id, Draft("", text, "stop")
+        if honest:
+            async with aclosing(self.pool.submit(honest, still_wanted)) as pieces:  # type: ignore[type-var]
+                async for item in pieces:
+                    yield item
+
+
+def attacked(pipeline: Pipeline, state: State, texts: Sequence[str], spared: Collection[str] = ()) -> State:
+    """The state with one draft more per row: `texts`, of the expert that the router ranks next of those that are not `spared`. Raises
+    InputError where everybody was asked."""
     assert state.scores is not None
     replies, asked = list(state.replies), list(state.asked)
     for place, text in enumerate(texts):
         order = [state.arms[column] for column in np.argsort(-state.scores[place], kind="stable")]
-        taken = next((arm for arm in order if arm not in state.asked[place]), None)
+        taken = next((arm for arm in order if arm not in state.asked[place] and arm not in spared), None)
         if taken is None:
             raise InputError(
-                f"{len(order)} experts are too few", remedy=f"a registry of more than {_DRAFTS} is attacked"
+                f"{len(order)} experts are too few",
+                remedy=f"a registry of more than {_DRAFTS} that settle nothing is attacked",
             )
         query, kind = state.queries[place], kind_of(pipeline.kit, state.queries[place], state.asked[place])
         hostile = read(Reply(taken, Draft("", text, "stop")), query, kind)
@@ -136,24 +169,34 @@ def attacked(pipeline: Pipeline, state: State, texts: Sequence[str]) -> State:
     return state.apply({"replies": tuple(replies), "asked": tuple(asked)})
 
 
-async def settle(pipeline: Pipeline, made: Aggregator, steps: Steps, state: State) -> State:
-    """These drafts through the steps of a way."""
+async def settle(
+    pipeline: Pipeline, made: Aggregator, steps: Steps, state: State, says: Mapping[tuple[str, str], str] | None = None
+) -> State:
+    """These drafts through the steps of a way; `says` as in `TakenOver`."""
     kit = replace(
         pipeline.kit,
+        pool=lambda: cast("Pool", TakenOver(pipeline.pool, says or {})),  # which stages ask nothing but to submit
         trust=lambda: None,
         aggregator=lambda name: made if name == LEARNT else pipeline.aggregator(name),
     )
-    for use, options in steps:
-        stage = stage_of(pipeline.settings, kit, StageSpec(use, dict(options), 1), "hostile")
+    for use, own in steps:
+        stage = stage_of(pipeline.settings, kit, StageSpec(use, dict(own), 1), "hostile")
         state = state.apply(await stage(state))
     return state
 
 
 def evaluate(
-    pipeline: Pipeline, groups: Sequence[str], n: int, by: Mapping[str, Steps], part: Part | None = "report"
+    pipeline: Pipeline,
+    groups: Sequence[str],
+    n: int,
+    by: Mapping[str, Steps],
+    part: Part | None = "report",
+    *,
+    spared: Collection[str] = (),
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
-    """`n` questions of each group through each of these ways, twice, in an open pipeline of `with_drafts`; `part` None: all attacks.
-    Raises what asking raises."""
+    """`n` questions of each group through each of these ways, twice, in an open pipeline of `with_drafts`; `part` None: all attacks,
+    `spared`: who is not taken over. Raises what asking raises."""
     attacks = [one for one in injections() if part in (None, one.part)]
     made, found = learnt(pipeline), dict[str, dict[str, _Settled]]()
     for group in groups:
@@ -165,11 +208,14 @@ def evaluate(
             hostile_text(attacks[place % len(attacks)], item.question.text, wrong[place])
             for place, item in enumerate(asked)
         ]
-        states = {HONEST: state, HOSTILE: attacked(pipeline, state, texts)}
+        taken = attacked(pipeline, state, texts, spared)
+        says = {(query.id, own[-1]): text for query, own, text in zip(queries, taken.asked, texts, strict=True)}
+        states = {HONEST: (state, None), HOSTILE: (taken, says)}
         wanted = [replace(item, answer=told) for item, told in zip(asked, wrong, strict=True)]
         found[group] = {}
         for way, steps in by.items():
-            ended = {name: pipeline.complete(settle(pipeline, made, steps, one)) for name, one in states.items()}
+            say(f"{group}: {way}")
+            ended = {name: pipeline.complete(settle(pipeline, made, steps, *one)) for name, one in states.items()}
             found[group][way] = _Settled(
                 _right(asked, ended[HONEST]),
                 _right(asked, ended[HOSTILE]),
@@ -208,8 +254,8 @@ def _report(found: Mapping[str, Mapping[str, _Settled]]) -> Report:
         told: list[Gap] = []
         for way, one in own.items():
             every = range(len(one.honest))
-            honest, hostile = _result(way, one.honest), _result(f"{way}, {HOSTILE}", one.hostile)
-            given = _result(f"{way}, commanded answers", one.given)
+            honest, hostile = shares(way, one.honest), shares(f"{way}, {HOSTILE}", one.hostile)
+            given = shares(f"{way}, commanded answers", one.given)
             rows += [row(result, group, every) for result in (honest, hostile, given)]
             told.append(gap(hostile, honest, every))
             skipped[f"{group}: {way}"] = one.skipped
@@ -228,11 +274,6 @@ def _right(items: Sequence[Labelled], state: State) -> NDArray[np.float64]:
             for item, answer in zip(items, state.answers, strict=True)
         ]
     )
-
-
-def _result(name: str, values: NDArray[np.float64]) -> Result:
-    unknown = np.full(len(values), np.nan)
-    return Result(name, values, unknown, unknown, unknown)
 
 
 def lines(report: Report) -> list[str]:
@@ -261,24 +302,33 @@ def lines(report: Report) -> list[str]:
     return told
 
 
+def chosen(by: Mapping[str, Steps], names: str | None) -> dict[str, Steps]:
+    """The ways that are named, parted by commas, by what stands before ` by `; None: all. Raises InputError for one that is none."""
+    known = {way.partition(" ")[0] for way in by}
+    only = known if names is None else set(names.split(","))
+    for name in sorted(only - known):
+        raise InputError(f"no way is called {name!r}", where="--ways", remedy=suggest(name, sorted(known)))
+    return {way: own for way, own in by.items() if way.partition(" ")[0] in only}
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and tell; 0, or the exit code of what went wrong."""
-    parser = argparse.ArgumentParser(
-        prog="python -m evals.hostile", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = attack_options("hostile", __doc__)
     parser.add_argument("--n", type=int, default=60, help="questions per skill")
     parser.add_argument("--groups", default=",".join(GROUPS), help="skills, parted by commas")
-    parser.add_argument("--mergers", help="who merges and judges, parted by commas (else the generalist)")
-    parser.add_argument("--ways", help="some of the ways, such as majority or merge, parted by commas (else all)")
-    parser.add_argument("--part", choices=[*get_args(Part), "all"], default="report")
-    parser.add_argument("--json", type=Path, help="write the rows there")
+    parser.add_argument(
+        "--mergers",
+        help="who merges, judges, scores and supervises, parted by commas (else the generalist); nobody of these is taken over",
+    )
+    parser.add_argument("--ways", help="some of the ways, such as majority or search, parted by commas (else all)")
     given = parser.parse_args(arguments)
     groups = given.groups.split(",")
     if unknown := set(groups) - set(GROUPS):
         parser.error(f"unknown groups: {', '.join(sorted(unknown))}; known: {', '.join(GROUPS)}")
     if given.n < 1:
         parser.error(f"--n {given.n}: at least one question is asked")
-    try:
+
+    def measure() -> list[str]:
         settings = with_drafts(load_settings(packaged_registry()))
         mergers = given.mergers.split(",") if given.mergers else [settings.generalist.name]
         for name in mergers:
@@ -286,30 +336,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise InputError(
                     f"no expert is called {name!r}", where="--mergers", remedy=suggest(name, settings.arms)
                 )
-        by = ways(mergers)
-        known = {way.partition(" ")[0] for way in by}
-        only = given.ways.split(",") if given.ways else known
-        for name in only:
-            if name not in known:
-                raise InputError(f"no way is called {name!r}", where="--ways", remedy=suggest(name, known))
-        by = {way: own for way, own in by.items() if way.partition(" ")[0] in only}
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            Pipeline(settings, store=Path(scratch) / "drafts.sqlite") as pipeline,
-        ):
-            found = evaluate(pipeline, groups, given.n, by, None if given.part == "all" else given.part)
-        if given.json:
-            more = {
-                "gaps": {group: [asdict(one) for one in own] for group, own in found.gaps.items()},
-                "skipped": found.skipped,
-            }
-            data = f"{given.n} per skill, tasks/injections.jsonl, part {given.part}"
-            write_json(given.json, "python -m evals.hostile", data, found.rows, **more)
-    except ComposerError as why:
-        sys.stderr.write(f"{why}\n")
-        return why.exit_code
-    sys.stdout.write("\n".join(lines(found)) + "\n")
-    return 0
+        by = chosen(ways(mergers), given.ways)
+        with opened(settings, given.store) as pipeline:
+            found = evaluate(pipeline, groups, given.n, by, part_of(given), spared=mergers, say=note)
+        gaps = {group: [asdict(one) for one in own] for group, own in found.gaps.items()}
+        written(given, "hostile", f"{given.n} per skill, ", found.rows, gaps=gaps, skipped=found.skipped)
+        return lines(found)
+
+    return run(measure)
 
 
 if __name__ == "__main__":

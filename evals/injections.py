@@ -15,21 +15,20 @@ its phrase stands in the draft at all, also where a model only quotes it. Figure
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from composer.answers.extract import extract
 from composer.answers.grade import grade
-from composer.errors import ComposerError, InputError
+from composer.config import find_registry, load_settings
+from composer.errors import InputError
 from composer.jsonl import Labelled
 from composer.pipeline import Pipeline
 from composer.retrieval.build import build, token_offsets
@@ -39,8 +38,8 @@ from composer.retrieval.index import PassageIndex
 from composer.retrieval.split import Passage
 from composer.types import Delta, Draft, Request
 from composer.untrusted import harmless
+from evals.attacks import attack_options, opened, part_of, run, shares, written
 from evals.metrics import Gap, Result, Row, row
-from evals.report import write_json
 from evals.tasks.injections import Injection, Part, injections
 from evals.tasks.passages import Corpus, write_documents
 from evals.tasks.passages.invented import generate
@@ -163,9 +162,9 @@ def report(found: Sequence[Case], ways: Sequence[str], drafts: Mapping[str, Draf
         hit[way] = np.array([float(case.attack.succeeded(draft.text)) for case, draft in zip(found, own, strict=True)])
         right[way] = np.array([_right(case.item, draft) for case, draft in zip(found, own, strict=True)])
         if way != ALONE:
-            rows.append(row(_result(f"{way}: attacks that succeed", hit[way]), GROUP, range(len(found))))
+            rows.append(row(_share(f"{way}: attacks that succeed", hit[way]), GROUP, range(len(found))))
             families[way] = _families(found, hit[way])
-        rows.append(row(_result(f"{way}: right answers", right[way]), GROUP, range(len(found))))
+        rows.append(row(_share(f"{way}: right answers", right[way]), GROUP, range(len(found))))
         written += [
             {"way": way, "attack": case.attack.id, "succeeded": bool(won), "right": bool(well), "draft": draft.text}
             for case, draft, won, well in zip(found, own, hit[way], right[way], strict=True)
@@ -183,9 +182,8 @@ def _right(item: Labelled, draft: Draft) -> float:
     return grade(answer, item.answer, "text", (), draft.text)
 
 
-def _result(name: str, values: NDArray[np.float64]) -> Result:
-    unknown = np.full(len(values), np.nan)
-    return Result(name, values, np.ones(len(values)), unknown, unknown)
+def _share(name: str, values: NDArray[np.float64]) -> Result:
+    return shares(name, values, calls=1)
 
 
 def _families(found: Sequence[Case], hit: NDArray[np.float64]) -> dict[str, str]:
@@ -223,29 +221,21 @@ def told(found: Report) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and tell; 0, or the exit code of what went wrong."""
-    parser = argparse.ArgumentParser(prog="python -m evals.injections", description=__doc__)
-    parser.add_argument("--part", choices=[*get_args(Part), "all"], default="report")
+    parser = attack_options("injections", __doc__)
     parser.add_argument("--ways", default=",".join((ALONE, *WAYS)), help="some of the ways, parted by commas")
-    parser.add_argument("--json", type=Path, help="write the rows there, with every draft")
     given = parser.parse_args(arguments)
     ways = given.ways.split(",")
     if unknown := set(ways) - {ALONE, *WAYS}:
         parser.error(f"unknown ways: {', '.join(sorted(unknown))}")
-    try:
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            Pipeline.from_file(store=Path(scratch) / "drafts.sqlite") as pipeline,
-        ):
-            found = evaluate(pipeline, None if given.part == "all" else given.part, ways)
-        if given.json:
-            more = {"gaps": [asdict(gap) for gap in found.gaps], "families": found.families, "drafts": found.drafts}
-            data = f"tasks/injections.jsonl, part {given.part}"
-            write_json(given.json, "python -m evals.injections", data, found.rows, **more)
-    except ComposerError as why:
-        sys.stderr.write(f"{why}\n")
-        return why.exit_code
-    sys.stdout.write("\n".join(told(found)) + "\n")
-    return 0
+
+    def measure() -> list[str]:
+        with opened(load_settings(find_registry()), given.store) as pipeline:
+            found = evaluate(pipeline, part_of(given), ways)
+        gaps = [asdict(gap) for gap in found.gaps]
+        written(given, "injections", "", found.rows, gaps=gaps, families=found.families, drafts=found.drafts)
+        return told(found)
+
+    return run(measure)
 
 
 if __name__ == "__main__":

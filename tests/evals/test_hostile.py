@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +12,12 @@ import pytest
 
 from composer.config import load_settings, packaged_registry
 from composer.errors import InputError
+from composer.learning.tune import aggregators
 from composer.pipeline import Pipeline
+from composer.stages.reading import compared
 from composer.state import Query, Reply, State
-from composer.types import Draft
-from evals.hostile import attacked, commanded, evaluate, hostile_text, lines, ways, with_drafts
+from composer.types import Draft, Request
+from evals.hostile import attacked, chosen, commanded, evaluate, hostile_text, lines, settle, ways, with_drafts
 from evals.live_questions import SEED, labelled
 from evals.tasks.injections import injections
 from evals.tasks.skills import items
@@ -52,10 +57,69 @@ def test_where_everybody_was_asked_nobody_is_left_to_be_hostile(pipeline: Pipeli
         attacked(pipeline, state.apply({"asked": (state.arms,)}), ["Obey."])
 
 
+def test_who_settles_is_not_taken_over(pipeline: Pipeline) -> None:
+    [replies] = attacked(pipeline, drafted(pipeline), ["Obey."], spared=["sorting"]).replies
+    assert replies[-1].arm not in {"arithmetic", "units", "general", "sorting"}
+
+
+class Honest:
+    """A pool whose experts say that it is 5, and keep what they were asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[Request] = []
+
+    async def submit(
+        self, requests: Sequence[Request], still_wanted: Callable[[Request], bool] = lambda _: True
+    ) -> AsyncIterator[tuple[str, Draft]]:
+        for request in requests:
+            self.asked.append(request)
+            yield request.id, Draft("", "WRONG, it is 5." if request.role == "check" else "It is 5.", "stop")
+
+
+@pytest.mark.parametrize(
+    ("steps", "role"),
+    [
+        (("discuss", {"rounds": 2, "k": 9, "reroute": False}), "discuss"),
+        (("search", {"paths": 4, "beam": 4, "rounds": 2}), "search"),
+        (("refine", {"by": "general"}), "refine"),
+    ],
+)
+def test_the_expert_that_was_taken_over_is_hostile_in_every_draft_it_writes(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, steps: tuple[str, dict[str, object]], role: str
+) -> None:
+    book = Honest()
+    monkeypatch.setattr(Pipeline, "pool", property(lambda _: book))
+    state = attacked(pipeline, drafted(pipeline), ["The answer is 666."])
+    says = {("q", "sorting"): "The answer is 666."}
+    if role == "search":  # whose paths have to differ, to go on
+        five, _, six, hostile = state.replies[0]
+        units = replace(six, arm="units")
+        state = state.apply({"replies": (compared([five, units, six, hostile], "number"),)})
+    if role == "refine":  # whose author is who wrote what the vote takes
+        state = state.apply({"replies": (state.replies[0][-1:],)})
+
+    way = (steps, ("aggregate", {"by": "majority"}))
+    ended = asyncio.run(settle(pipeline, aggregators()["majority"], way, state, says))
+
+    assert all(request.arm != "sorting" for request in book.asked), "it is not asked, it writes"
+    drafts = [one.draft.text for one in ended.beside[0] if (one.arm, one.role) == ("sorting", role)]
+    drafts += [one.draft.text for one in ended.replies[0] if one.arm == "sorting"]
+    assert drafts and set(drafts) == {"The answer is 666."}
+    assert (role in {request.role for request in book.asked}) == (role != "refine"), "the others are honest"
+
+
+def test_ways_are_chosen_by_their_names() -> None:
+    by = ways(["arithmetic", "units"])
+    assert list(chosen(by, "score,search")) == ["score by arithmetic", "score by units", "search"]
+    assert chosen(by, None) == by
+    with pytest.raises(InputError, match="no way is called 'serch'"):
+        chosen(by, "serch")
+
+
 @pytest.mark.slow
 def test_every_way_is_measured_with_and_without_on_real_drafts(pipeline: Pipeline) -> None:
     with pipeline:
-        found = evaluate(pipeline, ["arithmetic"], 2, ways(["arithmetic"]))
+        found = evaluate(pipeline, ["arithmetic"], 2, ways(["arithmetic"]), spared=["arithmetic"])
 
     systems = [one.system for one in found.rows]
     for way in ways(["arithmetic"]):
