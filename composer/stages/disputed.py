@@ -1,15 +1,16 @@
-"""What those who settle a row have in common: who may be one, and which rows it is wanted for."""
+"""What those who settle a row have in common: who may be one, which rows it is wanted for, and how it is asked."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from composer.errors import ConfigError
 from composer.plugins import load
 from composer.stages.balloting import ballots_of
 from composer.stages.kit import Kit
-from composer.state import Merged, Reply, State
+from composer.state import Beside, Merged, Reply, State, Update
+from composer.types import Draft, Request
 
 CONVERSATION = "it belongs to a conversation, which a settler would not see"
 FITTED = "auto"  # whom `coe fit answers --mergers` chose for the question's task
@@ -56,6 +57,31 @@ def settler(kit: Kit, state: State, row: int, by: str) -> Merged:
     skills = state.reasons[row].skills
     expert, why = kit.mergers().of(skills[0][0] if skills else None)
     return Merged(expert, chosen=why)
+
+
+async def settled(
+    kit: Kit,
+    state: State,
+    needless: Mapping[int, Merged],
+    asked: Mapping[int, Sequence[Request]],
+    conclude: Callable[[int, Mapping[str, Draft]], Merged],
+) -> Update:
+    """The rows after all of `asked` was asked in one pass over the hosts: what `conclude` makes of a row and the drafts by their requests'
+    ids, and `needless` as it is. A row of which something was not allowed, or cut short, is withheld."""
+    from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes such stages and never runs them
+
+    found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
+    withheld, beside = list(state.withheld), list(state.beside)
+    cut: set[str] = set()
+    ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
+    drafts = await ask([request for own in asked.values() for request in own])
+    for row, own in asked.items():
+        if state.queries[row].id in cut:
+            withheld[row] = True
+            continue
+        found[row] = conclude(row, drafts)
+        beside[row] += tuple(Beside(request.arm, request.role, drafts[request.id]) for request in own)
+    return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}
 
 
 def answers_of(own: Sequence[Reply], most: int) -> list[Reply]:

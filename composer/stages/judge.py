@@ -10,9 +10,9 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from composer.answers.merge import judge_requests, preferred
-from composer.stages.disputed import answers_of, check_settler, disputed, settler
+from composer.stages.disputed import answers_of, check_settler, disputed, settled, settler
 from composer.stages.kit import Kit, Stage, Together
-from composer.state import Beside, Merged, Reply, State, Update
+from composer.state import Merged, Reply, State, Update
 from composer.types import Draft, Request
 
 Duel = tuple[Reply, Reply, tuple[Request, Request]]
@@ -34,32 +34,12 @@ def judge(
 
     async def stage(state: State) -> Update:
         wanted, needless = disputed(kit, state, by, vote, sure)
-        return await _judged(kit, by, most, state, wanted, needless)
+        judges = {row: settler(kit, state, row, by) for row in wanted}
+        duels = {row: _duels(kit, judges[row].by, state, row, answers_of(own, most)) for row, own in wanted.items()}
+        asked = {row: [request for *_, pair in each for request in pair] for row, each in duels.items()}
+        return await settled(kit, state, needless, asked, lambda row, drafts: _verdict(judges[row], duels[row], drafts))
 
     return Together(stage)
-
-
-async def _judged(
-    kit: Kit, by: str, most: int, state: State, wanted: Mapping[int, Sequence[Reply]], needless: Mapping[int, Merged]
-) -> Update:
-    from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes this stage and never runs it
-
-    found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
-    withheld, beside = list(state.withheld), list(state.beside)
-    judges = {row: settler(kit, state, row, by) for row in wanted}
-    duels = {row: _duels(kit, judges[row].by, state, row, answers_of(own, most)) for row, own in wanted.items()}
-    cut: set[str] = set()
-    ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
-    drafts = await ask([request for each in duels.values() for *_, pair in each for request in pair])
-    for row, each in duels.items():
-        if state.queries[row].id in cut:
-            withheld[row] = True
-        else:
-            found[row] = _verdict(judges[row], each, drafts)
-            beside[row] += tuple(
-                Beside(request.arm, "judge", drafts[request.id]) for *_, pair in each for request in pair
-            )
-    return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}
 
 
 def _duels(kit: Kit, by: str, state: State, row: int, answers: Sequence[Reply]) -> list[Duel]:

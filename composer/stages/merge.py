@@ -9,11 +9,11 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 
 from composer.answers.merge import merge_request, unfenced
-from composer.stages.disputed import check_settler, disputed, settler
+from composer.stages.disputed import check_settler, disputed, settled, settler
 from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.reading import compared, read
-from composer.state import Beside, Merged, Reply, State, Update
-from composer.types import Request
+from composer.state import Merged, Reply, State, Update
+from composer.types import Draft, Request
 
 
 def merge(
@@ -32,35 +32,21 @@ def merge(
     comparison of answers it needs."""
     check_settler(kit, by, vote, fitted=True)
 
+    def asking(merger: str, state: State, row: int, own: Sequence[Reply]) -> Request:
+        query, texts = state.queries[row], [reply.said for reply in own if reply.said][:most]
+        return merge_request(kit.registry, merger, query.prompt, texts, query.asker)
+
     async def stage(state: State) -> Update:
         wanted, needless = disputed(kit, state, by, vote, sure)
-        return await _merged(kit, by, most, state, wanted, needless)
+        mergers = {row: settler(kit, state, row, by) for row in wanted}
+        requests = {row: asking(mergers[row].by, state, row, own) for row, own in wanted.items()}
+
+        def made(row: int, drafts: Mapping[str, Draft]) -> Merged:
+            query, draft = state.queries[row], unfenced(requests[row], drafts[requests[row].id])
+            kind = kind_of(kit, query, state.asked[row])
+            *_, reply = compared([*wanted[row], read(Reply(mergers[row].by, draft), query, kind)], kind)
+            return replace(mergers[row], reply=reply)
+
+        return await settled(kit, state, needless, {row: [request] for row, request in requests.items()}, made)
 
     return Together(stage)
-
-
-async def _merged(
-    kit: Kit, by: str, most: int, state: State, wanted: Mapping[int, Sequence[Reply]], needless: Mapping[int, Merged]
-) -> Update:
-    from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes this stage and never runs it
-
-    found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
-    withheld, beside = list(state.withheld), list(state.beside)
-    asked: dict[int, Merged] = {}
-    requests: dict[int, Request] = {}
-    for row, own in wanted.items():
-        query, texts = state.queries[row], [reply.said for reply in own if reply.said][:most]
-        asked[row] = settler(kit, state, row, by)
-        requests[row] = merge_request(kit.registry, asked[row].by, query.prompt, texts, query.asker)
-    cut: set[str] = set()
-    drafts = await asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)(list(requests.values()))
-    for row, request in requests.items():
-        query, draft = state.queries[row], unfenced(request, drafts[request.id])
-        if query.id in cut:
-            withheld[row] = True
-            continue
-        kind = kind_of(kit, query, state.asked[row])
-        *_, made = compared([*wanted[row], read(Reply(request.arm, draft), query, kind)], kind)
-        found[row] = replace(asked[row], reply=made)
-        beside[row] += (Beside(request.arm, "merge", draft),)
-    return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}

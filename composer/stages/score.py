@@ -13,9 +13,9 @@ from composer.answers.found import Rated
 from composer.answers.rating import Ratings, plain_mean, rating, rating_requests
 from composer.errors import ConfigError
 from composer.stages.balloting import voted
-from composer.stages.disputed import answers_of, check_settler, disputed
+from composer.stages.disputed import answers_of, check_settler, disputed, settled
 from composer.stages.kit import Kit, Stage, Together, kind_of
-from composer.state import Beside, Merged, Reply, State, Update
+from composer.state import Merged, Reply, State, Update
 from composer.types import Draft, Request
 
 if TYPE_CHECKING:
@@ -54,7 +54,16 @@ def score(
     async def stage(state: State) -> Update:
         wanted, needless = disputed(kit, state, by, vote, sure)
         asked = {row: _rating(kit, by, capabilities, state, row, answers_of(own, most)) for row, own in wanted.items()}
-        return await _scored(kit, by, vote, capabilities, state, asked, needless)
+        fitted = kit.scorers().get(by) if asked else None
+
+        def best(row: int, drafts: Mapping[str, Draft]) -> Merged:
+            one = asked[row]
+            usable = fitted is not None and fitted.scorer.fits(one.category, capabilities[one.category])
+            scorer = fitted.scorer if fitted is not None and usable else None
+            return _best(kit, by, vote, state, row, one, scorer, drafts)
+
+        requests = {row: [request for own in one.requests for request in own] for row, one in asked.items()}
+        return await settled(kit, state, needless, requests, best)
 
     return Together(stage)
 
@@ -80,34 +89,6 @@ def _rating(kit: Kit, by: str, capabilities: Capabilities, state: State, row: in
         for place, reply in enumerate(answers)
     ]
     return _Rating(category, answers, requests)
-
-
-async def _scored(
-    kit: Kit,
-    by: str,
-    vote: str,
-    capabilities: Capabilities,
-    state: State,
-    asked: Mapping[int, _Rating],
-    needless: Mapping[int, Merged],
-) -> Update:
-    from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes this stage and never runs it
-
-    cut: set[str] = set()
-    ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
-    drafts = await ask([request for one in asked.values() for own in one.requests for request in own])
-    found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
-    withheld, beside = list(state.withheld), list(state.beside)
-    fitted = kit.scorers().get(by) if asked else None
-    for row, one in asked.items():
-        if state.queries[row].id in cut:
-            withheld[row] = True
-            continue
-        usable = fitted is not None and fitted.scorer.fits(one.category, capabilities[one.category])
-        scorer = fitted.scorer if fitted is not None and usable else None
-        found[row] = _best(kit, by, vote, state, row, one, scorer, drafts)
-        beside[row] += tuple(Beside(by, "score", drafts[request.id]) for own in one.requests for request in own)
-    return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}
 
 
 def _best(
