@@ -1,6 +1,6 @@
 """Does composing pay with models in the loop? Every way of it on the same questions, live, against every single expert.
 
-What is chosen (the best single expert of each group, the tasks of BIG-Bench Hard that anybody can do) is chosen on questions of the
+What is chosen (the best single expert of each group, the tasks of BIG-Bench Hard that any arm can do) is chosen on questions of the
 split `calibration`, and used once on `test`.
 """
 
@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from evals.live_systems import VOTE, name_of, ways_of
 from evals.metrics import Gap, Result, Row, gap, row
 from evals.tasks import bbh
 
+T = TypeVar("T")
 WARM = 0.7  # temperature of self-consistency
 CONSISTENT = "self-consistency"
 RANDOM, ORACLE = "random expert", "oracle of the experts"
@@ -108,29 +110,45 @@ def measure(
     gaps: dict[str, tuple[Gap, ...]] = {}
     notes: dict[str, tuple[str, ...]] = {}
     for group in groups:
-        with Pipeline(settings, store=folder / f"{group}.sqlite", offline=offline, say=say) as pipeline:
-            found = pipeline.complete(_Group(pipeline, say).measured(group, n, data))
-        if found is not None and programs is not None:
-            with Pipeline(programs, store=folder / f"{group}.sqlite", offline=offline, say=say) as pipeline:
-                pipeline.complete(
-                    _Group(pipeline, say).with_programs(found, questions(group, "calibration", n // 2, data))
-                )
-        if found is None:
-            notes[group] = ("nobody does any of its tasks better than by chance: nothing was measured",)
-            continue
-        with Pipeline(settings, store=folder / f"{group}.sqlite", offline=offline, say=say) as pipeline:
-            pipeline.complete(
-                _Group(pipeline, say).with_consistent(found)
-            )  # last: as dear as the dearest of all others
-        if group != BBH:  # whose questions are of several tasks, some of them asked of nobody but one expert
-            every = [settings] if programs is None else [settings, programs]
-            found.systems = [_timed(every, one, found.asked, folder, offline) for one in found.systems]
+        found = _measured(settings, programs, group, n, folder, data, offline, say)
         found.notes += _remarks(found.systems)
         rows += [_row(one, group, range(len(found.asked))) for one in found.systems]
         rows += [_row(one, f"{group}: {task}", at) for task, at in found.tasks.items() for one in found.systems]
         gaps[group] = tuple(found.gaps())
         notes[group] = tuple(found.notes)
     return Report(tuple(rows), gaps, notes)
+
+
+def _measured(
+    settings: Settings,
+    programs: Settings | None,
+    group: str,
+    n: int,
+    folder: Path,
+    data: Path | None,
+    offline: bool,
+    say: Callable[[str], None],
+) -> _Found:
+    def within(own: Settings, work: Callable[[_Group], Coroutine[Any, Any, T]]) -> T:
+        with Pipeline(own, store=folder / f"{group}.sqlite", offline=offline, say=say) as pipeline:
+            return pipeline.complete(work(_Group(pipeline, group, data, say)))
+
+    tasks: Sequence[str] = bbh.TASKS
+    told: list[str] = []
+    if group == BBH:
+        tasks, told = within(programs or settings, lambda one: one.possible())
+        if not tasks:
+            return _Found(
+                (), "", [], [*told, "nobody does any of its tasks better than by chance: nothing was measured"]
+            )
+    found = within(settings, lambda one: one.measured(n, tasks))
+    if programs is not None:
+        within(programs, lambda one: one.with_programs(found, n, tasks))
+    within(settings, lambda one: one.with_consistent(found))  # last: as dear as the dearest of all others
+    found.notes[:0] = told
+    every = [settings] if programs is None else [settings, programs]
+    found.systems = [_timed(every, one, found.asked, folder, offline) for one in found.systems]
+    return found
 
 
 @dataclass(slots=True)
@@ -151,6 +169,8 @@ class _Found:
 
     def gaps(self) -> list[Gap]:
         """Every system against the best single expert, against the vote, and against the best arm where programs are among them."""
+        if not self.asked:
+            return []
         names = dict.fromkeys((self.best, VOTE, self.best_of_all or VOTE))
         others = [next(one.result for one in self.systems if one.result.system == name) for name in names]
         whole = range(len(self.asked))
@@ -162,39 +182,49 @@ class _Group:
     """Measures one group of questions in an open pipeline."""
 
     pipeline: Pipeline
+    group: str
+    data: Path | None
     say: Callable[[str], None]
 
-    async def measured(self, group: str, n: int, data: Path | None) -> _Found | None:
-        notes: list[str] = []
-        tasks: Sequence[str] = bbh.TASKS
-        tuning = questions(group, "calibration", n // 2, data)
-        self.say(f"{group}: {len(tuning)} questions to choose on")
-        rated = {one: await self._ran(one, one, tuning) for one in self.experts}
-        if group == BBH:
-            tasks = [task for task in tasks if _possible(task, tuning, rated, notes)]
-            if not tasks:
-                return None
-            kept = np.array([row.task in tasks for row in tuning])
-        else:
-            kept = np.ones(len(tuning), dtype=bool)
-        best = max(self.experts, key=lambda one: float(rated[one].result.right[kept].mean()))
-        asked = questions(group, "test", n, data, tasks)
-        self.say(f"{group}: {len(asked)} test questions; best single expert: {best}")
+    async def possible(self) -> tuple[list[str], list[str]]:
+        """The tasks of BIG-Bench Hard that some arm does better than by chance, and what is told of each: the Wilson interval of the best
+        arm lies above how often one is right who always gives the commonest answer."""
+        tuning = questions(self.group, "calibration", 0, self.data)
+        self.say(f"{self.group}: {len(tuning)} questions to choose tasks on")
+        rated = {one: (await self._ran(one, one, tuning)).result.right for one in (*self.experts, *self.writing)}
+        kept, told = [], []
+        for task in bbh.TASKS:
+            at = [place for place, one in enumerate(tuning) if one.task == task]
+            best = max(rated, key=lambda one, at=at: float(rated[one][at].mean()))  # type: ignore[misc]
+            right = rated[best][at].sum()
+            by_chance = bbh.chance(self.data or Path(), task)
+            likely = float(binomtest(int(right), len(at)).proportion_ci(method="wilson").low) > by_chance
+            kept += [task] if likely else []
+            told.append(
+                f"{task}: {best} has {right:g} of {len(at)} on calibration, chance {by_chance:.0%}: {'kept' if likely else 'left out'}"
+            )
+        return kept, told
+
+    async def measured(self, n: int, tasks: Sequence[str]) -> _Found:
+        tuning = questions(self.group, "calibration", n // 2, self.data, tasks)
+        self.say(f"{self.group}: {len(tuning)} questions to choose on")
+        rated = {one: (await self._ran(one, one, tuning)).result.right.mean() for one in self.experts}
+        best = max(rated, key=lambda one: float(rated[one]))
+        asked = questions(self.group, "test", n, self.data, tasks)
+        self.say(f"{self.group}: {len(asked)} test questions; best single expert: {best}")
         singles = [await self._ran(one, one, asked, chosen=one == best) for one in self.experts]
         ways = [await self._ran(by, name, asked) for name, by in self.ways.items()]
-        notes[:0] = [f"best single expert on {int(kept.sum())} questions of calibration: {best}"]
+        notes = [f"best single expert on {len(tuning)} questions of calibration: {best}"]
         return _Found(asked, best, [*_bounds(singles), *singles, *ways], notes)
 
-    async def with_programs(self, found: _Found, tuning: Sequence[Labelled]) -> None:
+    async def with_programs(self, found: _Found, n: int, tasks: Sequence[str]) -> None:
         """Add the arms that answer by programs, each alone, and the pipelines that ask them. Those are also compared with the best of
-        all arms, chosen on `tuning`."""
-        arms = self.pipeline.settings.arms
-        alone = [name for name, arm in arms.items() if arm.strategy is not None]
-        asked = found.asked
-        tuning = [row for row in tuning if row.task in {one.task for one in asked}]
-        rated = {one: (await self._ran(one, one, tuning)).result.right.mean() for one in (*self.experts, *alone)}
+        all arms, chosen on the same questions as the best expert."""
+        tuning, asked = questions(self.group, "calibration", n // 2, self.data, tasks), found.asked
+        every = (*self.experts, *self.writing)
+        rated = {one: (await self._ran(one, one, tuning)).result.right.mean() for one in every}
         found.best_of_all = max(rated, key=lambda one: float(rated[one]))
-        found.systems += [await self._ran(one, one, asked) for one in alone]
+        found.systems += [await self._ran(one, one, asked) for one in self.writing]
         found.systems += [await self._ran(by, name, asked) for name, by in self.ways.items()]
         found.notes.append(
             f"best single arm, programs among them, on {len(tuning)} questions of calibration: {found.best_of_all}"
@@ -218,6 +248,11 @@ class _Group:
         """Those that answer alone."""
         arms = self.pipeline.settings.arms
         return [name for name, arm in arms.items() if arm.plain == name and arm.evidence is None]
+
+    @property
+    def writing(self) -> list[str]:
+        """Those that answer by programs."""
+        return [name for name, arm in self.pipeline.settings.arms.items() if arm.strategy is not None]
 
     @property
     def ways(self) -> dict[str, str]:
@@ -270,18 +305,6 @@ async def ran(pipeline: Pipeline, by: str, name: str, asked: Sequence[Labelled],
 def _worth(item: Labelled, state: State, place: int) -> float:
     answer = state.answers[place]
     return float(mark(item, answer.text, answer.status != "failed")[1] or 0.0)
-
-
-def _possible(task: str, tuning: Sequence[Labelled], rated: Mapping[str, Ran], notes: list[str]) -> bool:
-    """Whether some expert does the task better than by chance: the Wilson interval of the best one lies above it."""
-    at = [place for place, one in enumerate(tuning) if one.task == task]
-    by_chance = bbh.chance([tuning[place] for place in at])
-    best = max(rated, key=lambda one: float(rated[one].result.right[at].mean()))
-    right = rated[best].result.right[at].sum()
-    kept = float(binomtest(int(right), len(at)).proportion_ci(method="wilson").low) > by_chance
-    told = "kept" if kept else "left out"
-    notes.append(f"{task}: {best} has {right:g} of {len(at)} on calibration, chance {by_chance:.0%}: {told}")
-    return kept
 
 
 def _timed(every: Sequence[Settings], one: Ran, asked: Sequence[Labelled], folder: Path, offline: bool) -> Ran:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -53,8 +54,9 @@ def questions(folder: Path, task: str, split: Literal["calibration", "test"], n:
     return [rows[place] for place in (order[:cut] if split == "calibration" else order[cut:])][:n]
 
 
-def chance(rows: list[Labelled]) -> float:
-    """How often one is right who always gives the commonest answer."""
+def chance(folder: Path, task: str) -> float:
+    """How often one is right who always gives the commonest answer, of all the task's questions to choose on. Raises InputError."""
+    rows = questions(folder, task, "calibration", sys.maxsize)
     return max(Counter(row.answer for row in rows).values()) / len(rows)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from composer.settings.strategy import StrategySpec
 from composer.types import Request
 from evals.live import CONSISTENT, MOST, LiveRow, Report, measure
-from evals.live_questions import TWO, questions
+from evals.live_questions import BBH, TUNED, TWO, questions
 from evals.live_systems import (
     ENSEMBLE,
     JUDGED,
@@ -24,6 +25,7 @@ from evals.live_systems import (
     with_systems,
 )
 from evals.live_table import lines
+from evals.tasks import bbh
 from tests.composer.scripted import MODEL, Scripted
 
 REGISTRY = (
@@ -53,7 +55,15 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
     return bench
 
 
-def run(bench: Scripted, folder: Path, *, programs: bool = False, dear: bool = True) -> Report:
+def run(
+    bench: Scripted,
+    folder: Path,
+    *,
+    programs: bool = False,
+    dear: bool = True,
+    group: str = TWO,
+    data: Path | None = None,
+) -> Report:
     settings = bench.pipeline(REGISTRY).settings
     folder.mkdir(exist_ok=True)
     knows = replace(settings.experts["knows"], strategies=(StrategySpec("code", "Program:"),))
@@ -61,7 +71,7 @@ def run(bench: Scripted, folder: Path, *, programs: bool = False, dear: bool = T
     too = more if programs else None
     settings = with_systems(settings, "general", "planner")
     kept = {name: own for name, own in settings.pipelines.items() if dear or name != SCORED}
-    return measure(replace(settings, pipelines=kept), [TWO], N, folder, programs=too)
+    return measure(replace(settings, pipelines=kept), [group], N, folder, data=data, programs=too)
 
 
 def test_every_system_has_a_row_and_the_best_single_expert_is_chosen_before_the_test(
@@ -113,3 +123,37 @@ def test_self_consistency_is_as_dear_as_the_dearest_system_or_says_that_it_is_no
     assert [row.calls for row in consistent(report)] == [MOST, MOST] and (ensemble.tokens or 0) > dearest
     assert sum("more are not drawn" in note and f"{ENSEMBLE} has" in note for note in report.notes[TWO]) == 2
     assert not any("more are not drawn" in note for note in without.notes[TWO])
+
+
+def test_tasks_that_only_programs_can_do_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, folder = tmp_path / "data", tmp_path / "data" / "benchmarks" / "bbh"
+    folder.mkdir(parents=True)
+    for task in bbh.TASKS:
+        rows = [{"input": f"{task} {place}", "target": str(place)} for place in range(40)]
+        if task == "boolean_expressions":
+            rows = [{"input": f"{task} {place}", "target": str(place % 2 == 0)} for place in range(40)]
+        elif task in {"navigate", "web_of_lies"}:
+            rows = [{"input": f"{task} {place}", "target": ("Yes", "No")[place % 2]} for place in range(40)]
+        elif task == "sports_understanding":
+            rows = [{"input": f"{task} {place}", "target": ("yes", "no")[place % 2]} for place in range(40)]
+        (folder / f"{task}.json").write_text(json.dumps({"examples": rows}))
+
+    def say(request: Request) -> str:
+        prompt = request.streams[0].prompt
+        text = prompt if isinstance(prompt, str) else prompt[-1].content
+        if request.role == "plan":
+            return '{"steps":[]}'
+        counted = request.arm == "knows@code" and "object_counting" in text
+        return text.split()[-1] if counted else "A"  # half of those with two options, which is chance
+
+    bench = Scripted(tmp_path, monkeypatch)
+    bench.pipeline(REGISTRY, say)
+    report = run(bench, tmp_path / "kept", programs=True, dear=False, group=BBH, data=data)
+    told = report.notes[BBH]
+    assert f"object_counting: knows@code has {TUNED} of {TUNED} on calibration, chance 6%: kept" in told
+    assert sum(note.endswith(": left out") for note in told) == len(bbh.TASKS) - 1
+    rows = {row.system: row for row in report.rows}
+    assert (rows["knows@code"].accuracy, rows["knows"].accuracy, rows["knows"].n) == (1.0, 0.0, N)
+    bare = run(bench, tmp_path / "bare", dear=False, group=BBH, data=data)
+    assert bare.rows == () and bare.gaps[BBH] == ()
+    assert "nothing was measured" in bare.notes[BBH][-1] and len(bare.notes[BBH]) == len(bbh.TASKS) + 1

@@ -103,4 +103,4 @@ def test_tasks_of_bbh_are_cut_once_and_can_be_graded() -> None:
         assert not {one.question.id for one in tuning} & {one.question.id for one in asked}
         for one in asked[:20]:
             assert grade(one.answer, one.answer, one.question.kind or "text", one.question.choices, one.answer) == 1.0
-        assert 0 < bbh.chance(asked) < 0.7
+        assert 0 < bbh.chance(DATA, task) < 0.7
