@@ -155,6 +155,8 @@ def _planned(plan: Mapping[str, Any] | None) -> list[str]:
         lines += [f"         {number}. {step['asked']}", f"            {_answered(step)}"]
     if plan["why"]:
         lines.append(f"         not followed to its end, and the question asked as it stands: {plan['why']}")
+    if plan.get("note"):
+        lines.append(f"         {plan['note']}")
     return lines
 
 

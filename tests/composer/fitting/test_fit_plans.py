@@ -16,6 +16,7 @@ from composer.installed import installed_sha
 from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
 from composer.planning.memory import Memory
+from composer.show import drafts_text
 from composer.trace_page import trace_page
 from composer.traced import trace_of
 from composer.types import Request
@@ -131,6 +132,7 @@ def test_another_planner_is_shown_no_plans_of_this_one_and_the_trace_says_so(
     assert not told["like"] and "of another planner" in told["note"]
     assert [text for text in bench.said if "of another planner" in text and "coe fit answers --plans" in text]
     assert "of another planner" in trace_page(trace_of(state, 0), state.route(0))
+    assert "of another planner" in drafts_text(trace_of(state, 0))
     again = asyncio.run(bench.pipeline(REGISTRY, book).astate(["3 and 4, once more?"], by="planned"))
     assert len(trace_of(again, 0)["plan"]["like"]) == 3 and not trace_of(again, 0)["plan"]["note"]
 
