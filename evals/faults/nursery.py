@@ -15,7 +15,18 @@ from pathlib import Path
 from typing import Self
 
 # What a run imports on its way, once for all children. No thread may run when a child is forked.
-_WARM = ("graph", "profile", "batch", "progress", "resume", "stopping", "cli", "pool.pool", "store", "engines.openai")
+_WARM = (
+    "graph",
+    "profile",
+    "running.batch",
+    "running.progress",
+    "running.resume",
+    "running.stopping",
+    "cli",
+    "pool.pool",
+    "store",
+    "engines.openai",
+)
 
 
 class Nursery:

@@ -23,7 +23,7 @@ from composer.registry.cache import Cache
 from composer.registry.experts import Registry
 from composer.registry.hf import digest
 from composer.registry.lock import read_lock
-from composer.registry.vllm_home import find_python, vllm_version
+from composer.registry.vllm_home import vllm_version
 
 WEIGHTS, LAW = b"weights", b"other weights"
 
@@ -236,7 +236,7 @@ def test_of_a_folder_tokenizer_template_and_code_are_locked_and_of_every_engine_
     general = locked["general"]
     assert general["template"] == hashlib.sha256(b"{{ messages }}").hexdigest()
     assert len({general["weights"], general["tokenizer"], general["template"], general["allow_code"]}) == 4
-    assert general["release"] == vllm_version(find_python(None)) and locked["far"]["release"] == f"coe {__version__}"
+    assert general["release"] == vllm_version(sys.executable) and locked["far"]["release"] == f"coe {__version__}"
     assert locked["other"]["release"] == f"litellm {version('litellm')}"
     assert not any(verify_experts(registry(mixed)).values())
 
