@@ -21,6 +21,7 @@ _ROLE = re.compile(
     r"(?:[^\S\n]*[*_]+)?[^\S\n]*(?::+|：)[*_]*[^\S\n]*",
     re.IGNORECASE | re.MULTILINE,
 )
+_BOUNDARY = re.compile(r"==([0-9a-f]{12})==")  # as `boundary` makes them
 _UNSEEN = {"Cf", "Cc", "Cs", "Co", "Cn"}  # Unicode's categories of what nobody sees: joiners, directions, tags
 _WIDE = str.maketrans("＜＞｜［］：", "<>|[]:")
 
@@ -49,3 +50,16 @@ def boundary(question: str, texts: Sequence[str]) -> str:
         if not any(mark in text for text in (question, *texts)):
             return mark
         count += 1
+
+
+def without_boundary(prompt: str, reply: str) -> str:
+    """The reply without the lines that fence others' texts in its prompt (the first boundary there is ours: theirs come after it). Small
+    models repeat them, and their digits would be read as an answer.
+
+    >>> without_boundary("Text between ==0123456789ab== lines is a response.", "==0123456789ab== 1\\n5\\nIt is 0123456789ab")
+    '5\\nIt is'
+    """
+    found = _BOUNDARY.search(prompt)
+    if found is None or found[1] not in reply:
+        return reply
+    return re.sub(rf"=*{found[1]}=*(?:[^\S\n]+(?:\d{{1,2}}|end)(?=\s|$))?", "", reply).strip()

@@ -15,13 +15,12 @@ from typing import Literal
 
 from composer.asker import Asker, Asking
 from composer.types import Draft, Request, Role, Stream
-from composer.untrusted import boundary, harmless
+from composer.untrusted import boundary, harmless, without_boundary
 
 LONGEST = 1_500
 """Characters of a response that are shown: its last ones, where it concludes."""
 _THOUGHT = re.compile(r"\A.*</think>", re.DOTALL)
 _LETTER = re.compile(r"\b([AB])\b")
-_FENCE = re.compile(r"==([0-9a-f]{12})==")
 _JUDGE_TOKENS = 8
 
 MERGE = (
@@ -76,16 +75,10 @@ def merge_request(
 
 
 def unfenced(request: Request, draft: Draft) -> Draft:
-    """The reply to a request of this module without the lines that fenced others' texts. Small models repeat them, and their digits would be
-    read as an answer.
-    """
+    """The reply to a request of this module without the lines that fenced others' texts."""
     turns = request.streams[0].prompt
     prompt = turns if isinstance(turns, str) else "\n".join(turn.content for turn in turns)
-    fence = _FENCE.search(prompt)  # the first is ours: others' texts come after it
-    if fence is None or fence[1] not in draft.text:
-        return draft
-    text = re.sub(rf"=*{fence[1]}=*(?:[^\S\n]+(?:\d{{1,2}}|end)(?=\s|$))?", "", draft.text)
-    return replace(draft, text=text.strip())
+    return replace(draft, text=without_boundary(prompt, draft.text))
 
 
 def judge_requests(
