@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from composer.answers.merge import unfenced
 from composer.errors import ConfigError
 from composer.plugins import load
 from composer.stages.balloting import ballots_of
@@ -66,19 +67,21 @@ async def settled(
     asked: Mapping[int, Sequence[Request]],
     conclude: Callable[[int, Mapping[str, Draft]], Merged],
 ) -> Update:
-    """The rows after all of `asked` was asked in one pass over the hosts: what `conclude` makes of a row and the drafts by their requests'
-    ids, and `needless` as it is. A row of which something was not allowed, or cut short, is withheld."""
+    """The rows after all of `asked` was asked in one pass over the hosts: what `conclude` makes of a row and its drafts by their requests'
+    ids (without the fences of others' texts), and `needless` as it is. A row of which something was not allowed, or cut short, is withheld."""
     from composer.stages.asking import asking  # noqa: PLC0415 - asyncio: `coe route` makes such stages and never runs them
 
     found = [needless.get(row, merged) for row, merged in enumerate(state.merged)]
     withheld, beside = list(state.withheld), list(state.beside)
     cut: set[str] = set()
     ask = asking(kit.pool(), budget=kit.budget(), emit=kit.emit, cut=cut)
-    drafts = await ask([request for own in asked.values() for request in own])
+    written = await ask([request for own in asked.values() for request in own])
     for row, own in asked.items():
         if state.queries[row].id in cut:
             withheld[row] = True
             continue
+        # One object for what is concluded from and what stands beside: a plan tells its step's calls apart by it.
+        drafts = {request.id: unfenced(request, written[request.id]) for request in own}
         found[row] = conclude(row, drafts)
         beside[row] += tuple(Beside(request.arm, request.role, drafts[request.id]) for request in own)
     return {"merged": tuple(found), "withheld": tuple(withheld), "beside": tuple(beside)}

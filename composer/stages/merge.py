@@ -8,7 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
 
-from composer.answers.merge import merge_request, unfenced
+from composer.answers.merge import merge_request
 from composer.stages.disputed import check_settler, disputed, settled, settler
 from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.reading import compared, read
@@ -42,7 +42,7 @@ def merge(
         requests = {row: asking(mergers[row].by, state, row, own) for row, own in wanted.items()}
 
         def made(row: int, drafts: Mapping[str, Draft]) -> Merged:
-            query, draft = state.queries[row], unfenced(requests[row], drafts[requests[row].id])
+            query, draft = state.queries[row], drafts[requests[row].id]
             kind = kind_of(kit, query, state.asked[row])
             *_, reply = compared([*wanted[row], read(Reply(mergers[row].by, draft), query, kind)], kind)
             return replace(mergers[row], reply=reply)
