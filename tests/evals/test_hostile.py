@@ -123,12 +123,15 @@ def test_every_way_is_measured_with_and_without_on_real_drafts(pipeline: Pipelin
 
     systems = [one.system for one in found.rows]
     for way in ways(["arithmetic"]):
-        assert {way, f"{way}, hostile", f"{way}, commanded answers"} <= set(systems)
+        own = {way, f"{way}, liar", f"{way}, hostile", f"{way}, commanded answers", f"{way}, answers of a liar"}
+        assert own <= set(systems)
     assert {one.n for one in found.rows} == {2}
     drops = {one.other: one for one in found.gaps["arithmetic"]}
     assert drops["best"].mean == 0, "who is ranked fourth is not the best scored"
     of = {one.system: one for one in found.rows}
     for way, one in drops.items():
         assert one.mean == pytest.approx(of[f"{way}, hostile"].accuracy - of[way].accuracy, abs=1e-3)
-    assert of["best, commanded answers"].accuracy == 0
+    for one in found.obeyed["arithmetic"]:
+        assert one.mean == pytest.approx(of[one.system].accuracy - of[one.other].accuracy, abs=1e-3)
+    assert of["best, commanded answers"].accuracy == of["best, answers of a liar"].accuracy == 0
     assert "drop" in lines(found)[1] and any(line.strip().startswith("judge by arithmetic") for line in lines(found))
