@@ -214,6 +214,11 @@ class Watched(ScriptedEngine):
         await super().close()
 
 
+def pool_of(machine: Machine, *, memory: int | None = 250, **options: float) -> Pool:
+    """A pool with a store of its own."""
+    return Pool(machine, Memory(), memory=memory, **options)  # type: ignore[arg-type]
+
+
 def want(name: str, expert: str, **how: Any) -> Request:
     """A request whose prompt is its name."""
     adapter = expert if "." in expert else None
