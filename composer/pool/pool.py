@@ -14,7 +14,7 @@ from composer.pool.hosts import Hosts
 from composer.pool.ledger import Ledger
 from composer.pool.plan import Forecast, Machine, Plan, forecast, make_plan
 from composer.pool.queues import Job, adapters_of, host_for
-from composer.pool.resolver import Drafts, Resolver, cannot_serve, model_of
+from composer.pool.resolver import Drafts, Resolver, cannot_serve, is_special, model_of
 from composer.pool.scheduler import Scheduler
 from composer.pool.speeds import Speeds
 from composer.pool.status import HostStatus, Status
@@ -213,7 +213,7 @@ class Pool:
                     self._deliver(job, stored[job.key])
                     if place % _BREATH == 0:
                         await asyncio.sleep(0)
-            for job in [job for job in submission.fresh if _special(job.request)]:
+            for job in [job for job in submission.fresh if is_special(job.request)]:
                 refused = cannot_serve(self._resolver.unopened(job.host), job.host, job.request)
                 if refused is not None and submission.claim(job):
                     self._deliver(job, replace(refused, key=job.key))
@@ -385,11 +385,6 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _special(request: Request) -> bool:
-    """Whether it is more than a plain draft, which every engine can."""
-    return request.target is not None or request.mix is not None or any(one.routing for one in request.streams)
 
 
 def _late(job: Job) -> Draft:

@@ -64,6 +64,11 @@ def replicas_of(resolver: Resolver, name: str) -> int:
     return max(1, int(ask(name))) if ask is not None else 1
 
 
+def is_special(request: Request) -> bool:
+    """Whether it is more than a plain draft, which every engine can."""
+    return request.target is not None or request.mix is not None or any(one.routing for one in request.streams)
+
+
 def cannot_serve(engine: Engine, name: str, request: Request) -> Draft | None:
     """The failed draft of a request that the host's `engine`, which need not be open, is not made for, so that nothing is opened for it: it scores no
     given text, or decodes no streams together, or none of several bases. None where it can."""
