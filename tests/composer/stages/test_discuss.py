@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -44,11 +43,6 @@ class Book:
 def shown(request: Request) -> str:
     prompt = request.streams[0].prompt
     return prompt if isinstance(prompt, str) else prompt[-1].content
-
-
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
 
 
 def one(pipeline: Pipeline, **more: object) -> State:

@@ -59,11 +59,6 @@ class Book:
         return [[prompt] if isinstance(prompt, str) else [turn.content for turn in prompt] for prompt in prompts]
 
 
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
-
-
 def one(pipeline: Pipeline, question: str = SUM, **more: object) -> State:
     return asyncio.run(pipeline.astate([Query("q", question)], **more))  # type: ignore[arg-type]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -40,11 +39,6 @@ class Book:
     @property
     def judged(self) -> int:
         return sum(request.role == "judge" for request in self.asked)
-
-
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
 
 
 def one(pipeline: Pipeline) -> State:

@@ -47,11 +47,6 @@ DOWN = registry("writers: [towns, tools], experts: [general], way: top-down, dra
 ASKED = "Which river flows through Norwick?"
 
 
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
-
-
 class Book:
     """A script that keeps what it was asked; cards say `told`, numbered, the reader `said` by role of the request."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -39,11 +38,6 @@ class Book:
     def merges(self) -> list[str]:
         prompts = [request.streams[0].prompt for request in self.asked if request.role == "merge"]
         return [prompt if isinstance(prompt, str) else prompt[-1].content for prompt in prompts]
-
-
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
 
 
 def one(pipeline: Pipeline, **more: object) -> State:

@@ -57,11 +57,6 @@ def shown(request: Request) -> str:
     return prompt if isinstance(prompt, str) else prompt[-1].content
 
 
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
-
-
 def one(pipeline: Pipeline, question: str = "How many hours are 3 days and 4 days?", **more: object) -> State:
     return asyncio.run(pipeline.astate([Query("q", question)], **more))  # type: ignore[arg-type]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -21,11 +20,6 @@ from tests.composer.stages.settling import Book, one, registry, shown
 
 STEP = "use: refine, options: {by: law}"
 SAID: dict[str, str | Failure] = {"general": "It is 4.", "sums": "It is 4.", "law": "It is 6."}
-
-
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
 
 
 def fair(request: Request) -> str:

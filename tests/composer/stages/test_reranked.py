@@ -48,11 +48,6 @@ def one(pipeline: Pipeline, question: str, by: str = "auto") -> State:
 
 
 @pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
-
-
-@pytest.fixture
 def reading(tmp_path: Path) -> str:
     """A registry whose cross-encoder values `opens`, beside an index of notes: the same with and without it."""
     (tmp_path / "sources").mkdir()

@@ -40,11 +40,6 @@ NOTES = {
 
 
 @pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
-
-
-@pytest.fixture
 def notes(tmp_path: Path) -> Path:
     source, place = tmp_path / "sources", tmp_path / "project" / "notes"
     source.mkdir()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from composer.answers.capabilities import CAPABILITIES
@@ -22,11 +20,6 @@ from tests.composer.stages.settling import Book, one, registry, shown
 STEP = "use: score, options: {by: general}"
 DIFFER = {"general": "It is 4.", "sums": "It is 5.", "law": "It is 6."}
 NUMBER = CAPABILITIES["number"]
-
-
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
 
 
 def rates(**ratings: str) -> object:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from composer.budget import Budget, Limits
@@ -21,11 +19,6 @@ SAID: dict[str, str | Failure] = {"general": "It is 4.", "sums": "It is 5.", "la
 def again(request: Request) -> str | Failure:
     """Who has seen others goes with the 5."""
     return "It is 5." if "Here are responses" in shown(request) else SAID[request.arm]
-
-
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
 
 
 def test_paths_of_one_two_and_three_experts_go_on_having_seen_their_own_drafts(scripted: Scripted) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 
 import pytest
 
@@ -16,11 +15,6 @@ from tests.composer.stages.settling import Book, registry, shown
 
 SAID = {"general": "It is 4.", "sums": "It is 5.", "law": "It is 6."}
 WISHES = Wishes(max_tokens=7, temperature=0.5, top_p=0.9, seed=10, stop=("x",), sample=2)
-
-
-@pytest.fixture
-def scripted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
 
 
 def wished(pipeline: Pipeline, wishes: Wishes = WISHES) -> State:
