@@ -3,64 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from composer.answers.sandbox import Monty, Outcome
 from composer.budget import Budget, Limits
-from composer.errors import ConfigError, EngineError
+from composer.errors import ConfigError
 from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
 from composer.profile import measure
-from composer.settings.strategy import ASKS, StrategySpec
+from composer.settings.strategy import ASKS
 from composer.show import drafts_text
-from composer.stages.running import Written, run_all
-from composer.state import Query, State
+from composer.state import Query
 from composer.trace import Drafted, Event
 from composer.traced import calls_of, trace_of
 from composer.types import Draft, Failure, Request
 from routers.testing import HashEncoder
 from routers.types import Arm, Array, Questions, Reason
-from tests.composer.answers.test_sandbox import PROGRAMS
-from tests.composer.scripted import MODEL, SHA, Scripted
-
-STEPS = (
-    "pipeline:\n  - {use: decide, options: {k: 8}}\n  - use: generate\n  - use: execute\n  - use: verify\n"
-    "  - {use: aggregate, options: {by: majority}}\n"
-)
-SUM = "What is 47 + 38?"
-
-
-def registry(strategies: str = "[prose, code]", kind: str = "number", steps: str = STEPS) -> str:
-    return (
-        f"{MODEL}experts:\n  general: {{model: small, answers: {kind}}}\n"
-        f"  coder: {{model: small, answers: {kind}, system: C., strategies: {strategies}}}\n{steps}"
-    )
-
-
-class Book:
-    """A script: what each arm says, the next text of a list each time it is asked; `prompts` are what it was asked."""
-
-    def __init__(self, **said: str | Failure | Draft | Sequence[str]) -> None:
-        self.said, self.asked = {name.replace("_", "@"): text for name, text in said.items()}, list[Request]()
-
-    def __call__(self, request: Request) -> str | Draft | Failure:
-        own = self.said[request.arm]
-        before = sum(one.arm == request.arm and one.parent == request.parent for one in self.asked)
-        self.asked.append(request)
-        return own[min(before, len(own) - 1)] if isinstance(own, list) else own  # type: ignore[return-value]
-
-    def prompts(self, arm: str) -> list[list[str]]:
-        prompts = [request.streams[0].prompt for request in self.asked if request.arm == arm]
-        return [[prompt] if isinstance(prompt, str) else [turn.content for turn in prompt] for prompt in prompts]
-
-
-def one(pipeline: Pipeline, question: str = SUM, **more: object) -> State:
-    return asyncio.run(pipeline.astate([Query("q", question)], **more))  # type: ignore[arg-type]
+from tests.composer.scripted import SHA, Scripted
+from tests.composer.stages.program_kit import STEPS, SUM, Book, one, registry
 
 
 def test_a_program_votes_with_what_it_gives(scripted: Scripted) -> None:
@@ -104,22 +65,6 @@ def test_a_failed_program_that_speaks_of_numbers_is_no_answer_in_prose_either(sc
     state = one(scripted.pipeline(registry("[code]", "text"), Book(general=Failure("x", "y"), coder_code="85 +")))
 
     assert (state.answers[0].text, state.answers[0].status) == ("", "failed")
-
-
-@pytest.mark.parametrize("program", PROGRAMS[::9], ids=range(len(PROGRAMS[::9])))
-def test_a_hostile_program_as_a_draft_gives_no_answer_and_does_no_harm(
-    scripted: Scripted, program: str, tmp_path: Path
-) -> None:
-    program = program.replace("{file}", str(tmp_path / "made")).replace("{port}", "1")
-    strategies = "[prose, {use: code, seconds: 0.3}, {use: tool, seconds: 0.3}]"
-    fenced = f"```python\n{program}\n```"
-    book = Book(general="It is 85.", coder="It is 85.", coder_code=fenced, coder_tool=[fenced, "Answer: 85"])
-    state = one(scripted.pipeline(registry(strategies), book))
-
-    code, tool = state.replies[0][2:]
-    assert code.answer is None and code.worked is not None and code.worked.why
-    assert tool.answer == "85" and state.answers[0].text == "85"
-    assert not (tmp_path / "made").exists()
 
 
 def test_an_expert_that_calls_goes_on_with_the_value(scripted: Scripted) -> None:
@@ -185,55 +130,6 @@ def test_a_question_that_asks_for_a_program_is_answered_by_it(scripted: Scripted
     assert state.answers[0].text == "def f():\n    return 1" and state.replies[0][0].worked is None
 
 
-def test_programs_run_in_one_sandbox_that_is_closed_with_the_pipeline(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: list[str] = []
-    began, closed = Monty.__enter__, Monty.close
-    monkeypatch.setattr(Monty, "__enter__", lambda self: (told.append("open"), began(self))[1])
-    monkeypatch.setattr(Monty, "close", lambda self: (told.append("close"), closed(self))[1])
-    pipeline = scripted.pipeline(registry("[code]"), Book(general="85", coder_code="47 + 38"))
-    with pipeline:
-        for name in ("a", "b"):
-            pipeline.run([Query(name, f"{SUM} {name}")])
-        assert told == ["open"]
-    assert told == ["open", "close"]
-
-
-async def test_closing_waits_for_the_program_under_way_and_not_on_the_loop(scripted: Scripted) -> None:
-    endless = "[{use: code, ask: '', seconds: 1.5}]"
-    pipeline = scripted.pipeline(registry(endless), Book(general="85", coder_code="while True: pass"))
-    began, run = asyncio.Event(), Monty.run
-    loop = asyncio.get_running_loop()
-
-    def told(self: Monty, program: str) -> Outcome:
-        loop.call_soon_threadsafe(began.set)
-        return run(self, program)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Monty, "run", told)
-        work = asyncio.create_task(pipeline.astate([Query("q", SUM)], by="coder@code"))
-        await began.wait()
-        work.cancel()  # the last to leave closes what was opened
-        beats = []
-        while not work.done():
-            beats.append(time.monotonic())
-            await asyncio.sleep(0.02)
-
-    assert beats[-1] - beats[0] > 1, "the program was waited for"
-    assert max(np.diff(beats)) < 0.7, "others went on meanwhile"
-    assert pipeline._sandboxes == {}
-
-
-def test_without_what_runs_programs_nothing_is_loaded(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("composer.answers.sandbox.find_spec", lambda _: None)
-
-    with pytest.raises(ConfigError, match=r"experts.coder.strategies\): .*pydantic-monty") as caught:
-        scripted.pipeline(registry("[code]"), Book())
-    assert "composition-of-experts[sandbox]" in (caught.value.remedy or "") and scripted.engines == []
-    scripted.pipeline(registry("[prose]"), Book())  # who runs no program needs nothing
-
-
 def test_a_pipeline_that_runs_no_program_is_refused(scripted: Scripted) -> None:
     with pytest.raises(ConfigError, match="coder@code writes programs, and nothing runs them"):
         scripted.pipeline(registry("[code]", steps=STEPS.replace("  - use: execute\n", "")), Book())
@@ -260,53 +156,6 @@ def test_who_discusses_answers_in_prose(scripted: Scripted) -> None:
     one(scripted.pipeline(registry("[code]", steps=steps), book))
 
     assert [request.arm for request in book.asked if request.role == "discuss"] == ["general"]
-
-
-class Out:
-    """A sandbox that is out of order."""
-
-    def run(self, program: str) -> Outcome:
-        return Outcome(None, "", "no processes left", broken=True)
-
-
-def unopened(_: object) -> Monty:
-    raise EngineError("what runs programs is not whole: no processes left")
-
-
-@pytest.mark.parametrize("sandbox", [lambda _: Out(), unopened], ids=["breaks", "does not open"])
-def test_what_runs_programs_fails_and_not_the_expert(
-    scripted: Scripted, monkeypatch: pytest.MonkeyPatch, sandbox: Callable[[object], object]
-) -> None:
-    monkeypatch.setattr(Pipeline, "sandbox", lambda _, limits: sandbox(limits))
-    book = Book(
-        general="It is 84.", coder="It is 84.", coder_code="47 + 38", coder_tool=["<call>47 + 38</call>", "Answer: 85"]
-    )
-    pipeline = scripted.pipeline(registry("[prose, code, tool]"), book)
-    state = one(pipeline)
-
-    assert (state.answers[0].text, state.answers[0].status) == ("84", "degraded")
-    assert "failed: what runs programs failed" in drafts_text(trace_of(state, 0))
-    assert [draft["error"] and draft["error"]["kind"] for draft in trace_of(state, 0)["drafts"]][2:] == ["sandbox"] * 2
-    assert len(book.prompts("coder@tool")) == 1, "nobody tells it what came of its call"
-
-
-def test_what_runs_programs_fails_and_leaves_no_record(scripted: Scripted) -> None:
-    book = Book(general="5", coder="5", coder_code="47 + 38", coder_tool=["<call>47 + 38</call>", "Answer: 85"])
-    items = [Labelled(Question("q", SUM, (), "number", 1), "85", "sums", "profile")]
-    with scripted.pipeline(registry("[prose, code, tool]"), book) as pipeline:
-        found = pipeline.complete(
-            measure(
-                items,
-                pipeline.pool,
-                pipeline.registry,
-                np.ones((1, 2), dtype=np.float32),
-                encoder="e",
-                prints=pipeline.registry.prints(),
-                sandbox=lambda _: Out(),
-            )
-        )
-
-    assert {row["arm"] for row in found.table.to_pylist()} == {"general", "coder"}
 
 
 class Judge:
@@ -371,33 +220,6 @@ def test_an_arm_with_a_strategy_is_measured_by_what_its_programs_give(scripted: 
 
     rows = {row["arm"]: (row["answer"], row["score"]) for row in found.table.to_pylist()}
     assert rows == {"general": ("5", 0), "coder": ("5", 0), "coder@code": ("85", 1), "coder@tool": ("85", 1)}
-
-
-async def test_who_is_cancelled_leaves_no_program_running(scripted: Scripted) -> None:
-    began, ran = asyncio.Event(), list[str]()
-    loop = asyncio.get_running_loop()
-
-    class Slow:
-        def run(self, program: str) -> Outcome:
-            ran.append(program)
-            loop.call_soon_threadsafe(began.set)
-            time.sleep(0.2)
-            return Outcome(program, "", data=program)
-
-    spec = StrategySpec("code", "")
-    written = [Written(Query(str(i), "?"), "x@code", spec, Draft("", str(i), "stop"), "number") for i in range(9)]
-    pipeline = scripted.pipeline(registry("[code]"), Book())
-    work = asyncio.create_task(run_all(pipeline.registry, nobody, lambda _: Slow(), written))
-    await began.wait()
-    work.cancel()
-    await asyncio.gather(work, return_exceptions=True)
-    await asyncio.sleep(0.5)
-
-    assert ran == ["0"]
-
-
-async def nobody(requests: Sequence[Request]) -> dict[str, Draft]:
-    raise AssertionError("nobody is asked")
 
 
 @pytest.mark.parametrize(("strategies", "author"), [("[prose, code]", ["coder"]), ("[code]", [])])
