@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from test_stages import Bench, after, batch, done, replied
+from stage_kit import Bench, after, batch, done, replied
 
 from composer.answers.program import Verdict
 from composer.graph import build

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_stages import ARMS, Bench, batch, done
+from stage_kit import ARMS, Bench, batch, done
 
 from composer.errors import ConfigError
 from composer.graph import build

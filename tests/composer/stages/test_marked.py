@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from test_stages import Bench, after, batch, done, replied
+from stage_kit import Bench, after, batch, done, replied
 
 from composer.answers.signals import Sureness
 from composer.answers.trust import DISSOCIATION, OFF_DOMAIN, Alarm, Content, Trust
