@@ -1,4 +1,4 @@
-"""What each learnt router promises beyond the contract."""
+"""What each learnt router promises beyond the contract; calibrated and online ones have files of their own."""
 
 from __future__ import annotations
 
@@ -9,21 +9,17 @@ from itertools import product
 import numpy as np
 import pytest
 
-from routers.calibrate import CalibratedRouter, Calibrator, calibration_error
 from routers.category import CategoryRouter, category_map
 from routers.cluster import ClusterRouter
-from routers.coverage import Coverage, CoveredRouter
 from routers.errors import RouterError
 from routers.hierarchical import HierarchicalRouter
 from routers.linear import LinearRouter
 from routers.nearest import Nearest
 from routers.neighbours import NeighbourRouter
-from routers.online import OnlineRouter, PageHinkley, inverse_propensity
 from routers.perarm import PerArm
 from routers.ridge import RidgeRouter
-from routers.stats import calibration_split
 from routers.testing import GENERALIST, SKILLS, outcomes_of, simulate
-from routers.types import Arm, Array, Outcomes, Questions, Router, weighed
+from routers.types import Arm, Outcomes, Questions, Router
 
 LEARNERS: dict[str, Callable[[], Router]] = {
     "neighbours": NeighbourRouter,
@@ -57,6 +53,11 @@ def test_nothing_is_found_where_outcomes_say_nothing(make: Callable[[], Router])
     scores = router.score(replace(simulate(90, seed=5)[0], skills=()))
     assert right(router, simulate(90, seed=5)[0]) < 0.6
     assert float(scores.max()) < 0.8  # nobody is trusted as a specialist is (90 %)
+
+
+def test_a_router_that_does_not_say_how_it_scores_cannot_be_made() -> None:
+    with pytest.raises(TypeError, match="_score"):
+        PerArm()  # type: ignore[abstract]
 
 
 # Neighbours
@@ -152,6 +153,20 @@ def test_normalising_wins_the_masked_class_at_the_expense_of_the_outer_ones() ->
     assert reached(RidgeRouter(target="domain", penalty=0.01)) == pytest.approx((0.80, 0.79), abs=0.1)
 
 
+def test_the_best_arm_of_a_question_is_the_best_of_those_at_hand() -> None:
+    questions, outcomes = simulate(60)
+    graded = replace(outcomes, score=np.where(outcomes.arm == 0, np.float32(0.5), outcomes.score))
+    early = graded.only([GENERALIST])
+    router = RidgeRouter(target="domain").fit(questions, early)
+    before = {key: value.copy() for key, value in router.learnt(GENERALIST).items()}
+
+    router.add_arm(questions, graded.only(list(SKILLS)))
+    together = RidgeRouter(target="domain").fit(questions, graded)
+
+    assert all(np.array_equal(value, router.learnt(GENERALIST)[key]) for key, value in before.items())
+    assert not np.array_equal(together.learnt(GENERALIST)["b"], before["b"])
+
+
 # Category
 
 
@@ -230,190 +245,7 @@ def test_cost_counts_where_it_is_asked_to() -> None:
         ClusterRouter(6, quality=0.5).fit(questions, outcomes)
 
 
-# Calibration
-
-
-def test_calibrated_scores_say_how_often_they_are_right() -> None:
-    rng = np.random.default_rng(0)
-    true = rng.random((2000, 2))
-    scores = (0.5 + (true - 0.5) * 0.3).astype(np.float32)  # far too timid
-    truth = (rng.random((2000, 2)) < true).astype(float)
-    arms = (Arm("a"), Arm("b"))
-
-    better = Calibrator().fit(scores, truth, arms).probable(scores, arms)
-
-    assert calibration_error(better, truth) < 0.03 < calibration_error(scores, truth)
-
-
-def test_the_best_arm_of_a_question_is_the_best_of_those_at_hand() -> None:
-    questions, outcomes = simulate(60)
-    graded = replace(outcomes, score=np.where(outcomes.arm == 0, np.float32(0.5), outcomes.score))
-    early = graded.only([GENERALIST])
-    router = RidgeRouter(target="domain").fit(questions, early)
-    before = {key: value.copy() for key, value in router.learnt(GENERALIST).items()}
-
-    router.add_arm(questions, graded.only(list(SKILLS)))
-    together = RidgeRouter(target="domain").fit(questions, graded)
-
-    assert all(np.array_equal(value, router.learnt(GENERALIST)[key]) for key, value in before.items())
-    assert not np.array_equal(together.learnt(GENERALIST)["b"], before["b"])
-
-
-def test_calibration_keeps_the_order_within_an_arm() -> None:
-    router = CalibratedRouter(RidgeRouter()).fit(*simulate(200))
-    asked = simulate(40, seed=4)[0]
-
-    plain, better = RidgeRouter().fit(*simulate(200)).score(asked), router.score(asked)
-
-    for place in range(4):
-        order = np.argsort(plain[:, place], kind="stable")
-        assert (np.diff(better[order, place]) >= -1e-6).all()
-
-
-def test_a_router_that_does_not_say_how_it_scores_cannot_be_made() -> None:
-    with pytest.raises(TypeError, match="_score"):
-        PerArm()  # type: ignore[abstract]
-
-
-# Coverage
-
-
-def test_a_domain_that_was_left_out_raises_the_alarm() -> None:
-    questions, outcomes = simulate(1000)
-    known = [i for i, own in enumerate(questions.skills) if own[0] != "music"]
-    asked, _ = simulate(200, seed=9)
-    strange = [i for i, own in enumerate(asked.skills) if own[0] == "music"]
-    usual = [i for i, own in enumerate(asked.skills) if own[0] != "music"]
-    coverage = Coverage().fit(questions.take(known))
-    flat = np.zeros((len(asked), 2), dtype=np.float32)
-
-    outside = coverage.signals(asked.vectors, flat).outside
-
-    assert outside[strange].mean() >= 0.8
-    assert outside[usual].mean() <= 0.12
-
-    router = CoveredRouter(NeighbourRouter(), GENERALIST).fit(questions.take(known), outcomes.take(known))
-    reasons = router.explain(asked)
-    assert "coverage gap" in reasons[strange[0]].flags
-    assert reasons[strange[0]].gap is not None and reasons[strange[0]].gap < 0.05
-    taken = [router.arms[int(i)].name for i in router.score(asked)[strange].argmax(axis=1)]
-    assert taken.count(GENERALIST) >= 0.8 * len(strange)
-
-
-def test_arms_that_score_alike_raise_the_margin_flag_and_clear_leads_do_not() -> None:
-    router = CoveredRouter(NeighbourRouter(), GENERALIST).fit(*simulate(400))
-    reasons = router.explain(simulate(200, seed=9)[0])
-
-    close = np.array([reason.margin is not None and reason.margin < router.coverage_.margin_ for reason in reasons])
-
-    assert 0.05 < close.mean() < 0.4  # a fifth, by the percentile
-    assert all("boundary" in reasons[row].flags for row in np.flatnonzero(close))
-    assert not all("boundary" in reason.flags for reason in reasons)
-
-
-def test_a_profile_too_small_for_a_second_fit_flags_no_margin() -> None:
-    questions, outcomes = simulate(20)
-    held = calibration_split(questions.ids, questions.vectors)
-    measured = outcomes.take(np.flatnonzero(held))
-
-    router = CoveredRouter(NeighbourRouter()).fit(
-        questions, replace(measured, question=np.flatnonzero(held)[measured.question])
-    )
-
-    assert router.coverage_.margin_ == 0
-
-
-def test_scores_and_reasons_together_ask_the_router_once() -> None:
-    class Counting(NeighbourRouter):
-        asked = 0
-
-        def score(self, questions: Questions) -> Array:
-            Counting.asked += 1
-            return super().score(questions)
-
-    router = CoveredRouter(Counting(), GENERALIST).fit(*simulate(100))
-    Counting.asked = 0
-
-    scores, reasons = weighed(router, simulate(9, seed=1)[0])
-
-    assert Counting.asked == 1
-    assert len(scores) == len(reasons) == 9
-
-
-# Online
-
-
-def test_after_a_swap_of_skills_the_forgetting_router_recovers_and_the_frozen_one_does_not() -> None:
-    """A simulation: two specialists swap their skills in mid-stream; prequential: scored first, then learnt from."""
-    questions, outcomes = simulate(300)
-    names = [arm.name for arm in outcomes.arms]
-    swap = np.arange(4)
-    swap[[names.index("cooking"), names.index("sailing")]] = [names.index("sailing"), names.index("cooking")]
-    live = OnlineRouter(explore=0.2, forget=0.98).fit(questions, outcomes)
-    frozen = RidgeRouter(penalty=10.0).fit(questions, outcomes)
-    found: dict[str, list[float]] = {"live": [], "frozen": []}
-    for step in range(30):
-        asked, results = simulate(30, seed=100 + step)
-        asked = replace(asked, ids=tuple(f"{step}-{name}" for name in asked.ids))
-        truth = replace(results, arm=swap[results.arm]).matrix(30)
-        rows = np.arange(30)
-        choices = live.choose(asked)
-        found["live"].append(float(truth[rows, live.score(asked).argmax(axis=1)].mean()))
-        found["frozen"].append(float(truth[rows, frozen.score(asked).argmax(axis=1)].mean()))
-        cells = [(row, names.index(choice.arm)) for row, choice in enumerate(choices)]
-        live.update(asked, outcomes_of(outcomes.arms, cells, [truth[cell] for cell in cells]))
-
-    assert np.mean(found["live"][-8:]) > np.mean(found["frozen"][-8:]) + 0.2
-
-
-def test_an_arm_added_while_serving_starts_with_all_it_was_given() -> None:
-    questions, outcomes = simulate(90)
-    early = outcomes.only([GENERALIST])
-    fresh = OnlineRouter().fit(questions, early)
-    live = OnlineRouter().fit(questions, early).update(questions, early)
-
-    fresh.add_arm(questions, outcomes.only(["music"]))
-    live.add_arm(questions, outcomes.only(["music"]))
-
-    assert all(np.array_equal(value, live.learnt("music")[key]) for key, value in fresh.learnt("music").items())
-
-
-def test_an_arm_that_is_removed_takes_its_alarms_along() -> None:
-    questions, outcomes = simulate(90)
-    right = outcomes.only(["music"])
-    router = OnlineRouter().fit(questions, outcomes).update(questions, right)
-    router.update(questions, replace(right, score=1 - right.score))
-    assert router.alarms_["music"] > 0
-
-    router.remove_arm("music")
-
-    assert "music" not in router.alarms_
-
-
-def test_the_log_says_what_another_policy_would_have_been_right() -> None:
-    questions, outcomes = simulate(600)
-    router = OnlineRouter(explore=0.5).fit(questions, outcomes)
-    asked, results = simulate(1500, seed=8)
-    truth = results.matrix(1500)
-    names = [arm.name for arm in outcomes.arms]
-    log = router.choose(asked)
-    score = [truth[row, names.index(choice.arm)] for row, choice in enumerate(log)]
-
-    estimate = inverse_propensity(log, score, [GENERALIST] * 1500)
-
-    assert estimate.low <= truth[:, 0].mean() <= estimate.high
-    assert 0 < estimate.effective < 1500
-    assert log == router.choose(asked)
-    with pytest.raises(RouterError, match="no choice of the target"):
-        inverse_propensity(log, score, ["nobody"] * 1500)
-
-
-def test_a_rise_is_noticed_and_noise_is_not() -> None:
-    rng = np.random.default_rng(0)
-    alarm = PageHinkley()
-
-    assert not any(alarm.seen(float(value)) for value in rng.random(500) * 0.4)
-    assert any(alarm.seen(float(value)) for value in 0.6 + rng.random(200) * 0.4)
+# The simulation itself
 
 
 def test_a_specialist_for_each_skill_and_no_more(asking: Callable[..., Questions]) -> None:
