@@ -18,6 +18,10 @@ from composer.serve.limits import Limits
 LIMITS = Limits(max_tokens=100)
 KEY = "k" * 22
 Data = dict[str, Any]
+PANEL = (
+    "pipelines:\n  panel:\n    - {use: decide, options: {k: 3}}\n    - use: generate\n"
+    "    - use: verify\n    - {use: aggregate, options: {by: majority}}\n"
+)
 
 
 @asynccontextmanager

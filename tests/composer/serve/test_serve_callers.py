@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 
 import httpx
 import pytest
@@ -18,11 +17,6 @@ from composer.serve.refusal import Refused
 
 ANN, BEN = {"authorization": f"Bearer {KEY}"}, {"authorization": f"Bearer {'b' * 22}"}
 KEYS = Keys([KEY, "b" * 22])
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
 
 
 async def asks(client: httpx.AsyncClient, who: Data, *bodies: Data) -> list[httpx.Response]:

@@ -22,11 +22,6 @@ from composer.serve.server import limits_of, serve
 OPEN = {"authorization": f"Bearer {KEY}"}
 
 
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
-
-
 async def test_no_route_answers_without_the_key(bench: Scripted) -> None:
     async with served(bench.pipeline(ONE), keys=Keys([KEY])) as (client, door):
         routes = [(route.path, sorted(route.methods or ())) for route in build(door).routes if isinstance(route, Route)]

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import re
 from dataclasses import replace
-from pathlib import Path
 
 import httpx
 import pytest
@@ -32,11 +31,6 @@ NAMES = {
     "coe_tokens_total": {"expert", "direction"},
 }
 Figures = dict[tuple[str, ...], float]
-
-
-@pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scripted:
-    return Scripted(tmp_path, monkeypatch)
 
 
 async def figures(client: httpx.AsyncClient) -> Figures:
