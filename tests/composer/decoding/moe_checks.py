@@ -1,7 +1,7 @@
-"""What must hold for every family of mixture-of-experts models, on random ones of 3 layers with 8 experts: mechanics only.
+"""What must hold of the routing in every family of mixture-of-experts models, on random ones: mechanics only.
 
-Run by the interpreter that has torch and transformers (`test_moe.py` does it). Prints JSON: per family and check what
-failed, null where nothing did.
+Run by the interpreter that has torch and transformers (`test_moe.py` does it), together with the checks in the files
+beside. Prints JSON: per family and check what failed, null where nothing did.
 """
 
 from __future__ import annotations
@@ -10,14 +10,28 @@ import json
 import math
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-import transformers as hf
+from moe_contrast_checks import (
+    beta_0_and_alpha_1_are_greedy,
+    self_contrast_equals_two_passes_with_two_caches,
+    several_paths_are_averaged,
+    the_golden_values,
+    those_who_end_leave_the_batch,
+)
+from moe_kit import EXPERTS, FAMILIES, LAYERS, PROMPTS, made, near, own, padded, refused, routed, run, seen
+from moe_model_checks import (
+    a_model_that_routes_otherwise_than_its_family_is_refused,
+    dense_layers_are_no_layers_of_experts,
+    every_kernel_takes_what_is_padded,
+    experts_that_are_not_asked_by_their_module_are_refused,
+    groups_cannot_be_left_without_experts,
+    kernels_that_go_round_the_router_are_refused,
+    models_that_are_not_known_are_refused,
+)
 
-from composer.decoding.combine import combine
-from composer.decoding.draw import Draws
 from composer.decoding.moe import Moe, check, routing
 from composer.decoding.policies import (
     Bias,
@@ -30,121 +44,7 @@ from composer.decoding.policies import (
     Scale,
     TopP,
 )
-from composer.decoding.recipes import average, contrast
-from composer.decoding.scmoe import decode, plain, scmoe
-from composer.errors import RequestError, RoutingError
-from composer.types import Sampling
-
-LAYERS, EXPERTS, VOCABULARY = 3, 8, 97
-COMMON = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "num_experts_per_tok": 2, "initializer_range": 0.3,
-    "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2, "max_position_embeddings": 256,
-}  # fmt: skip
-FAMILIES: dict[str, tuple[type, type, dict[str, Any]]] = {
-    "Mixtral": (hf.MixtralConfig, hf.MixtralForCausalLM, {"num_local_experts": EXPERTS}),
-    "OLMoE": (hf.OlmoeConfig, hf.OlmoeForCausalLM, {"num_experts": EXPERTS, "norm_topk_prob": False}),
-    "Qwen2-MoE": (
-        hf.Qwen2MoeConfig,
-        hf.Qwen2MoeForCausalLM,
-        {"num_experts": EXPERTS, "moe_intermediate_size": 24, "shared_expert_intermediate_size": 24, "norm_topk_prob": False},
-    ),
-    "Qwen3-MoE": (
-        hf.Qwen3MoeConfig,
-        hf.Qwen3MoeForCausalLM,
-        {"num_experts": EXPERTS, "moe_intermediate_size": 24, "head_dim": 8, "norm_topk_prob": True},
-    ),
-    "GraniteMoE": (hf.GraniteMoeConfig, hf.GraniteMoeForCausalLM, {"num_local_experts": EXPERTS}),
-    "DeepSeek-V3": (
-        hf.DeepseekV3Config,
-        hf.DeepseekV3ForCausalLM,
-        {
-            "n_routed_experts": EXPERTS, "moe_intermediate_size": 24, "n_group": 4, "topk_group": 2, "kv_lora_rank": 16,
-            "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8, "first_k_dense_replace": 0,
-            "num_key_value_heads": 4, "n_shared_experts": 1, "routed_scaling_factor": 2.5, "norm_topk_prob": True,
-        },
-    ),
-    "GPT-OSS": (
-        hf.GptOssConfig,
-        hf.GptOssForCausalLM,
-        {"num_local_experts": EXPERTS, "head_dim": 8, "sliding_window": 6, "attn_implementation": "eager"},
-    ),
-}  # fmt: skip
-PROMPTS = [[5, 17, 42, 8, 23, 60, 11], [71, 33, 9, 90], [14, 15, 16, 17, 18]]
-
-
-def made(family: str, dtype: torch.dtype = torch.float32, **more: Any) -> Any:
-    """A random model; the same each time."""
-    config, kind, own = FAMILIES[family]
-    torch.manual_seed(7)
-    own = {**COMMON, **own, **more}
-    model = kind(config(**{name: value for name, value in own.items() if name != "attn_implementation"}))
-    if "attn_implementation" in own:
-        model.set_attn_implementation(own["attn_implementation"])
-    for name, weights in [*model.named_parameters(), *model.named_buffers()]:
-        if name.endswith(("e_score_correction_bias", "router.bias")):
-            weights.data.normal_(0, 0.3)  # what is 0 in a new model would show nothing
-    return model.to(dtype).eval()
-
-
-@contextmanager
-def seen(moe: Moe) -> Any:
-    """What each router hands to its experts, by layer: (logits, weights, indices). Inside a `routing`: as it was changed."""
-    told: dict[int, list[tuple[Any, ...]]] = {layer: [] for layer in moe.routers}
-
-    def keep(layer: int) -> Callable[..., None]:
-        order = moe.family.order
-        return lambda _, __, out: told[layer].append(tuple(out[place].clone() for place in order))
-
-    handles = [router.register_forward_hook(keep(layer)) for layer, router in moe.routers.items()]
-    try:
-        yield told
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def run(moe: Moe, ids: Any = None, policy: Any = (), counts: Counts | None = None, **more: Any) -> Any:
-    """The logits of one pass under a policy."""
-    ids = torch.tensor([PROMPTS[0]]) if ids is None else ids
-    with torch.no_grad(), routing(moe, {"path": policy}, counts=counts):
-        return moe.model(ids, **more).logits
-
-
-def routed(moe: Moe, policy: Any) -> dict[int, tuple[Any, ...]]:
-    """What the experts of each layer are given for the first prompt under a policy."""
-    with torch.no_grad(), routing(moe, {"path": policy}), seen(moe) as told:
-        moe.model(torch.tensor([PROMPTS[0]]))
-    return {layer: one[0] for layer, one in told.items()}
-
-
-def own(moe: Moe, ids: Any = None, **more: Any) -> Any:
-    with torch.no_grad():
-        return moe.model(torch.tensor([PROMPTS[0]]) if ids is None else ids, **more).logits
-
-
-def refused(kind: type[Exception], words: str, act: Callable[[], Any]) -> None:
-    try:
-        act()
-    except kind as why:
-        assert words in str(why), f"{words!r} is not in {why}"
-        assert getattr(why, "remedy", None), "an error without a remedy"
-        return
-    raise AssertionError(f"was not refused: {words}")
-
-
-def near(one: Any, two: Any) -> None:
-    assert torch.allclose(one, two, atol=2e-4, rtol=1e-4), float((one - two).abs().max())
-
-
-def padded(prompts: list[list[int]]) -> dict[str, Any]:
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[0] * (longest - len(one)) + one for one in prompts])
-    mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts])
-    return {"ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
-
-
-# --- what must hold for each family ---------------------------------------------------------------------------------------
+from composer.errors import RequestError
 
 
 def the_choice_is_recomputed_bit_for_bit(family: str, moe: Moe) -> None:
@@ -451,174 +351,6 @@ def what_a_model_cannot_follow_is_refused(family: str, moe: Moe) -> None:
 def two(moe: Moe, rows: list[str]) -> None:
     with torch.no_grad(), routing(moe, {"a": (), "b": ()}, rows):
         moe.model(torch.tensor([[5, 6], [7, 8]]))
-
-
-def naive(
-    model: Moe, prompt: list[int], weak: Any, beta: float, alpha: float, sampling: Sampling, end: set[int]
-) -> tuple[Any, Any]:
-    """Self-contrast as one would write it first: two passes, two caches, one prompt, one formula of its own."""
-    said: list[int] = []
-    sure: list[float] = []
-    draws, caches = Draws(sampling), {"strong": None, "weak": None}
-    while len(said) < sampling.max_tokens and not (said and said[-1] in end):
-        told = torch.tensor([said[-1:] or prompt])
-        scores = {}
-        for name, policy in (("strong", ()), ("weak", weak)):
-            with torch.no_grad(), routing(model, {name: policy}):
-                passed = model.model(told, past_key_values=caches[name], use_cache=True)
-            caches[name], scores[name] = passed.past_key_values, passed.logits[0, -1].double()
-        strong, weakly = scores["strong"], scores["weak"]
-        mixed = (1 + beta) * strong - beta * weakly
-        mixed[strong < strong.max() + math.log(alpha)] = -math.inf
-        said.append(draws.next(mixed.numpy()))
-        sure.append(float(mixed.log_softmax(-1)[said[-1]]))
-    return tuple(said), sure
-
-
-def self_contrast_equals_two_passes_with_two_caches(family: str, moe: Moe) -> None:
-    for sampling in (Sampling(24), Sampling(16, temperature=0.8, top_p=0.9, seed=11)):
-        for rank0, weight in ((None, "one"), (3, "raw"), ("random", "one")):
-            weak = RandomExpert(4, weight) if rank0 == "random" else RankExpert(2 if rank0 is None else rank0, weight)
-            wanted = [naive(moe, prompt, (weak,), 0.5, 0.1, sampling, {1, 4}) for prompt in PROMPTS]
-            found = scmoe(moe, PROMPTS, sampling, end={1, 4}, weak_rank0=rank0, weak_weight=weight, seed=4)
-            assert [one.tokens for one in found.written] == [tokens for tokens, _ in wanted]
-            for one, (_, sure) in zip(found.written, wanted, strict=True):
-                assert all(abs(a - b) < 2e-3 for a, b in zip(one.logprobs, sure, strict=True)), (one.logprobs, sure)
-            tokens = sum(len(one.tokens) for one in found.written)
-            assert found.passes == 2 * tokens
-            assert found.activations == {"strong": 2 * LAYERS, "weak": LAYERS}
-            assert found.counts.tokens["strong"] == sum(map(len, PROMPTS)) + tokens - len(PROMPTS)
-
-
-def those_who_end_leave_the_batch(family: str, moe: Moe) -> None:
-    """Whoever ends first, the others go on as if they had been alone; what ends a text is a token that was written."""
-    free = plain(moe, PROMPTS, Sampling(20)).written
-    end = {free[1].tokens[4], free[2].tokens[9]}
-    samplings = [Sampling(20), Sampling(20), Sampling(20)]
-    found = plain(moe, PROMPTS, samplings, end=end).written
-    for prompt, one, whole in zip(PROMPTS, found, free, strict=True):
-        stops = [place for place, token in enumerate(whole.tokens) if token in end]
-        assert one.tokens == whole.tokens[: stops[0] + 1 if stops else 20]
-        assert one.stop == ("stop" if stops else "length")
-        assert one.tokens == plain(moe, [prompt], Sampling(20), end=end).written[0].tokens
-    assert len({len(one.tokens) for one in found}) > 1
-    mixed = plain(moe, PROMPTS, [Sampling(0), Sampling(3), Sampling(9)]).written
-    assert [one.tokens for one in mixed] == [whole.tokens[:n] for whole, n in zip(free, (0, 3, 9), strict=True)]
-
-
-def beta_0_and_alpha_1_are_greedy(family: str, moe: Moe) -> None:
-    for prompt in PROMPTS:
-        ids = torch.tensor([prompt])
-        said = moe.model.generate(
-            ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=16,
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )  # transformers' own loop
-        greedy = tuple(said[0, len(prompt) :].tolist())
-        assert plain(moe, [prompt], Sampling(16)).written[0].tokens == greedy
-        assert scmoe(moe, [prompt], Sampling(16), beta=0.0).written[0].tokens == greedy
-        assert scmoe(moe, [prompt], Sampling(16), beta=0.9, alpha=1.0).written[0].tokens == greedy
-    assert any(
-        scmoe(moe, [prompt], Sampling(16), beta=0.9).written != plain(moe, [prompt], Sampling(16)).written
-        for prompt in PROMPTS
-    )
-
-
-def several_paths_are_averaged(family: str, moe: Moe) -> None:
-    """Paths of another number of experts, by the same primitive: equal ones are one."""
-    paths = {"two": (), "also two": (KOverride(2),), "three": (KOverride(3),)}
-    one = plain(moe, PROMPTS, Sampling(8)).written
-    same = decode(moe, PROMPTS, dict(list(paths.items())[:2]), average(2), Sampling(8)).written
-    assert [each.tokens for each in same] == [each.tokens for each in one]
-    found = decode(moe, PROMPTS, paths, average(3), Sampling(8))
-    assert found.activations == {"two": 2 * LAYERS, "also two": 2 * LAYERS, "three": 3 * LAYERS}
-
-
-# --- what does not depend on a family -------------------------------------------------------------------------------------
-
-
-def the_golden_values() -> None:
-    weights, mix = contrast(0.5, 0.1)
-    found = combine([torch.tensor([2.0, 1.0, 0.0, -1.0]), torch.tensor([4.0, 0.0, 0.0, 0.0])], weights, mix)
-    assert found.tolist() == [1.0, 1.5, 0.0, -math.inf] and int(found.argmax()) == 1
-    assert Draws(Sampling()).next(found.numpy()) == 1
-
-
-def models_that_are_not_known_are_refused() -> None:
-    shape = {name: value for name, value in COMMON.items() if name != "num_experts_per_tok"}
-    refused(RoutingError, "no router", lambda: check(hf.LlamaForCausalLM(hf.LlamaConfig(**shape)).eval()))
-    phi = hf.PhimoeConfig(**COMMON, num_local_experts=EXPERTS)
-    refused(RoutingError, "PhimoeTopKRouter", lambda: check(hf.PhimoeForCausalLM(phi).eval()))
-    refused(RoutingError, "trained", lambda: check(made("Mixtral").train()))
-
-
-def a_model_that_routes_otherwise_than_its_family_is_refused() -> None:
-    for family in FAMILIES:
-        model = made(family)
-        router = check(model).routers[1]
-
-        def otherwise(*args: Any, forward: Any = router.forward, family: str = family) -> Any:
-            told = list(forward(*args))
-            told[1] = told[1] * 1.0001
-            return tuple(told)
-
-        router.forward = otherwise
-        refused(RoutingError, f"layer 1 of {family}", lambda model=model: check(model))
-
-
-def kernels_that_go_round_the_router_are_refused() -> None:
-    model = made("GPT-OSS")
-    block = model.model.layers[2].mlp
-    block.forward = lambda hidden: (hidden * 0.5, None)  # as a fused kernel: nobody asks the router
-    refused(RoutingError, "only [0, 1] asked their router", lambda: check(model))
-    model = made("Mixtral")
-    for layer in model.model.layers:
-        old = layer.mlp.experts.forward
-        layer.mlp.experts.forward = lambda hidden, index, weights, old=old: old(hidden, index * 0, weights * 0 + 1)
-    refused(RoutingError, "no other choice is followed", lambda: check(model))
-
-
-def experts_that_are_not_asked_by_their_module_are_refused() -> None:
-    model = made("Mixtral")
-    moe = check(model)
-    block = model.model.layers[1].mlp
-    block.forward = lambda hidden: (
-        hidden * float(block.gate(hidden)[1].sum())
-    )  # the router is asked, its experts are not
-    with torch.no_grad(), routing(moe, {"strong": (), "weak": (RankExpert(2),)}, ["strong", "weak"]):
-        refused(RoutingError, "not asked by their module", lambda: model(torch.tensor([[5, 17, 42], [71, 33, 9]])))
-
-
-def every_kernel_takes_what_is_padded() -> None:
-    for kernel in ("eager", "grouped_mm", "batched_mm"):
-        model = made("OLMoE")
-        model.set_experts_implementation(kernel)
-        moe = check(model)
-        wide = run(moe, policy=(TopP(0.4, EXPERTS),))
-        if kernel == "eager":
-            first = wide
-        near(wide, first)
-
-
-def dense_layers_are_no_layers_of_experts() -> None:
-    moe = check(made("DeepSeek-V3", first_k_dense_replace=1))
-    assert list(moe.routers) == [1, 2]
-    refused(RequestError, "in a layer 0", lambda: run(moe, policy=(KOverride({0: 1}),)))
-
-
-def groups_cannot_be_left_without_experts() -> None:
-    moe = check(made("DeepSeek-V3"))
-    # One expert of each of the four groups: two groups are chosen, so there are two to choose from, not four.
-    assert run(moe, policy=(ExpertMask.only(0, [0, 2, 4, 6], EXPERTS),)).isfinite().all()
-    spread = ExpertMask.only(0, [0, 2, 4, 6], EXPERTS)
-    refused(
-        RequestError,
-        "3 experts are needed and a token can choose of 2",
-        lambda: run(moe, policy=(spread, RankExpert(2))),
-    )
 
 
 def main() -> None:

@@ -15,17 +15,17 @@ from composer.decoding.families import FAMILIES
 from composer.decoding.policies import RankExpert, TopP
 from composer.errors import RequestError
 
-CHECKS = Path(__file__).with_name("moe_checks.py")
+CHECKS = Path(__file__).with_name("moe_checks.py")  # which runs those of the files beside, too
 ALONE = (  # the package's folder without what its __init__ needs: what another interpreter sees
     "import sys, types; package = types.ModuleType('composer'); "
     f"package.__path__ = {list(composer.__path__)!r}; sys.modules['composer'] = package"
 )
-_TREE = ast.parse(CHECKS.read_text(encoding="utf-8"))
 
 
 def _listed(name: str) -> list[str]:
     """The names in a list of the script, so that a check that is not reported is missed."""
-    main = next(one for one in _TREE.body if isinstance(one, ast.FunctionDef) and one.name == "main")
+    tree = ast.parse(CHECKS.read_text(encoding="utf-8"))
+    main = next(one for one in tree.body if isinstance(one, ast.FunctionDef) and one.name == "main")
     made = next(
         one.value
         for one in main.body
@@ -38,8 +38,9 @@ def _listed(name: str) -> list[str]:
 @cache
 def _found() -> dict[str, dict[str, str | None]]:
     """What the child found, per family and check: one process for all, because loading torch takes seconds."""
+    run = f"import runpy; sys.path.insert(0, {str(CHECKS.parent)!r}); runpy.run_path({str(CHECKS)!r}, run_name='__main__')"
     done = subprocess.run(
-        [os.environ["COE_VLLM"], "-c", f"{ALONE}; import runpy; runpy.run_path({str(CHECKS)!r}, run_name='__main__')"],
+        [os.environ["COE_VLLM"], "-c", f"{ALONE}; {run}"],
         capture_output=True,
         text=True,
         check=False,
@@ -66,9 +67,10 @@ def test_it_holds_for_the_module(check: str) -> None:
 
 
 def test_every_check_of_the_script_is_one_that_runs() -> None:
-    helpers = {"made", "run", "routed", "own", "refused", "near", "padded", "seen", "by_hand", "two", "naive", "main"}
-    defined = {one.name for one in _TREE.body if isinstance(one, ast.FunctionDef)} - helpers
-    assert defined == {*_listed("each"), *_listed("alone")}
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in CHECKS.parent.glob("moe_*checks.py")]
+    defined = {one.name for tree in trees for one in tree.body if isinstance(one, ast.FunctionDef)}
+    assert len(trees) == 3
+    assert defined - {"by_hand", "two", "naive", "main"} == {*_listed("each"), *_listed("alone")}
 
 
 def test_the_module_needs_no_torch_to_be_imported() -> None:
