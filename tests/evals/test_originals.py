@@ -1,4 +1,4 @@
-"""Importers of public originals, on small files in the originals' real form; those of MMLU-Pro have a file of their own."""
+"""Importers of public originals, on small files in the originals' real form; MMLU-Pro has a file of its own."""
 
 from __future__ import annotations
 

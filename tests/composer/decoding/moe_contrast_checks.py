@@ -1,4 +1,4 @@
-"""What must hold of several paths through one mixture-of-experts model that are decoded as one text, for every family."""
+"""What must hold of several paths through a mixture-of-experts model decoded as one text, for every family."""
 
 from __future__ import annotations
 

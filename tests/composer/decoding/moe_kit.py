@@ -1,4 +1,4 @@
-"""What the checks of mixture-of-experts models share: random models of 3 layers with 8 experts, and ways to run them."""
+"""Shared by the checks of mixture-of-experts models: random models of 3 layers with 8 experts, and ways to run them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which mixture-of-experts models and kernels can be controlled, and which are refused; no check depends on a family."""
+"""Which mixture-of-experts models and kernels can be controlled and which cannot: no check depends on a family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of runs share: three questions, experts that answer from a script, and what files and the store hold."""
+"""What the tests of runs share: three questions, experts from a script, and what files and the store hold."""
 
 from __future__ import annotations
 

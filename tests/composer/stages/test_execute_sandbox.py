@@ -1,4 +1,4 @@
-"""What runs the programs of a pipeline: opened once, closed at the end, harmed by none; its failure is not the expert's."""
+"""What runs the programs of a pipeline: opened once, closed, harmed by none; its failure is not the expert's."""
 
 from __future__ import annotations
 
