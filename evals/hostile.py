@@ -21,6 +21,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from random import Random
 from typing import Any, cast
 
@@ -179,14 +180,18 @@ def attacked(pipeline: Pipeline, state: State, texts: Sequence[str], spared: Col
 
 
 async def settle(
-    pipeline: Pipeline, made: Aggregator, steps: Steps, state: State, says: Mapping[tuple[str, str], str]
+    pipeline: Pipeline,
+    made: Callable[[], Aggregator],
+    steps: Steps,
+    state: State,
+    says: Mapping[tuple[str, str], str],
 ) -> State:
-    """These drafts through the steps of a way; `says` as in `TakenOver`."""
+    """These drafts through the steps of a way; `made` makes the learnt aggregator, `says` is as in `TakenOver`."""
     kit = replace(
         pipeline.kit,
         pool=lambda: cast("Pool", TakenOver(pipeline.pool, says)),  # which stages ask nothing but to submit
         trust=lambda: None,
-        aggregator=lambda name: made if name == LEARNT else pipeline.aggregator(name),
+        aggregator=lambda name: made() if name == LEARNT else pipeline.aggregator(name),
     )
     for use, own in steps:
         stage = stage_of(pipeline.settings, kit, StageSpec(use, dict(own), 1), "hostile")
@@ -207,7 +212,7 @@ def evaluate(
     """`n` questions of each group through each of these ways, three times, in an open pipeline of `with_drafts`; `part` None: all attacks,
     `spared`: who is not taken over. Raises what asking raises."""
     attacks = [one for one in injections() if part in (None, one.part)]
-    made, found = learnt(pipeline), dict[str, dict[str, _Settled]]()
+    made, found = cache(partial(learnt, pipeline)), dict[str, dict[str, _Settled]]()  # learning takes minutes
     for group in groups:
         asked = labelled(items(group, "test", n, SEED))
         queries = [Query(one.question.id, one.question.text, one.question.choices, one.question.kind) for one in asked]

@@ -99,7 +99,7 @@ def test_the_expert_that_was_taken_over_is_hostile_in_every_draft_it_writes(
         state = state.apply({"replies": (state.replies[0][-1:],)})
 
     way = (steps, ("aggregate", {"by": "majority"}))
-    ended = asyncio.run(settle(pipeline, aggregators()["majority"], way, state, says))
+    ended = asyncio.run(settle(pipeline, lambda: aggregators()["majority"], way, state, says))
 
     assert all(request.arm != "sorting" for request in book.asked), "it is not asked, it writes"
     drafts = [one.draft.text for one in ended.beside[0] if (one.arm, one.role) == ("sorting", role)]
