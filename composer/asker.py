@@ -72,10 +72,18 @@ class Asker:
     wishes: Wishes = Wishes()
 
     def request(
-        self, arm: str, role: Role, stream: Stream, sampling: Sampling, *, sample: int = 0, place: int = 0
+        self,
+        arm: str,
+        role: Role,
+        stream: Stream,
+        sampling: Sampling,
+        *,
+        sample: int = 0,
+        place: int = 0,
+        bounded: bool = False,
     ) -> Request:
         """A request of one stream on this behalf, drawn as it says whatever the caller wishes; `place` numbers what an arm is
-        asked in a role."""
+        asked in a role, `bounded` as in Request."""
         return Request(
             id=f"{self.id}:{arm}:{role}:{sample + place}",
             streams=(stream,),
@@ -86,6 +94,7 @@ class Asker:
             parent=self.id,
             deadline=self.wishes.deadline,
             priority=self.wishes.priority,
+            bounded=bounded,
         )
 
     def text(self, arm: str, role: Role, stream: Stream, own: Sampling, *, sample: int = 0, place: int = 0) -> Request:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,9 @@ Role = Literal[
     "search",
 ]
 Writes = Literal["answers", "knowledge", "plans"]
-Stop = Literal["stop", "length", "error", "cancelled"]
+Stop = Literal["stop", "bound", "length", "error", "cancelled"]
+WHOLE: frozenset[Stop] = frozenset({"stop", "bound"})
+"""How a draft ends that is whole: by itself, or at the most tokens of a request that means it to end there."""
 Level = Literal["text", "logprobs", "logits", "hooks"]
 Kind = Literal["number", "choice", "list", "set", "json", "math", "code", "text"]
 """How an answer is read out of a draft and compared with others."""
@@ -128,8 +130,8 @@ class Request:
     """One sample to be generated. Several streams are atomic by construction: they are decoded in lockstep or not at all.
 
     `id` and `parent` say where it comes from and are no part of the draft's key; neither are `deadline` (seconds on the
-    monotonic clock), `priority` (higher goes first) and `deltas` (somebody reads along: pieces are wanted, where the
-    engine has them). Ids are unique within a submission: engines do not check it.
+    monotonic clock), `priority` (higher goes first), `deltas` (somebody reads along: pieces are wanted, where the
+    engine has them) and `bounded` (what is wanted of the text is read wherever its most tokens end it, see `ended`). Ids are unique within a submission: engines do not check it.
 
     With a `target` nothing is written: the draft's text is the target, its `logprobs` those of the target's tokens after
     the prompt, of the whole distribution. Of the sampling only `template` counts. Engines whose caps say `scores` can.
@@ -147,6 +149,7 @@ class Request:
     deadline: float | None = None
     priority: int = 0
     deltas: bool = False
+    bounded: bool = False
 
     def __post_init__(self) -> None:
         if not self.streams:
@@ -210,7 +213,8 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """One expert's reply. `stop` is `stop` only where the server said so; a failure is a draft with an `error`.
+    """One expert's reply. `stop` is `stop` only where the server said so, `bound` where `ended` does; a failure is a draft
+    with an `error`.
 
     `stop_detail` is what the server tells beside it: the stop text that was met, a context that was full.
     """
@@ -227,8 +231,18 @@ class Draft:
 
     @property
     def ok(self) -> bool:
-        """Complete: ended by the model itself, no failure. Only such drafts are stored for reuse and served from the store."""
-        return self.error is None and self.stop == "stop"
+        """Complete (see `WHOLE`), no failure. Only such drafts are stored for reuse and served from the store."""
+        return self.error is None and self.stop in WHOLE
+
+
+def ended(draft: Draft, request: Request) -> Draft:
+    """The draft as `request` takes it: at the most tokens of a `bounded` one it ends as it was meant to, for any other it is
+    cut off there. One that ended sooner, in a context that was full, is cut off for both."""
+    if request.bounded and draft.stop == "length" and not draft.stop_detail:
+        return replace(draft, stop="bound")
+    if not request.bounded and draft.stop == "bound":
+        return replace(draft, stop="length")
+    return draft
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def check_request(registry: Asking, supervisor: str, question: str, text: str, a
     sampling = registry.sampling(supervisor)
     sampling = replace(sampling, max_tokens=min(_TOKENS, sampling.max_tokens))
     stream = registry.stream(supervisor, registry.messages(supervisor, prompt))
-    return asker.request(supervisor, "check", stream, sampling, place=place)
+    return asker.request(supervisor, "check", stream, sampling, place=place, bounded=True)
 
 
 def verdict(draft: Draft) -> tuple[bool | None, str]:

@@ -96,6 +96,7 @@ def judge_requests(
             _stream(registry, judge, form.format(mark=mark, question=question, first=one, second=other)),
             sampling,
             place=2 * place + turn,
+            bounded=True,
         )
         for turn, (one, other) in enumerate(((first, second), (second, first)))
     ]

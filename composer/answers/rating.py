@@ -47,7 +47,12 @@ def rating_requests(
     prompts = [RATE.format(mark=mark, question=question, response=own, capability=one) for one in capabilities]
     return [
         asker.request(
-            scorer, "score", registry.stream(scorer, registry.messages(scorer, prompt)), sampling, place=first + place
+            scorer,
+            "score",
+            registry.stream(scorer, registry.messages(scorer, prompt)),
+            sampling,
+            place=first + place,
+            bounded=True,
         )
         for place, prompt in enumerate(prompts)
     ]

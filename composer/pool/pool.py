@@ -20,7 +20,7 @@ from composer.pool.speeds import Speeds
 from composer.pool.status import HostStatus, Status
 from composer.pool.submission import Item, Submission, Want
 from composer.pool.together import Together
-from composer.types import Delta, Draft, Failure, Request, draft_key
+from composer.types import Delta, Draft, Failure, Request, draft_key, ended
 
 PATIENCE = 30.0  # seconds: nothing is overtaken by what came so much later
 LANDING = 256  # drafts on their way into the store; the slots wait for it when there are more
@@ -83,7 +83,7 @@ class Pool:
         keyed: dict[str, Request] = {}
         for request in requests:
             keyed.setdefault(self._key(request), request)
-        stored = await self._store.get(list(keyed))
+        stored = await self._stored(keyed)
         plan = self.plan([request for key, request in keyed.items() if key not in stored])
         for batch in plan.batches:
             self._hosts.refuse(batch.host, {frozenset(adapters_of(request)) for request in batch.requests})
@@ -203,11 +203,15 @@ class Pool:
             request, {stream.expert: self._resolver.fingerprint(stream.expert) for stream in request.streams}
         )
 
+    async def _stored(self, asked: Mapping[str, Request]) -> dict[str, Draft]:
+        found = await self._store.get(list(asked))
+        return {key: draft for key, draft in found.items() if draft.stop != "bound" or asked[key].bounded}
+
     async def _queue(self, submission: Submission, jobs: Sequence[Job]) -> None:
         """Look fresh jobs up, make their hosts ready, queue them: every file is there before a token is spent. Those that
         are not the submission's to bring any more are left to whoever has inherited them."""
         try:
-            stored = await self._store.get([job.key for job in jobs])
+            stored = await self._stored({job.key: job.request for job in jobs})
             for place, job in enumerate(jobs):
                 if job.key in stored and submission.claim(job):
                     self._deliver(job, stored[job.key])
@@ -312,10 +316,9 @@ class Pool:
 
     def land(self, job: Job, draft: Draft) -> None:
         """Price the draft (as the registry does, else as the engine knows), store it if it is complete, and only then tell whoever wants it."""
-        usage, cost = draft.usage, self._resolver.cost(job.request, draft.usage)
-        if cost is not None and usage.cost != cost:
-            usage = replace(usage, cost=cost)
-        draft = replace(draft, key=job.key, usage=usage)
+        cost = self._resolver.cost(job.request, draft.usage)
+        usage = draft.usage if cost is None else replace(draft.usage, cost=cost)
+        draft = ended(replace(draft, key=job.key, usage=usage), job.request)
         if draft.error is not None and draft.error.kind == "timeout" and self._goes_on(job, draft):
             return
         job.landing = True
@@ -375,6 +378,7 @@ class Pool:
             del self._flights[job.key]
 
     def _tell(self, submission: Submission, request: Request, job: Job, draft: Draft) -> None:
+        draft = ended(draft, request)  # another may have asked for the same otherwise
         self.ledger.charge(draft)
         if not any(other is submission for other, _ in job.wants):  # it may want the same twice, by other deadlines
             submission.jobs.pop(job, None)

@@ -42,7 +42,9 @@ def passage_requests(registry: Asking, card: str, question: str, samples: Sequen
     question is written about in the same way whenever it is asked."""
     stream, sampling = registry.stream(card, registry.messages(card, question)), registry.sampling(card)
     return [
-        asker.request(card, "knowledge", stream, replace(sampling, seed=sampling.seed + sample), sample=sample)
+        asker.request(
+            card, "knowledge", stream, replace(sampling, seed=sampling.seed + sample), sample=sample, bounded=True
+        )
         for sample in samples
     ]
 
@@ -88,7 +90,7 @@ def passages(drafts: Mapping[str, Draft], requests: Sequence[Request]) -> list[W
     found = []
     for request in requests:
         draft = drafts.get(request.id)
-        if draft is not None and draft.error is None and draft.stop in ("stop", "length"):
+        if draft is not None and draft.error is None and draft.stop != "cancelled":
             text = harmless(draft.text if draft.stop == "stop" else whole(draft.text))
             if text:
                 found.append(Written(request.arm, request.sample, text))
@@ -130,4 +132,4 @@ def _name(card: str) -> re.Pattern[str]:
 def _probe(registry: Asking, arm: str, text: str, tokens: int, place: int, asker: Asker) -> Request:
     sampling = replace(registry.sampling(arm), temperature=0.0, max_tokens=tokens, schema=None)
     stream = registry.stream(arm, registry.messages(arm, text))
-    return asker.request(arm, "probe", stream, sampling, place=place)
+    return asker.request(arm, "probe", stream, sampling, place=place, bounded=True)

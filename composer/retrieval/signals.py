@@ -52,13 +52,20 @@ def probes(
     log-probabilities serves the margin and the confidence."""
     if needs & {"margin", "confidence"}:
         told = replace(sampling, temperature=0.0, logprobs=_BEST)
-        yield Request(f"{name}:0", (stream,), told, role="probe", arm=arm, parent=parent)
+        yield Request(f"{name}:0", (stream,), told, role="probe", arm=arm, parent=parent, bounded=True)
     if needs & set(_ALONE):
         warm = sampling.temperature or WARM
         for sample in range(SAMPLES):
             own = replace(sampling, temperature=warm, seed=sampling.seed + sample + 1)
             yield Request(
-                f"{name}:{sample + 1}", (stream,), own, sample=sample + 1, role="probe", arm=arm, parent=parent
+                f"{name}:{sample + 1}",
+                (stream,),
+                own,
+                sample=sample + 1,
+                role="probe",
+                arm=arm,
+                parent=parent,
+                bounded=True,
             )
 
 
@@ -86,7 +93,7 @@ def _filled(column: Sequence[float | None]) -> Table | None:
 
 def _entropy(drafts: Sequence[Draft | None], kind: Kind) -> float | None:
     """Of the shares of equal answers, in nats; an answer that cannot be read is like no other."""
-    texts = [draft.text for draft in drafts if draft is not None and draft.stop in ("stop", "length")]
+    texts = [draft.text for draft in drafts if draft is not None and draft.stop not in ("error", "cancelled")]
     if not texts:
         return None
     found = codes([extract(text, kind) for text in texts], kind)

@@ -31,7 +31,7 @@ from composer.store.lock import RunLock, sweep
 from composer.store.reader import Reader
 from composer.store.rows import Row, clean, draft_cells, insert, read_draft
 from composer.store.runs import Question, RunHandle, all_traces, enter_run, find_results, find_trace, run_of_trace
-from composer.store.schema import CALL, connect
+from composer.store.schema import CALL, WHOLE_SQL, connect
 from composer.store.writer import Writer
 from composer.types import Draft, Request
 
@@ -79,7 +79,8 @@ class DraftStore:
         return self._reader.corrupt
 
     async def get(self, keys: Sequence[str]) -> dict[str, Draft]:
-        """The stored drafts among `keys`, marked as cached, with the usage of when they were generated."""
+        """The stored drafts among `keys`, marked as cached, with the usage of when they were generated. One that ended at its
+        `bound` is whole for requests that mean it to end there alone (see `composer.types.ended`)."""
         return await asyncio.to_thread(self._get, [clean(key) for key in keys])
 
     async def put(self, draft: Draft, request: Request) -> None:
@@ -210,7 +211,7 @@ class DraftStore:
         for start in range(0, len(keys), CHUNK):
             chunk = keys[start : start + CHUNK]
             # Nothing else is ever put; a file that was written by something else is not believed.
-            whole = f"FROM call WHERE finish_reason = 'stop' AND call_key IN ({', '.join('?' * len(chunk))})"
+            whole = f"FROM call WHERE finish_reason IN {WHOLE_SQL} AND call_key IN ({', '.join('?' * len(chunk))})"
             rows += self._reader.rows(CALL, whole, chunk)
         return {draft.key: draft for draft in map(read_draft, rows)}
 

@@ -13,7 +13,7 @@ from composer.costs import Cost, share_cpu
 from composer.store.lock import is_held
 from composer.store.reader import Reader
 from composer.store.rows import Cell, Row, clean, dump, insert, now, text
-from composer.store.schema import CHARGE, ENDING, ORIGIN, QUESTION, RUN, START, TOLD
+from composer.store.schema import CHARGE, ENDING, ORIGIN, QUESTION, RUN, START, TOLD, WHOLE_SQL
 from composer.types import Draft, Role, Stop, Usage
 
 Ending = Literal["finished", "interrupted", "terminated", "hung-up", "out-of-budget", "error", "superseded"]
@@ -196,7 +196,7 @@ def costs(reader: Reader, run_id: str, by: Literal["arm", "custom_id"] | None = 
     paid = "NOT cached AND stop <> 'cancelled'"
     columns = ", ".join(f"total(CASE WHEN {paid} THEN {name} END)" for name in ("tokens_in", "tokens_out", "passes"))
     rows = reader.figures(
-        f"SELECT {by or chr(39) * 2} AS line, sum({paid}), sum(cached), sum({paid} AND stop <> 'stop'), "
+        f"SELECT {by or chr(39) * 2} AS line, sum({paid}), sum(cached), sum({paid} AND stop NOT IN {WHOLE_SQL}), "
         f"sum(stop = 'cancelled'), {columns}, total(CASE WHEN {paid} THEN seconds END), "
         f"total(CASE WHEN {paid} THEN cost END), sum({paid} AND cost IS NULL) "
         "FROM charge WHERE run_id = ? GROUP BY line ORDER BY line",
@@ -217,7 +217,7 @@ def landed(reader: Reader, run_id: str) -> tuple[int, int]:
     """Whole drafts that the last start of a run has received, and for how many questions: how far it is while it goes
     on, since results are recorded when it ends. Blocks."""
     [(drafts, questions)] = reader.figures(
-        "SELECT count(*), count(DISTINCT custom_id) FROM charge WHERE run_id = ? AND stop = 'stop' "
+        f"SELECT count(*), count(DISTINCT custom_id) FROM charge WHERE run_id = ? AND stop IN {WHOLE_SQL} "
         "AND n = (SELECT max(n) FROM start WHERE run_id = ?)",
         (run_id, run_id),
     )

@@ -8,9 +8,10 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import cast
 
 from composer.store.schema import Table
-from composer.types import Draft, Request, TokenLogprob, Usage
+from composer.types import Draft, Request, Stop, TokenLogprob, Usage
 
 Cell = str | bytes | int | float | None
 Row = tuple[Cell, ...]
@@ -93,7 +94,7 @@ def draft_cells(draft: Draft, request: Request) -> Row:
 
 def read_draft(row: Row) -> Draft:
     """The draft of a sound row of `call`, marked as cached."""
-    key, _, _, _, _, response, _, usage, logprobs, served_by, stop_detail, _, _ = row
+    key, _, _, _, _, response, stop, usage, logprobs, served_by, stop_detail, _, _ = row
     tokens = None
     if logprobs is not None:
         tokens = tuple(
@@ -103,7 +104,7 @@ def read_draft(row: Row) -> Draft:
     return Draft(
         key=text(key),
         text=text(response),
-        stop="stop",  # nothing else is stored
+        stop=cast(Stop, text(stop)),
         usage=Usage(**json.loads(text(usage))),
         served_by=text(served_by),
         logprobs=tokens,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from composer.errors import StoreCorruptError, StoreError, StoreFullError
+from composer.types import WHOLE
 
 VERSION = 3
 APPLICATION = 0x434F4544  # "COED" in the file's header: nobody else's database is written to
@@ -16,6 +17,7 @@ BUSY_SECONDS = 10.0  # how long one attempt waits for another process; ATTEMPTS 
 ATTEMPTS = 3
 # SQLite quotes a damaged schema in its complaint, and Python cannot decode it.
 UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+WHOLE_SQL = f"({', '.join(repr(stop) for stop in sorted(WHOLE))})"  # for `IN`
 BUSY_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL})
 
 

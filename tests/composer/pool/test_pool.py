@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from composer.errors import EngineError, MemoryBudgetError
 from composer.pool.pool import Pool
 from composer.registry.memory import available_memory
 from composer.store import DraftStore
-from composer.types import Failure, Host, Request
+from composer.types import Draft, Failure, Host, Request
 
 
 @pytest.fixture
@@ -69,6 +70,26 @@ async def test_equal_requests_are_asked_once(store: DraftStore) -> None:
 
     assert [len(batch) for batch in resolver.batches()] == [1]
     assert sorted(draft.cached for draft in found.values()) == [False, True]
+
+
+@pytest.mark.parametrize("together", [True, False])
+async def test_a_reply_that_ends_at_its_bound_is_whole_for_those_alone_who_mean_it_to(
+    store: DraftStore, together: bool
+) -> None:
+    plain = ask("1", "sums", "a")
+    bounded = replace(plain, id="2", bounded=True)
+    resolver = Resolver(lambda _: Draft("", "A, be", "length"))
+    async with store:
+        pool = Pool(resolver, store)
+        rounds = [[bounded, plain], [bounded, plain]] if together else [[plain], [bounded], [plain], [bounded]]
+        found = [draft for own in rounds for draft in (await collect(pool, own)).items()]
+        await pool.close()
+
+    assert {(name, draft.stop, draft.ok) for name, draft in found} == {("1", "length", False), ("2", "bound", True)}
+    assert len({draft.key for _, draft in found}) == 1
+    assert [draft.cached for name, draft in found if name == "2"] == [False, True]
+    assert sum(map(len, resolver.batches())) == (1 if together else 3)
+    assert pool.ledger.failed == 2
 
 
 async def test_two_callers_share_one_flight(store: DraftStore) -> None:
