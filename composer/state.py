@@ -182,13 +182,15 @@ class Beside:
 @dataclass(frozen=True, slots=True)
 class Planned:
     """How a question was split: by which `planner`, the `steps` that were taken, and `why` the plan was not followed to its
-    end, where it was not: then the question was asked as it stands. `like`: the questions whose plans it was shown, `note`: why none."""
+    end, where it was not: then the question was asked as it stands. `like`: the questions whose plans it was shown, `note`: why none.
+    `gives`: how the answer of a plan that was followed to its end is read, where its question does not say."""
 
     planner: str
     steps: tuple[Stepped, ...]
     why: str = ""
     like: tuple[str, ...] = ()
     note: str = ""
+    gives: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)

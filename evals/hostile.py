@@ -172,7 +172,7 @@ def attacked(pipeline: Pipeline, state: State, texts: Sequence[str], spared: Col
                 f"{len(order)} experts are too few",
                 remedy=f"a registry of more than {_DRAFTS} that settle nothing is attacked",
             )
-        query, kind = state.queries[place], kind_of(pipeline.kit, state.queries[place], state.asked[place])
+        query, kind = state.queries[place], kind_of(pipeline.kit, state, place)
         hostile = read(Reply(taken, Draft("", text, "stop")), query, kind)
         replies[place] = compared([*state.replies[place], hostile], kind)
         asked[place] = (*state.asked[place], taken)

@@ -52,7 +52,7 @@ class _Aggregate:
         kit = self.kit
         combiner = kit.aggregator(self.by)
         good = [[reply for reply in replies if reply.draft.ok] for replies in state.replies]
-        kinds = [kind_of(kit, query, asked) for query, asked in zip(state.queries, state.asked, strict=True)]
+        kinds = [kind_of(kit, state, row) for row in range(len(state.queries))]
         ballots = ballots_of(state, good)
         verdicts = combiner.combine(ballots)
         shares = agreement(ballots, verdicts.slot)

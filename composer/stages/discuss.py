@@ -92,7 +92,7 @@ async def _round(kit: Kit, router: str | None, k: int, number: int, state: State
 
 def _said(kit: Kit, state: State, row: int, own: Sequence[Request], drafts: Mapping[str, Draft]) -> tuple[Reply, ...]:
     query = state.queries[row]
-    kind = kind_of(kit, query, state.asked[row])
+    kind = kind_of(kit, state, row)
     return compared(
         [read(Reply(request.arm, unfenced(request, drafts[request.id])), query, kind) for request in own], kind
     )

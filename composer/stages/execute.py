@@ -35,8 +35,8 @@ def _places(kit: Kit, state: State) -> dict[tuple[int, int], Written]:
     from composer.stages.running import Written  # noqa: PLC0415 - asyncio: `coe route` makes this stage and never runs it
 
     found = {}
-    for row, (query, asked, replies) in enumerate(zip(state.queries, state.asked, state.replies, strict=True)):
-        kind = kind_of(kit, query, asked)
+    for row, (query, replies) in enumerate(zip(state.queries, state.replies, strict=True)):
+        kind = kind_of(kit, state, row)
         for place, reply in enumerate(replies):
             spec = None if reply.worked is not None or kind == "code" else kit.registry.strategy(reply.arm)
             if spec is not None:

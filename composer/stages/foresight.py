@@ -29,7 +29,7 @@ class Foresight:
         self._state = state
         self._registry = kit.registry
         self._samples = samples
-        self._kinds = [kind_of(kit, query, asked) for query, asked in zip(state.queries, state.asked, strict=True)]
+        self._kinds = [kind_of(kit, state, row) for row in range(len(state.queries))]
         self._landed: list[dict[str, list[Reply]]] = [{} for _ in state.queries]
         for row, replies in enumerate(state.replies):
             for reply in replies:

@@ -237,10 +237,14 @@ class Kit:
     sandbox: Callable[[Limits], Sandbox] = no_sandbox
 
 
-def kind_of(kit: Kit, query: Query, asked: tuple[str, ...]) -> Kind:
-    """How this row's answers are read: as the query says, else by its choices or tests, else as its first arm writes."""
+def kind_of(kit: Kit, state: State, row: int) -> Kind:
+    """How the row's answers are read: as its query says, else as the plan that was followed to its end, else by its choices or
+    tests, else as its first arm writes."""
+    query, asked, planned = state.queries[row], state.asked[row], state.planned[row]
     if query.kind is not None:
         return query.kind
+    if planned is not None and planned.gives is not None:
+        return planned.gives
     if query.choices:
         return "choice"
     if query.tests:

@@ -43,7 +43,7 @@ def merge(
 
         def made(row: int, drafts: Mapping[str, Draft]) -> Merged:
             query, draft = state.queries[row], drafts[requests[row].id]
-            kind = kind_of(kit, query, state.asked[row])
+            kind = kind_of(kit, state, row)
             *_, reply = compared([*wanted[row], read(Reply(mergers[row].by, draft), query, kind)], kind)
             return replace(mergers[row], reply=reply)
 

@@ -141,8 +141,7 @@ def _update(
     beside: list[tuple[Beside, ...]],
 ) -> Update:
     columns = {
-        name: list(getattr(state, name))
-        for name in ("queries", "asked", "wanted", "replies", "planned", "open", "withheld")
+        name: list(getattr(state, name)) for name in ("asked", "wanted", "replies", "planned", "open", "withheld")
     }
     for row, one in under.items():
         if state.queries[row].id in cut:  # what is asked at the next start is what an uninterrupted run would ask
@@ -152,10 +151,8 @@ def _update(
             columns["asked"][row], columns["replies"][row] = asked, (reply,)
             beside[row] = tuple(own for own in beside[row] if own.draft is not reply.draft)  # it stands itself
             columns["wanted"][row], columns["open"][row] = (), False
-            columns["planned"][row] = one.told
-            query = state.queries[row]
-            if query.kind is None:  # read as the plan says, not as whoever answered writes
-                columns["queries"][row] = replace(query, kind=one.plan.steps[-1].gives)
+            # Read as the plan says, not as whoever answered writes; the question stays the one that was asked.
+            columns["planned"][row] = replace(one.told, gives=one.plan.steps[-1].gives)
         elif one.why:
             columns["planned"][row] = one.told
     return {name: tuple(column) for name, column in {**columns, "beside": beside}.items()}

@@ -60,7 +60,7 @@ def refine(kit: Kit, *, by: str, tries: Annotated[int, Ge(1), Le(4)] = 2, vote: 
             state,
             {row: told for row, told in own.items() if told and _left_out(state, row) is None},
         )
-        kinds = {row: kind_of(kit, state.queries[row], state.asked[row]) for row in taken}
+        kinds = {row: kind_of(kit, state, row) for row in taken}
         courses = {row: _Course(kinds[row], reply, reply) for row, reply in taken.items()}
         cut: set[str] = set()
         for number in range(tries):

@@ -82,7 +82,7 @@ def _capabilities(questions: Mapping[str, Sequence[str]]) -> Capabilities:
 
 def _rating(kit: Kit, by: str, capabilities: Capabilities, state: State, row: int, answers: Sequence[Reply]) -> _Rating:
     query, skills = state.queries[row], state.reasons[row].skills
-    category = category_of(capabilities, skills[0][0] if skills else None, kind_of(kit, query, state.asked[row]))
+    category = category_of(capabilities, skills[0][0] if skills else None, kind_of(kit, state, row))
     own = capabilities[category]
     requests = [
         rating_requests(kit.registry, by, query.prompt, reply.said, own, query.asker, place * len(own))

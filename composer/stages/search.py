@@ -103,7 +103,7 @@ def _begun(kit: Kit, state: State, row: int, paths: int) -> _Walk:
     usual = len(state.asked[row])
     first = first_paths(paths, widths(usual, len(order)), usual)
     standing = list(state.replies[row])
-    return _Walk(kind_of(kit, state.queries[row], state.asked[row]), order, first, paths, standing, len(standing))
+    return _Walk(kind_of(kit, state, row), order, first, paths, standing, len(standing))
 
 
 def _order(kit: Kit, state: State, row: int) -> list[str]:

@@ -27,8 +27,8 @@ def verify(kit: Kit, *, run_code: bool = False) -> Stage:
 
     async def stage(state: State) -> Update:
         rows: list[tuple[Reply, ...]] = []
-        for query, asked, replies in zip(state.queries, state.asked, state.replies, strict=True):
-            kind = kind_of(kit, query, asked)
+        for row, (query, replies) in enumerate(zip(state.queries, state.replies, strict=True)):
+            kind = kind_of(kit, state, row)
             own = [read(reply, query, kind) for reply in replies]
             if run_code and kind == "code" and query.tests:
                 own = [await _tried(reply, query) for reply in own]
