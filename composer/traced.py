@@ -9,7 +9,7 @@ from typing import Any
 
 from composer.answers.strategies import Worked
 from composer.settings.strategy import CODE
-from composer.state import Discussed, Merged, Reply, State
+from composer.state import Beside, Discussed, Merged, Reply, State
 from composer.types import Draft, Evidence
 
 
@@ -91,6 +91,18 @@ def _cost(draft: Draft) -> dict[str, Any]:
     }
 
 
+def _call(one: Beside) -> dict[str, Any]:
+    """A call beside the drafts; one that is not whole, which no store has, with all that came of it."""
+    draft = one.draft
+    broken = {
+        "draft": draft.text,
+        "stop": draft.stop,
+        "error": asdict(draft.error) if draft.error else None,
+        "served_by": draft.served_by,
+    }
+    return {"name": one.arm, "role": one.role, "key": draft.key, **_cost(draft), **({} if draft.ok else broken)}
+
+
 def calls_of(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Every call of a trace with its `name`, `role` (what it was for), tokens, seconds and whether it was `cached`; those beside the
     drafts first. What experts wrote for others to read is not in it."""
@@ -155,11 +167,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
         **({"plan": asdict(planned)} if (planned := state.planned[row]) else {}),
         **({"discussed": [_discussed(one) for one in rounds]} if (rounds := state.discussed[row]) else {}),
         **({"merge": _merge(merged)} if (merged := state.merged[row]) else {}),
-        **(
-            {"beside": [{"name": o.arm, "role": o.role, **_cost(o.draft)} for o in own]}
-            if (own := state.beside[row])
-            else {}
-        ),
+        **({"beside": [_call(one) for one in own]} if (own := state.beside[row]) else {}),
         "answer": answer.text,
         "status": answer.status,
         "chosen": answer.chosen,

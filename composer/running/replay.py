@@ -19,8 +19,8 @@ from composer.running.resume import ChangedError, difference
 from composer.settings.specs import Settings
 from composer.state import Query
 from composer.store import DraftStore, RunRecord
-from composer.traced import trace_of
-from composer.types import Draft, Failure, Message, Usage
+from composer.traced import calls_of, trace_of
+from composer.types import WHOLE, Draft, Failure, Message, Request, Usage
 
 _MORE = 24 * 3600.0  # seconds: nothing is in flight that could be cut
 
@@ -45,21 +45,22 @@ class Replayed:
 
 
 class _Recalled:
-    """The drafts of one trace: whole ones from the store, failed and truncated ones from the trace, which alone has them."""
+    """The calls of one trace: whole ones from the store, failed and truncated ones from the trace, which alone has them."""
 
     def __init__(self, store: DraftStore, trace: Mapping[str, Any]) -> None:
         self._store = store
         self._broken = {
-            draft["key"]: Draft(
-                key=draft["key"],
-                text=draft["draft"],
-                stop=draft["stop"],
-                usage=Usage(draft["tokens_in"], draft["tokens_out"], seconds=draft["seconds"]),
-                served_by=draft["served_by"],
-                error=Failure(**draft["error"]) if draft["error"] else None,
+            call["key"]: Draft(
+                key=call["key"],
+                text=call["draft"],
+                stop=call["stop"],
+                usage=Usage(call["tokens_in"], call["tokens_out"], seconds=call["seconds"]),
+                served_by=call["served_by"],
+                error=Failure(**call["error"]) if call["error"] else None,
             )
-            for draft in trace["drafts"]
-            if draft["key"] and (draft["error"] or draft["stop"] != "stop")
+            for call in calls_of(trace)
+            # Beside the drafts only what is not whole says how it ended, and earlier versions said it of none.
+            if call.get("key") and "stop" in call and (call["error"] or call["stop"] not in WHOLE)
         }
 
     async def get(self, keys: Sequence[str]) -> dict[str, Draft]:
@@ -77,6 +78,26 @@ class _Anew:
 
     async def put(self, draft: Draft, request: object) -> None:
         pass
+
+
+class _Nobody(Budget):
+    """Allows no call; `wanted` are those that were asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted: list[Request] = []
+        self.stop("max-calls", grace=_MORE)
+
+    def admits(self, request: Request) -> bool:
+        """No."""
+        self.wanted.append(request)
+        return super().admits(request)
+
+    @property
+    def names(self) -> str:
+        """Whose drafts they would be, and what for where they are no answers."""
+        told = (one.arm if one.role == "draft" else f"{one.arm} ({one.role})" for one in self.wanted)
+        return ", ".join(dict.fromkeys(told))
 
 
 async def find_question(store: DraftStore, name: str, run: RunRecord | None) -> tuple[str, dict[str, Any]]:
@@ -137,36 +158,56 @@ def replay(
         )
     settings = settings_of(run, config)
     if by is not None:
-        *steps, last = settings.pipeline
-        settings = replace(settings, pipeline=(*steps, replace(last, options={**last.options, "by": by})))
+        settings = _combining(settings, trace, by)
     if "choices" not in trace:
         raise InputError(
             "this question was answered by a version that did not keep its options", where=f"run {run.run_id}"
         )
     query = _query_of(trace)
-    budget = Budget()
-    if not fresh:
-        budget.stop("max-calls", grace=_MORE)
+    nobody = _Nobody()
+    budget = Budget() if fresh else nobody
     with Pipeline(settings, store=store, offline=not fresh) as pipeline:
         asked = pipeline.complete(pipeline.store.questions(run.run_id))
         name = trace.get("asked_as", query.id)
         if name in asked and asked[name][1] != query.sha:
-            raise StoreError(f"the question {query.id!r} is not the one that was asked", where=f"run {run.run_id}")
+            raise StoreError(
+                f"the question {query.id!r}, as its trace tells it, is not the one that was asked",
+                where=f"run {run.run_id}",
+                remedy="an earlier version told it otherwise where a plan was followed: ask it again",
+            )
         pipeline.drafts = _Anew() if fresh else _Recalled(pipeline.store, trace)
         work = pipeline.astate([query], run=trace.get("run", run.run_id), by=trace.get("model", AUTO), budget=budget)
         state = pipeline.complete(work)
     if state.withheld[0]:
-        missing = [reply.arm for reply in state.replies[0] if reply.draft.stop == "cancelled"]
+        changed = "" if by is None else f"{by} settles a step otherwise, after which others are asked; or "
         raise StoreError(
-            f"the store has no draft of {', '.join(missing)} for the question {query.id!r} as it would be asked now",
+            f"the store has no draft of {nobody.names} for the question {query.id!r} as it would be asked now",
             where=str(store),
-            remedy="it was removed by `coe cache gc`, or the files, the profile or the engine have changed since; "
-            "ask again with `coe run`",
+            remedy=f"{changed}it was removed by `coe cache gc`, or the files, the profile, the engine or the version of coe "
+            "have changed since; ask again with `coe run`",
         )
     served = {key: trace[key] for key in ("model", "run", "asked_as") if key in trace}
     again = json.loads(json.dumps(trace_of(state, 0) | served))
-    changes = _changes(_compared(trace, by, fresh), _compared(again, by, fresh))
-    return Replayed(run.run_id, trace, again, tuple(changes), by, len(again["drafts"]) if fresh else 0)
+    earlier = any("key" not in call for call in trace.get("beside", ()))
+    changes = _changes(_compared(trace, by, fresh, earlier), _compared(again, by, fresh, earlier))
+    drawn = sum(not call["cached"] for call in calls_of(again)) if fresh else 0
+    return Replayed(run.run_id, trace, again, tuple(changes), by, drawn)
+
+
+def _combining(settings: Settings, trace: Mapping[str, Any], by: str) -> Settings:
+    """The registry with the aggregator `by` at the end of the pipeline that answered. Raises InputError where an expert did."""
+    name = trace.get("model", AUTO)
+    if name != AUTO and name not in settings.pipelines:
+        raise InputError(
+            f"the question {trace['id']!r} was asked of {name!r} alone, by name: nothing is combined there",
+            where="--by",
+            remedy="leave it out, or name a question that a pipeline answered",
+        )
+    *steps, last = settings.pipeline if name == AUTO else settings.pipelines[name]
+    swapped = (*steps, replace(last, options={**last.options, "by": by}))
+    if name == AUTO:
+        return replace(settings, pipeline=swapped)
+    return replace(settings, pipelines={**settings.pipelines, name: swapped})
 
 
 def _query_of(trace: Mapping[str, Any]) -> Query:
@@ -185,13 +226,19 @@ def _query_of(trace: Mapping[str, Any]) -> Query:
     )
 
 
-def _compared(trace: Mapping[str, Any], by: str | None, fresh: bool) -> Any:
-    """What has to be equal: all but whether a draft came from the store, and how long it took where it was drawn anew;
-    with another aggregator, the answer."""
+def _compared(trace: Mapping[str, Any], by: str | None, fresh: bool, earlier: bool) -> Any:
+    """What has to be equal: all but whether a call came from the store, and how long it took where it was drawn anew; of
+    calls beside the drafts what an `earlier` version told of them; with another aggregator, the answer."""
     if by is not None:
         return {key: trace[key] for key in ("answer", "status", "chosen", "agreement", "sure")}
     left_out = {"cached", "seconds", "served_by"} if fresh else {"cached"}
-    return {**trace, "drafts": [{k: v for k, v in draft.items() if k not in left_out} for draft in trace["drafts"]]}
+    untold = {"key", "draft", "stop", "error", "served_by"} if earlier else set[str]()
+    calls = {
+        column: [{k: v for k, v in call.items() if k not in unlike} for call in trace[column]]
+        for column, unlike in (("drafts", left_out), ("beside", left_out | untold))
+        if column in trace
+    }
+    return {**trace, **calls}
 
 
 def _changes(then: Any, now: Any, path: str = "") -> list[tuple[str, Any, Any]]:
