@@ -12,7 +12,18 @@ from typing import Annotated
 import typer
 
 from composer.command import experts, fit, index, models, run, runs
-from composer.command.kit import AsJson, Config, Memory, Offline, complain, end_on_sigterm, end_quietly, print_json, say
+from composer.command.kit import (
+    AsJson,
+    Config,
+    Memory,
+    Offline,
+    complain,
+    end_on_sigterm,
+    end_quietly,
+    print_json,
+    say,
+    signalled,
+)
 from composer.command.kit import make_pipeline as _pipeline
 from composer.errors import ComposerError, InputError
 from composer.exits import EXHAUSTED, INCOMPLETE
@@ -61,7 +72,7 @@ def ask(
         check_outputs([html], [])
     began, budget = time.monotonic(), run.make_budget(max_calls, max_tokens, max_seconds)
     with _pipeline(config, memory, offline) as pipeline:
-        answer, trace, route, stopped = ask_once(pipeline, _text(question), budget, by=model)
+        answer, trace, route, stopped = ask_once(pipeline, _text(question), budget, by=model, signalled=signalled)
     if html is not None:
         from composer.trace_page import trace_page
 

@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -80,6 +80,11 @@ def interrupted() -> int:
     return TERMINATED if _terminated else INTERRUPTED
 
 
+def signalled() -> Literal["interrupted", "terminated"]:
+    """Which of the two it was, as the store says it."""
+    return "terminated" if _terminated else "interrupted"
+
+
 class Ended(SystemExit):
     """The end by a signal about which the user was told all there is to say."""
 
@@ -87,8 +92,7 @@ class Ended(SystemExit):
 def end_quietly(end: SystemExit) -> NoReturn:
     """End as `end` says; after Ctrl-C with a word, after a closed pipe without one and as shells report it."""
     if end.code == INTERRUPTED and not isinstance(end, Ended):  # typer has caught the KeyboardInterrupt
-        what = "terminated" if _terminated else "interrupted"
-        complain(f"{what}; what was finished is in the store: the same command goes on from there")
+        complain(f"{signalled()}; what was finished is in the store: the same command goes on from there")
         if _terminated:
             raise SystemExit(TERMINATED) from end
     if end.code == 1 and type(sys.stdout).__name__ == "PacifyFlushWrapper":  # what typer leaves after EPIPE
