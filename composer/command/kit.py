@@ -36,6 +36,27 @@ def make_pipeline(config: Path | None, memory: str | None, offline: bool) -> Pip
     return Pipeline.from_file(config, memory=size, offline=offline, progress=console_progress(), say=say)
 
 
+def question_text(question: str) -> str:
+    """The question of a command line, or with `-` what standard input says. Raises InputError where it is empty, or no UTF-8."""
+    if question == "-":
+        return _readable(sys.stdin.buffer.read(), "standard input", "utf-8-sig").strip()
+    # Python keeps bytes of an argument that are no UTF-8 as halves of characters, which no engine can read.
+    return _readable(question.encode("utf-8", "surrogateescape"), "QUESTION", "utf-8")
+
+
+def _readable(told: bytes, where: str, form: str) -> str:
+    from composer.errors import InputError
+
+    try:
+        text = told.decode(form)
+    except UnicodeDecodeError as why:
+        what = f"byte {why.start + 1} is not UTF-8"
+        raise InputError(what, where=where, remedy="send the question as UTF-8") from why
+    if not text.strip():
+        raise InputError("the question is empty", where=where, remedy="ask something, such as 'What is 12 + 13?'")
+    return text
+
+
 def print_json(data: Any) -> None:
     """Data on stdout."""
     import json

@@ -61,7 +61,7 @@ def decide(
         decisions = chooser.next(scores[rows], judge.arms, [seen[i] for i in rows])
         asked, reasons = list(state.asked), list(state.reasons)
         asking = [row for row, decision in zip(rows, decisions, strict=True) if isinstance(decision, Ask)]
-        note = None if name == USUAL else _note(name, rule, scores[asking], judge.arms)
+        note = _note(name, rule, scores[asking], judge.arms)
         wanted: list[tuple[str, ...]] = [()] * len(asked)
         still, abstained = list(state.open), list(state.abstained)
         for row, decision in zip(rows, decisions, strict=True):
@@ -194,8 +194,11 @@ def _rule(kit: Kit, select: str | dict[str, Any], k: int | None) -> tuple[str, R
     return name, make(**checked)
 
 
-def _note(name: str, rule: Rule, scores: Array, arms: Sequence[Arm]) -> str:
-    """What the reasons tell of a rule that is not the usual one."""
+def _note(name: str, rule: Rule, scores: Array, arms: Sequence[Arm]) -> str | None:
+    """What the reasons tell of a rule that is not the usual one, or that wants more arms than there are."""
+    if name == USUAL:
+        most = getattr(rule, "k", 1)
+        return f"k is {most}, more than the {len(arms)} arms that there are" if most > len(arms) else None
     if isinstance(rule, Levelling):
         given = rule.given_up(scores, arms)
         return f"chosen by {name}, which gives up {given:.3f} of score per question of this batch"
