@@ -115,6 +115,15 @@ def test_an_argument_that_is_no_question_is_refused(
     assert told in done.stderr and b"Traceback" not in done.stderr
 
 
+def test_a_list_of_experts_ends_no_line_in_blanks(tmp_path: Path) -> None:
+    model = f"models:\n  small: {{sources: [small.gguf], sha256: {'a' * 64}}}\n"
+    (tmp_path / "experts.yaml").write_text(f"{model}experts:\n  general: {{model: small}}\n  law: {{model: small}}\n")
+
+    done = coe("experts", "list", cwd=tmp_path)
+
+    assert done.stdout.splitlines()[1:] == ["general  small [generalist]", "law      small"]
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [{"id": str(i), "question": f"Tell me about {i} things"} for i in range(60)])
     code = (
