@@ -39,7 +39,7 @@ def decide(
 
     `fixed` asks whom the rule `select` chooses, once; the others (`agreeing`, `posterior`, `cascade`, `worth`) ask one arm
     after the other and look at the answers; `prism` asks one, two or all strategies of an expert, by how sure the scores are. `policy` and `select` are names, or `{use: NAME}` with options; `k` is short
-    for `select: {use: top-k, k: …}`. With `doubt` a question that is flagged (outside the profile, or on a border) is also
+    for `select: {use: top-k, k: …}`; one beyond the arms that there are asks all of them, and the reason says so. With `doubt` a question that is flagged (outside the profile, or on a border) is also
     put to an arm of another domain, and where they disagree to the generalist. A row whose answers are believed less than
     `abstain_below` is not answered. A ConfigError about an option has the option's name as its `where`: who reads the
     file knows the line.

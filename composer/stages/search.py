@@ -71,7 +71,7 @@ def search(
     evenly. Each path asks its best routed experts; the `beam` that the verifier values most go on, `paths` of them again, each with
     its parent's number of experts, who now see what was said along the path. The answer is that of the last round's paths, each
     counting what it is worth (Dynamic Experts Search with whole experts; METHODS I.7). The verifier is the share of all drafts of the
-    row that say the same, or, with `by`, an expert that says right or wrong. Experts that draw at a temperature draw anew for each
+    row that say the same, or, with `by`, an expert that says right or wrong. A `beam` beyond `paths` is a ConfigError. Experts that draw at a temperature draw anew for each
     path of the same number; at temperature 0 such paths are one. Drafts that are there are not drawn again. A row whose paths all
     say the same goes no further. A round is one pass over the hosts for all paths of all rows, with `by` two."""
     if by is not None:
