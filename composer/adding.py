@@ -158,8 +158,8 @@ def shown_skills(profile: Profile, name: str, generalist: str) -> list[str]:
 def scores_of(profile: Profile, name: str, generalist: str) -> Iterator[str]:
     """Per skill, how often it was right, and the generalist on the same questions."""
     for skill, own, other in _by_skill(profile, name, generalist):
-        beside = "" if other is None else f", {generalist} {sum(other) / len(other):.2f}"
-        yield f"{skill}: right {sum(own) / len(own):.2f} of {len(own)}{beside}"
+        beside = "" if other is None else f", {generalist} {100 * sum(other) / len(other):.1f} %"
+        yield f"{skill}: right {100 * sum(own) / len(own):.1f} % of {len(own)}{beside}"
 
 
 def stands_in(profile: Profile, name: str, registry: Registry) -> Iterator[str]:

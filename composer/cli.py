@@ -12,9 +12,21 @@ from typing import Annotated
 import typer
 
 from composer.command import experts, fit, index, models, run, runs
-from composer.command.kit import AsJson, Config, Memory, Offline, complain, end_on_sigterm, end_quietly, print_json, say
+from composer.command.kit import (
+    AsJson,
+    Config,
+    Memory,
+    Offline,
+    complain,
+    end_on_sigterm,
+    end_quietly,
+    print_json,
+    question_text,
+    say,
+    signalled,
+)
 from composer.command.kit import make_pipeline as _pipeline
-from composer.errors import ComposerError, InputError
+from composer.errors import ComposerError
 from composer.exits import EXHAUSTED, INCOMPLETE
 from composer.serve.command import serve
 from routers.errors import RouterError
@@ -61,7 +73,9 @@ def ask(
         check_outputs([html], [])
     began, budget = time.monotonic(), run.make_budget(max_calls, max_tokens, max_seconds)
     with _pipeline(config, memory, offline) as pipeline:
-        answer, trace, route, stopped = ask_once(pipeline, _text(question), budget, by=model)
+        answer, trace, route, stopped = ask_once(
+            pipeline, question_text(question), budget, by=model, signalled=signalled
+        )
     if html is not None:
         from composer.trace_page import trace_page
 
@@ -122,7 +136,7 @@ def route(
     """Show who would answer a question and why; nothing is generated."""
     from composer.show import route_data, route_text
 
-    text = _text(question)
+    text = question_text(question)
     [found] = _pipeline(config, None, offline).route([text])
     if as_json:
         print_json(route_data(text, found))
@@ -198,15 +212,3 @@ def main() -> None:
         sys.exit(why.exit_code)
     except SystemExit as end:
         end_quietly(end)
-
-
-def _text(question: str) -> str:
-    """The question, or with `-` what standard input says."""
-    if question != "-":
-        return question
-    try:
-        return sys.stdin.buffer.read().decode("utf-8-sig").strip()
-    except UnicodeDecodeError as why:
-        raise InputError(
-            f"byte {why.start + 1} is not UTF-8", where="standard input", remedy="send the question as UTF-8"
-        ) from why

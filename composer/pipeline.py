@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from composer.answers.equal import check_installed
 from composer.budget import Budget
 from composer.config import AUTO, find_registry, load_settings
-from composer.errors import InputError, suggest
+from composer.errors import InputError
 from composer.parts import Parts
 from composer.registry.sources import Progress
 from composer.settings.specs import Settings, StageSpec
@@ -181,10 +181,10 @@ class Pipeline(Parts):
         return build(stages, rounds=len(self.registry.arms()) + 1)
 
     def check_model(self, by: str) -> None:
-        """Raise InputError for a name that no expert and no pipeline has."""
+        """Raise InputError for a name that no arm and no pipeline has."""
         if by not in self._plans and by not in (arms := self.settings.arms):
-            remedy = suggest(by, [*self._plans, *arms])
-            raise InputError(f"no expert and no pipeline is called {by!r}", remedy=remedy)
+            what, remedy = self.settings.unanswering(by, [*self._plans, *arms], "expert and no pipeline")
+            raise InputError(what, remedy=remedy)
 
     def _plan(self, by: str) -> Plan:
         if by in self._plans:

@@ -100,6 +100,30 @@ def test_standard_input_that_is_no_text_is_a_users_mistake(tmp_path: Path) -> No
     assert b"byte 4 is not UTF-8" in done.stderr and b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("verb", [("ask",), ("route",), ("index", "search", "notes")])
+@pytest.mark.parametrize(
+    ("question", "told"), [(b"caf\xe9", b"QUESTION: byte 4 is not UTF-8"), (b" ", b"QUESTION: the question is empty")]
+)
+def test_an_argument_that_is_no_question_is_refused(
+    tmp_path: Path, verb: tuple[str, ...], question: bytes, told: bytes
+) -> None:
+    code = "from composer.cli import main; main()"
+
+    done = subprocess.run([sys.executable, "-c", code, *verb, question], cwd=tmp_path, capture_output=True, timeout=60)
+
+    assert done.returncode == 2
+    assert told in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_a_list_of_experts_ends_no_line_in_blanks(tmp_path: Path) -> None:
+    model = f"models:\n  small: {{sources: [small.gguf], sha256: {'a' * 64}}}\n"
+    (tmp_path / "experts.yaml").write_text(f"{model}experts:\n  general: {{model: small}}\n  law: {{model: small}}\n")
+
+    done = coe("experts", "list", cwd=tmp_path)
+
+    assert done.stdout.splitlines()[1:] == ["general  small [generalist]", "law      small"]
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     source = write(tmp_path / "in.jsonl", [{"id": str(i), "question": f"Tell me about {i} things"} for i in range(60)])
     code = (

@@ -61,7 +61,7 @@ def list_(config: Config = None, as_json: AsJson = False) -> None:
         what = f"{expert.model} + {mixed or 'adapter'}" if expert.adapter else expert.model
         skills = f" [{', '.join(expert.skills)}]" if expert.skills else " [generalist]" if expert.generalist else ""
         skills = f" [writes {expert.writes}]" if expert.writes != "answers" else skills
-        typer.echo(f"{expert.name:{width}}  {what}{skills}  {expert.description}")
+        typer.echo(f"{expert.name:{width}}  {what}{skills}  {expert.description}".rstrip())
 
 
 def check(config: Config = None, as_json: AsJson = False, memory: Memory = None, offline: Offline = False) -> None:
@@ -165,6 +165,13 @@ def add(
         say(line)
     found = added.plan.row.get("skills")
     typer.echo(f"{added.plan.name}: {', '.join(found) if found else 'no skill shown'}, written into {settings.path}")
+    if not found and not no_profile:
+        say(
+            f"as it is no question will be routed to {added.plan.name}: it was better at none of what it was measured on"
+        )
+        say(
+            f"  next: measure all experts on questions of what it is good at: coe profile FILE --config {settings.path}"
+        )
 
 
 def convert(

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from composer.command.kit import AsJson, Config, Offline, make_pipeline, print_json, say
+from composer.command.kit import AsJson, Config, Offline, make_pipeline, print_json, question_text, say
 
 index = typer.Typer(help="Passages that experts may be given to read.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -85,7 +85,7 @@ def build(
 @index.command()
 def search(
     name: Name,
-    question: Annotated[str, typer.Argument(help="What is looked for.")],
+    question: Annotated[str, typer.Argument(help="What is looked for; - reads it from standard input.")],
     k: Annotated[int, typer.Option("--k", "-k", min=1, max=1000, help="How many passages.")] = 5,
     by: Annotated[str, typer.Option(help="meaning, words, or both.")] = "both",
     rerank: Annotated[
@@ -102,6 +102,7 @@ def search(
     from composer.show import printable
     from routers.embed import OnnxEncoder
 
+    question = question_text(question)
     registry = make_pipeline(config, None, offline).registry
     reranker = CrossEncoder.open(*registry.reranker_files()) if rerank else None
     with PassageIndex.open(_folder(name), OnnxEncoder(*registry.encoder_files()), reranker) as found:

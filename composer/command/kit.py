@@ -7,7 +7,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -34,6 +34,27 @@ def make_pipeline(config: Path | None, memory: str | None, offline: bool) -> Pip
 
     size = parse_size(memory, "--memory") if memory is not None else None
     return Pipeline.from_file(config, memory=size, offline=offline, progress=console_progress(), say=say)
+
+
+def question_text(question: str) -> str:
+    """The question of a command line, or with `-` what standard input says. Raises InputError where it is empty, or no UTF-8."""
+    if question == "-":
+        return _readable(sys.stdin.buffer.read(), "standard input", "utf-8-sig").strip()
+    # Python keeps bytes of an argument that are no UTF-8 as halves of characters, which no engine can read.
+    return _readable(question.encode("utf-8", "surrogateescape"), "QUESTION", "utf-8")
+
+
+def _readable(told: bytes, where: str, form: str) -> str:
+    from composer.errors import InputError
+
+    try:
+        text = told.decode(form)
+    except UnicodeDecodeError as why:
+        what = f"byte {why.start + 1} is not UTF-8"
+        raise InputError(what, where=where, remedy="send the question as UTF-8") from why
+    if not text.strip():
+        raise InputError("the question is empty", where=where, remedy="ask something, such as 'What is 12 + 13?'")
+    return text
 
 
 def print_json(data: Any) -> None:
@@ -80,6 +101,11 @@ def interrupted() -> int:
     return TERMINATED if _terminated else INTERRUPTED
 
 
+def signalled() -> Literal["interrupted", "terminated"]:
+    """Which of the two it was, as the store says it."""
+    return "terminated" if _terminated else "interrupted"
+
+
 class Ended(SystemExit):
     """The end by a signal about which the user was told all there is to say."""
 
@@ -87,8 +113,7 @@ class Ended(SystemExit):
 def end_quietly(end: SystemExit) -> NoReturn:
     """End as `end` says; after Ctrl-C with a word, after a closed pipe without one and as shells report it."""
     if end.code == INTERRUPTED and not isinstance(end, Ended):  # typer has caught the KeyboardInterrupt
-        what = "terminated" if _terminated else "interrupted"
-        complain(f"{what}; what was finished is in the store: the same command goes on from there")
+        complain(f"{signalled()}; what was finished is in the store: the same command goes on from there")
         if _terminated:
             raise SystemExit(TERMINATED) from end
     if end.code == 1 and type(sys.stdout).__name__ == "PacifyFlushWrapper":  # what typer leaves after EPIPE

@@ -103,9 +103,7 @@ class Source:
         self.ids = await self._tokens({"content": prompt, "add_special": True, "parse_special": True})
         self.prompt, context = len(self.ids), self.process.context
         if self.prompt >= context:
-            raise Unusable(
-                "too_long", f"a prompt has {self.prompt} tokens, the context holds {context}; raise `context`"
-            )
+            raise Unusable("too_long", f"a prompt has {self.prompt} tokens, the context holds {context}")
         [self._harmless, *_] = await self._tokens({"content": "a"})
 
     async def top(self, width: int) -> list[_Token]:

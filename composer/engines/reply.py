@@ -214,7 +214,7 @@ def _too_long(told: _Error) -> bool:
 
 def _how_long(told: _Error) -> str:
     if told.n_prompt_tokens is not None:
-        return f"the prompt has {told.n_prompt_tokens} tokens, the context holds {told.n_ctx}; raise `context`"
+        return f"the prompt has {told.n_prompt_tokens} tokens, the context holds {told.n_ctx}"
     return f"the prompt does not fit into the context: {told.message[:300]}"
 
 

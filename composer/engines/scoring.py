@@ -100,7 +100,7 @@ async def forced(client: ChatClient, request: Request, extra: Mapping[str, objec
         else:
             steps, before = await _stepwise(client, request, told, extra, ends)
         if len(steps) < len(ids):
-            raise Unusable("too_long", f"the context is full after {len(steps)} of {len(ids)} tokens; raise `context`")
+            raise Unusable("too_long", f"the context is full after {len(steps)} of {len(ids)} tokens")
         return _draft(request, ids, [TokenLogprob(step.token, step.logprob, id=step.id) for step in steps], before)
 
     return await client.persist(request, attempt)

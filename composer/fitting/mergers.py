@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from composer.answers.merge import merge_request
 from composer.asker import Asker
-from composer.errors import InputError, suggest
+from composer.errors import InputError
 from composer.jsonl import Labelled
 from composer.marks import mark
 from composer.pipeline import Pipeline
@@ -84,7 +84,8 @@ def experts_of(pipeline: Pipeline, names: str) -> list[str]:
     found = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
     for name in found:
         if name not in known:
-            raise InputError(f"no expert is called {name!r}", where="--mergers", remedy=suggest(name, [*known, EVERY]))
+            what, remedy = pipeline.settings.unanswering(name, [*known, EVERY])
+            raise InputError(what, where="--mergers", remedy=remedy)
     if not found:
         raise InputError("no expert is named", where="--mergers", remedy=f"name some, parted by commas, or {EVERY}")
     return found

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from composer.answers.merge import STYLE, judge_requests, preferred
 from composer.asker import Asker
-from composer.errors import InputError, suggest
+from composer.errors import InputError
 from composer.intents import INTENTS
 from composer.pipeline import Pipeline
 from composer.places import personas_folder
@@ -97,7 +97,8 @@ def fit_personas(
     failed are left out. Closes the pipeline. Raises InputError for a judge that is no expert, and where nothing was asked both ways."""
     known = [arm.name for arm in pipeline.registry.arms()]
     if judge is not None and judge not in known:
-        raise InputError(f"no expert is called {judge!r}", where="--judge", remedy=suggest(judge, known))
+        what, remedy = pipeline.settings.unanswering(judge, known)
+        raise InputError(what, where="--judge", remedy=remedy)
     pairs = persona_pairs(pipeline, profile)
     questions, _ = profile.columns(_SPLIT)
     intents, prints, found = pipeline.intents, pipeline.registry.prints(), list[_Measured]()

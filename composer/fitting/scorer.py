@@ -12,7 +12,7 @@ import numpy as np
 from composer.answers.capabilities import CAPABILITIES, Capabilities, category_of
 from composer.answers.rating import Pair, Ratings, Scorer, fit_ridge, pair_accuracy, rating, rating_requests
 from composer.asker import Asker
-from composer.errors import InputError, suggest
+from composer.errors import InputError
 from composer.jsonl import Labelled
 from composer.marks import alike, mark
 from composer.pipeline import Pipeline
@@ -98,7 +98,8 @@ def fit_scorer(
     """
     arms = [arm.name for arm in pipeline.registry.arms()]
     if by not in arms:
-        raise InputError(f"no expert is called {by!r}", where="--scorer", remedy=suggest(by, arms))
+        what, remedy = pipeline.settings.unanswering(by, arms)
+        raise InputError(what, where="--scorer", remedy=remedy)
     capabilities = capabilities_of(pipeline, by)
     usable = [item for item in items if item.split != "test" and not item.question.tests]
     with pipeline:

@@ -14,7 +14,7 @@ from composer.pool.hosts import Hosts
 from composer.pool.ledger import Ledger
 from composer.pool.plan import Forecast, Machine, Plan, forecast, make_plan
 from composer.pool.queues import Job, adapters_of, host_for
-from composer.pool.resolver import Drafts, Resolver, cannot_serve, is_special, model_of
+from composer.pool.resolver import Drafts, Resolver, cannot_serve, is_special, model_of, with_row
 from composer.pool.scheduler import Scheduler
 from composer.pool.speeds import Speeds
 from composer.pool.status import HostStatus, Status
@@ -326,7 +326,7 @@ class Pool:
         if draft.ok:
             self._spawn(self._journal(job, draft))
         else:
-            self._deliver(job, draft)
+            self._deliver(job, with_row(self._resolver, job.host, draft))
 
     def _goes_on(self, job: Job, draft: Draft) -> bool:
         """The engine gave up at the deadline it was given: whoever has joined since and has more time is asked for again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from composer.engines.base import Engine
@@ -85,6 +86,15 @@ def cannot_serve(engine: Engine, name: str, request: Request) -> Draft | None:
         return None
     failure = Failure("unsupported", f"the engine of {name!r} ({type(engine).__name__}) {why}")
     return Draft("", "", "error", served_by=name, error=failure)
+
+
+def with_row(resolver: Resolver, name: str, draft: Draft) -> Draft:
+    """The failed draft of a prompt that was too long for the host `name`, with the row that says how long one may be; any other as it
+    is. The row has a line of its own: a server tells its callers the first one alone."""
+    if draft.error is None or draft.error.kind != "too_long":
+        return draft
+    step = f"shorten the question, or raise `context` at {resolver.where(model_of(name))}"
+    return replace(draft, error=replace(draft.error, message=f"{draft.error.message}\n  next: {step}"))
 
 
 def replica(name: str, place: int) -> str:

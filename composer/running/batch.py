@@ -25,13 +25,7 @@ from composer.pipeline import Pipeline
 from composer.pool.status import Status
 from composer.registry.indexes import content_sha
 from composer.running.honours import refusal
-from composer.running.outputs import (
-    Form,
-    errors_file,
-    partial_file,
-    sweep_drafts_of,
-    write_rows,
-)
+from composer.running.outputs import Form, errors_file, partial_file, sweep_drafts_of, write_rows
 from composer.running.results import Results
 from composer.running.resume import code_version, refuse_change
 from composer.serving import experts_of, put_on, served_by
@@ -269,11 +263,17 @@ async def _begun(
 
 
 def ask_once(
-    pipeline: Pipeline, question: str, budget: Budget | None = None, *, by: str = AUTO
+    pipeline: Pipeline,
+    question: str,
+    budget: Budget | None = None,
+    *,
+    by: str = AUTO,
+    signalled: Callable[[], Ending] = lambda: "interrupted",
 ) -> tuple[Answer, dict[str, Any], Route, bool]:
     """Answer one question as a run of its own: the answer, its trace (kept in the store), its route, and whether the
     budget ended it early (then the answer is made of what was there, and not kept); `by` is who answers, as in
-    `Pipeline.astate`. Call it inside `with pipeline:`. Raises InputError for a name that nobody has."""
+    `Pipeline.astate`, and `signalled` says which signal it was that cut it short. Call it inside `with pipeline:`. Raises
+    InputError for a name that nobody has."""
     [query] = as_queries([question])
     run_id, settings = secrets.token_hex(8), pipeline.settings
     origin = Origin("ask", "", "", query.sha, str(settings.path), text_of(settings.path))
@@ -293,7 +293,7 @@ def ask_once(
                     await run.finish(query.id, 0, told(state), state.answers[0].status)
             except BaseException as why:
                 with suppress(StoreError):
-                    await run.end(_ending(None, why), {})
+                    await run.end(_ending(None, why, signalled()), {})
                 raise
             await run.end("out-of-budget" if state.withheld[0] else "finished", {})
         return state
@@ -377,17 +377,13 @@ def _charging(pipeline: Pipeline, run: RunHandle) -> Callable[[Event], None]:
     return hear
 
 
-def _ending(why: Why | None, error: BaseException | None = None) -> Ending:
+def _ending(why: Why | None, error: BaseException | None = None, signalled: Ending = "interrupted") -> Ending:
     """How a start ended, in the store's words."""
-    match why:
-        case "interrupted" | "terminated" | "hung-up":
-            return why
-        case None if error is None:
-            return "finished"
-        case None:
-            return "interrupted" if isinstance(error, KeyboardInterrupt) else "error"
-        case _:
-            return "out-of-budget"
+    if why is not None:
+        return why if why in ("interrupted", "terminated", "hung-up") else "out-of-budget"
+    if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):  # a loop's answer to Ctrl-C is to cancel its task
+        return signalled
+    return "finished" if error is None else "error"
 
 
 def _sha(*parts: str) -> str:

@@ -71,6 +71,9 @@ class Preview:
             if found.seconds is None
             else f"about {found.seconds:.0f} s{bound}"
         )
+        if len(self.routes) < self.queries:
+            yield ""
+            yield f"routes of the first {len(self.routes)} of {self.queries} questions"
         for text, route in self.routes:
             yield ""
             yield f"question {text}"

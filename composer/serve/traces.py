@@ -16,7 +16,7 @@ from composer.store import Origin
 from composer.traced import trace_of
 
 _WAITING = 1000  # traces; when the store is slower than the answers, answers wait
-_GATHER = 0.1  # seconds in which traces come together: a lock file and two commits for all of them
+_GATHER = 0.1  # seconds in which traces come together: a lock file and three commits for all of them
 _PER_RUN = 1000  # questions; a run is read whole when questions are added to it
 
 _Row = tuple[str, str, dict[str, Any], Status]
@@ -70,4 +70,5 @@ class Traces:
         run = await store.begin(name, settings.config_sha, code_version(), inputs, origin)
         with run:
             await asyncio.gather(*(run.finish(id, 0, trace, status) for id, _, trace, status in rows))
+            await run.end("finished", {})  # each lot is a start of its own: without a word it would count as killed
         self._written += len(rows)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from composer.document import Document
+from composer.errors import suggest
 from composer.settings.adapter import AdapterSpec
 from composer.settings.contrast import ContrastSpec
 from composer.settings.evidence import EvidenceSpec
@@ -157,6 +158,27 @@ class Settings:
     def writers(self) -> tuple[str, ...]:
         """The experts that write knowledge or plans, and answer nothing."""
         return tuple(name for name, expert in self.experts.items() if expert.writes != "answers")
+
+    @property
+    def skills(self) -> tuple[str, ...]:
+        """What experts claim to be good at, each once."""
+        return tuple(dict.fromkeys(skill for expert in self.experts.values() for skill in expert.skills))
+
+    def unanswering(self, name: str, known: Sequence[str], what: str = "expert") -> tuple[str, str]:
+        """Why `name`, which is none of the arms (or pipelines) that are `known` where it was written, cannot be asked there, and
+        what to write instead: it is misspelt, or an expert that answers nothing, or one that answers by its strategies alone.
+        `what` was expected."""
+        expert = self.experts.get(name)
+        if expert is None or name in self.arms:
+            return f"no {what} is called {name!r}", suggest(name, known)
+        if expert.writes != "answers":
+            return f"{name!r} writes {expert.writes} and answers nothing", f"name one that answers: {', '.join(known)}"
+        own = [arm.name for arm in self.arms.values() if arm.expert == name]
+        usable = [arm for arm in own if arm in known]
+        return (
+            f"{name!r} answers only as {' or '.join(own)}",
+            f"write {' or '.join(usable)}" if usable else f"name one that answers in prose: {', '.join(known)}",
+        )
 
     @property
     def generalist(self) -> ExpertSpec:

@@ -39,7 +39,7 @@ def decide(
 
     `fixed` asks whom the rule `select` chooses, once; the others (`agreeing`, `posterior`, `cascade`, `worth`) ask one arm
     after the other and look at the answers; `prism` asks one, two or all strategies of an expert, by how sure the scores are. `policy` and `select` are names, or `{use: NAME}` with options; `k` is short
-    for `select: {use: top-k, k: …}`. With `doubt` a question that is flagged (outside the profile, or on a border) is also
+    for `select: {use: top-k, k: …}`; one beyond the arms that there are asks all of them, and the reason says so. With `doubt` a question that is flagged (outside the profile, or on a border) is also
     put to an arm of another domain, and where they disagree to the generalist. A row whose answers are believed less than
     `abstain_below` is not answered. A ConfigError about an option has the option's name as its `where`: who reads the
     file knows the line.
@@ -61,7 +61,7 @@ def decide(
         decisions = chooser.next(scores[rows], judge.arms, [seen[i] for i in rows])
         asked, reasons = list(state.asked), list(state.reasons)
         asking = [row for row, decision in zip(rows, decisions, strict=True) if isinstance(decision, Ask)]
-        note = None if name == USUAL else _note(name, rule, scores[asking], judge.arms)
+        note = _note(name, rule, scores[asking], judge.arms)
         wanted: list[tuple[str, ...]] = [()] * len(asked)
         still, abstained = list(state.open), list(state.abstained)
         for row, decision in zip(rows, decisions, strict=True):
@@ -194,8 +194,11 @@ def _rule(kit: Kit, select: str | dict[str, Any], k: int | None) -> tuple[str, R
     return name, make(**checked)
 
 
-def _note(name: str, rule: Rule, scores: Array, arms: Sequence[Arm]) -> str:
-    """What the reasons tell of a rule that is not the usual one."""
+def _note(name: str, rule: Rule, scores: Array, arms: Sequence[Arm]) -> str | None:
+    """What the reasons tell of a rule that is not the usual one, or that wants more arms than there are."""
+    if name == USUAL:
+        most = getattr(rule, "k", 1)
+        return f"k is {most}, more than the {len(arms)} arms that there are" if most > len(arms) else None
     if isinstance(rule, Levelling):
         given = rule.given_up(scores, arms)
         return f"chosen by {name}, which gives up {given:.3f} of score per question of this batch"

@@ -18,14 +18,17 @@ FITTED = "auto"  # whom `coe fit answers --mergers` chose for the question's tas
 
 
 def check_settler(kit: Kit, by: str, vote: str, *, fitted: bool = False) -> None:
-    """Raise ConfigError, with the option as its `where`, for an expert or an aggregator that is not there. With `fitted` the expert
+    """Raise ConfigError, with the option as its `where`, for an expert or an aggregator that is not there, or that does not answer in
+    prose. With `fitted` the expert
     may be left open (`FITTED`)."""
     load("aggregators", vote, "vote")
     if fitted and by == FITTED:
         return
-    if by not in {arm.name for arm in kit.registry.arms()}:
-        more = f", or write {FITTED}" if fitted else ""
-        raise ConfigError(f"no expert is called {by!r}", where="by", remedy=f"name an expert that answers{more}")
+    routed = [arm.name for arm in kit.registry.arms()]
+    if by not in routed:
+        prose = [name for name in routed if kit.registry.strategy(name) is None]
+        what, remedy = kit.registry.settings.unanswering(by, [*prose, FITTED] if fitted else prose)
+        raise ConfigError(what, where="by", remedy=remedy)
     if kit.registry.strategy(by) is not None:
         raise ConfigError(f"{by!r} answers by programs", where="by", remedy="name an expert that answers in prose")
 

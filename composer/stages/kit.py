@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from composer.retrieval.records import GateRecord
     from composer.settings.contrast import ContrastSpec
     from composer.settings.evidence import EvidenceSpec
+    from composer.settings.specs import Settings
     from composer.settings.strategy import Limits, StrategySpec
 
 Stage = Callable[[State], Awaitable[Update]]
@@ -81,6 +82,11 @@ class Encoder(Protocol):
 class Arms(Protocol):
     """What stages ask of the registry: an arm's name to what is sent and how it is read. Of experts that write knowledge it
     knows `stream`, `sampling` and `messages` by their own name."""
+
+    @property
+    def settings(self) -> Settings:
+        """The registry file as it was read."""
+        ...
 
     @property
     def generalist(self) -> str:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from annotated_types import Ge, Gt, Le
 
 from composer.answers.capabilities import CAPABILITIES, LEAST, MOST, Capabilities, category_of
 from composer.answers.found import Rated
 from composer.answers.rating import Ratings, plain_mean, rating, rating_requests
-from composer.errors import ConfigError
+from composer.errors import ConfigError, suggest
 from composer.stages.balloting import voted
 from composer.stages.disputed import answers_of, check_settler, disputed, settled
 from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.state import Merged, Reply, State, Update
-from composer.types import Draft, Request
+from composer.types import Draft, Kind, Request
 
 if TYPE_CHECKING:
     from composer.answers.rating import Scorer
@@ -49,7 +49,7 @@ def score(
     registry or a kind of answer; `questions` replaces or adds lists of them. It is left out where a merger would be (see
     `merge`), and ratings are drawn as the registry says, whatever the caller wishes. All ratings of all rows are one pass over the hosts."""
     check_settler(kit, by, vote)
-    capabilities = _capabilities(questions or {})
+    capabilities = _capabilities(questions or {}, kit.registry.settings.skills)
 
     async def stage(state: State) -> Update:
         wanted, needless = disputed(kit, state, by, vote, sure)
@@ -68,9 +68,16 @@ def score(
     return Together(stage)
 
 
-def _capabilities(questions: Mapping[str, Sequence[str]]) -> Capabilities:
-    """The packaged lists with the registry's own. Raises ConfigError for a list of another length than three to five."""
+def _capabilities(questions: Mapping[str, Sequence[str]], skills: Sequence[str]) -> Capabilities:
+    """The packaged lists with the registry's own. Raises ConfigError for a list of another length than three to five, or of what is
+    no category: no question would ever have it."""
     for name, own in questions.items():
+        if name not in (known := (*skills, *get_args(Kind))):
+            raise ConfigError(
+                f"{name} is no skill of an expert of this registry, and no kind of answer",
+                where="questions",
+                remedy=suggest(name, known),
+            )
         if not LEAST <= len(own) <= MOST or not all(one.strip() for one in own):
             raise ConfigError(
                 f"{name} has {len(own)} questions, expected {LEAST} to {MOST} that are not empty",

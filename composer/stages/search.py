@@ -13,6 +13,7 @@ from composer.answers.checking import check_request, verdict
 from composer.answers.found import Walked
 from composer.answers.merge import merge_request, unfenced
 from composer.answers.search import Path, agreeing, answer_of, best_of, children, distinct, first_paths, widths, winner
+from composer.errors import ConfigError
 from composer.stages.disputed import check_settler, of_a_plan, proven, settled_rows
 from composer.stages.kit import Kit, Stage, Together, kind_of
 from composer.stages.partnering import contrasted, streams_of
@@ -70,11 +71,17 @@ def search(
     evenly. Each path asks its best routed experts; the `beam` that the verifier values most go on, `paths` of them again, each with
     its parent's number of experts, who now see what was said along the path. The answer is that of the last round's paths, each
     counting what it is worth (Dynamic Experts Search with whole experts; METHODS I.7). The verifier is the share of all drafts of the
-    row that say the same, or, with `by`, an expert that says right or wrong. Experts that draw at a temperature draw anew for each
+    row that say the same, or, with `by`, an expert that says right or wrong. A `beam` beyond `paths` is a ConfigError. Experts that draw at a temperature draw anew for each
     path of the same number; at temperature 0 such paths are one. Drafts that are there are not drawn again. A row whose paths all
     say the same goes no further. A round is one pass over the hosts for all paths of all rows, with `by` two."""
     if by is not None:
         check_settler(kit, by, "majority")
+    if beam > paths:
+        raise ConfigError(
+            f"{beam} paths cannot go on where {paths} are followed",
+            where="beam",
+            remedy=f"write a beam of {paths} at most, or more `paths`",
+        )
 
     async def stage(state: State) -> Update:
         walks = {row: _begun(kit, state, row, paths) for row in settled_rows(state) if _searches(state, row)}

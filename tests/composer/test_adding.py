@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from composer.adding import plan_file, plan_mixture, shown_skills, stands_in
+from composer.adding import plan_file, plan_mixture, scores_of, shown_skills, stands_in
 from composer.config import PACKAGED, load_settings, packaged_registry
 from composer.errors import ConfigError, InputError
 from composer.profile import EMPTY, Profile
@@ -70,6 +70,18 @@ def test_a_peft_folder_is_added_measured_and_claims_what_it_shows(own: Path) -> 
     after = (own / "experts.yaml").read_text()
     new = after[(at := after.index("  sorting:\n")) : after.index("\nencoder:")]
     assert after[:at] + after[at + len(new) :] == before
+
+
+def test_where_no_skill_is_shown_what_follows_and_what_mends_it_is_told(own: Path) -> None:
+    rows = [json.loads(line) for line in (PACKAGED / "items.jsonl").read_text().splitlines()]
+    others = [row for row in rows if row["task"] == "arithmetic"][:8]
+    (own / "others.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others))
+
+    done = coe("experts", "add", "sorting", "--data", "others.jsonl", cwd=own)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("sorting: no skill shown, written into ")
+    assert "no question will be routed to sorting" in done.stderr and "coe profile FILE --config " in done.stderr
 
 
 def test_a_dry_run_shows_the_row_and_writes_nothing(own: Path) -> None:
@@ -318,6 +330,8 @@ def test_it_claims_what_it_is_better_at_and_nothing_that_few_questions_or_chance
     )
 
     assert shown_skills(found, "new", "general") == ["alone", "sums"]
+    told = list(scores_of(found, "new", "general"))
+    assert (told[0], told[-1]) == ("alone: right 95.0 % of 20", "sums: right 100.0 % of 10, general 0.0 %")
 
 
 def test_a_mixture_stands_in_for_a_part_that_it_loses_at_most_a_point_against(own: Path) -> None:

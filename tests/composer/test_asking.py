@@ -133,3 +133,11 @@ async def test_whoever_reads_along_hears_pieces_and_their_place(
     ]
     assert sum(isinstance(event, Written) for event in streamed) == 2
     assert wanted == [False, True]
+
+
+@pytest.mark.parametrize(("k", "note"), [(9, "k is 9, more than the 3 arms that there are"), (3, None)])
+async def test_a_k_beyond_the_arms_asks_all_and_the_trace_says_so(bench: Scripted, k: int, note: str | None) -> None:
+    state = await bench.pipeline(THREE + PANEL.replace("k: 3", f"k: {k}")).astate(["What?"], by="panel")
+
+    assert len(state.asked[0]) == 3
+    assert trace_of(state, 0)["route"]["reason"]["note"] == note

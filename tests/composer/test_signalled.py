@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
+from scripted import ONE, Scripted
 
 from composer.budget import Budget
+from composer.running.batch import ask_once
 from composer.running.stopping import stopping
+from composer.store import DraftStore
+from composer.types import Request
 
 # A run whose sentence encoder hangs in a thread, as native code may.
 HANGS = """
@@ -78,3 +84,22 @@ def test_what_nohup_ignores_stays_ignored() -> None:
             assert stopper.why is None
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no such signal")
+@pytest.mark.parametrize("ending", ["interrupted", "terminated"])
+def test_a_question_that_a_signal_cut_short_is_listed_as_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: Literal["interrupted", "terminated"]
+) -> None:
+    def struck(_: Request) -> str:
+        os.kill(os.getpid(), signal.SIGINT)
+        return "too late"
+
+    async def states() -> list[str]:
+        async with DraftStore.open(tmp_path / "drafts.sqlite") as store:
+            return [run.state for run in await store.runs()]
+
+    with pytest.raises(KeyboardInterrupt), Scripted(tmp_path, monkeypatch).pipeline(ONE, struck) as pipeline:
+        ask_once(pipeline, "alone?", signalled=lambda: ending)
+
+    assert asyncio.run(states()) == [ending]

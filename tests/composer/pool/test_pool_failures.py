@@ -108,3 +108,15 @@ async def test_a_host_that_does_not_start_says_so_to_everybody_who_waits_for_it(
 
     assert {draft.error.kind for drafts in found for draft in drafts.values() if draft.error} == {"host_failed"}
     await pool.close()
+
+
+async def test_a_prompt_that_is_too_long_is_told_with_the_row_that_says_so() -> None:
+    pool = pool_of(Machine(lambda r: Failure("too_long" if r.arm == "a" else "refused", "no room")))
+
+    found = await collect(pool, [*wants("a", 1), *wants("b", 1)])
+    await pool.close()
+
+    told = {name: draft.error.message if draft.error else "" for name, draft in found.items()}
+    first, row = told["a 000"].splitlines()
+    assert (first, told["b 000"]) == ("no room", "no room"), "the first line is all that callers of a server are told"
+    assert "raise `context` at experts.yaml:1 (models.a)" in row

@@ -41,8 +41,12 @@ def test_a_file_is_foretold_without_asking_anybody(bench: Scripted, tmp_path: Pa
     told = "\n".join(preview.lines())
     assert "5 questions: 5 calls, 0 more are in the store" in told
     assert "coe calibrate" in told
-    assert told.count("\nquestion ") == 3
+    assert told.count("\nquestion ") == 3 and "\nroutes of the first 3 of 5 questions\n" in told
     assert json.loads(json.dumps(preview.as_dict()))["calls"] == {"general": 5}
+
+
+def test_where_all_routes_are_shown_nothing_is_said_of_the_first(bench: Scripted, tmp_path: Path) -> None:
+    assert "of the first" not in "\n".join(preview_file(bench.pipeline(), rows(tmp_path / "in.jsonl", 3)).lines())
 
 
 def test_what_the_store_has_costs_nothing(bench: Scripted, tmp_path: Path) -> None:

@@ -221,10 +221,12 @@ async def test_every_answer_leaves_a_trace_whatever_became_of_it(bench: Scripted
             bad = await chat(client, ask("law"))
         traces = await pipeline.store.traces()
         found = await pipeline.store.trace(good["x_coe"]["trace_id"])
+        states = [run.state for run in await pipeline.store.runs()]
 
     assert bad.status_code == 504
     assert sorted((trace["model"], trace["status"]) for trace in traces) == [("law", "failed"), ("sums", "ok")]
     assert found is not None and found["drafts"][0]["draft"] == "done"
+    assert states == ["finished"]
 
 
 # Readiness

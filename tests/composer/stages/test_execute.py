@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from composer.budget import Budget, Limits
-from composer.errors import ConfigError
+from composer.errors import ConfigError, InputError
 from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
 from composer.profile import measure
@@ -20,7 +20,7 @@ from composer.traced import calls_of, trace_of
 from composer.types import Draft, Failure, Request
 from routers.testing import HashEncoder
 from routers.types import Arm, Array, Questions, Reason
-from tests.composer.scripted import SHA, Scripted
+from tests.composer.scripted import MODEL, SHA, Scripted
 from tests.composer.stages.program_kit import STEPS, SUM, Book, one, registry
 
 
@@ -259,3 +259,23 @@ def test_a_round_of_calls_costs_one_pass_over_the_hosts(scripted: Scripted) -> N
     assert {answer.agreement for answer in state.answers} == {1.0}
     assert all(len(own) == 2 for own in state.beside), "each of both called once"
     assert len(scripted.engines) <= 3, "both for the drafts; the turn after the call begins with the host that is open"
+
+
+@pytest.mark.parametrize(
+    ("by", "words"),
+    [
+        ("planner", r"'planner' writes plans and answers nothing\n  next: name one that answers: general"),
+        ("only", r"'only' answers only as only@code\n  next: name one that answers in prose: general"),
+    ],
+)
+def test_who_cannot_settle_is_told_why(scripted: Scripted, by: str, words: str) -> None:
+    text = f"{MODEL}experts:\n  general: {{model: small}}\n  planner: {{model: small, writes: plans, system: P.}}\n"
+    text += f"  only: {{model: small, system: C., strategies: [code]}}\n{STEPS}"
+    with pytest.raises(ConfigError, match=words):
+        scripted.pipeline(text.replace("  - {use: agg", f"  - {{use: refine, options: {{by: {by}}}}}\n  - {{use: agg"))
+
+    wanted = words.replace("general", "auto, general").replace(
+        "name one that answers in prose: auto, general", "write only@code"
+    )
+    with pytest.raises(InputError, match=wanted):
+        scripted.pipeline(text).check_model(by)

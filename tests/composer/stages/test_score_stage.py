@@ -130,8 +130,19 @@ def test_a_budget_that_ends_before_the_ratings_leaves_the_row_for_the_next_start
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [("by: nobody", "nobody"), ("by: general, questions: {number: [One?]}", "expected 3 to 5")],
+    [
+        ("by: nobody", "no expert is called 'nobody'"),
+        ("by: genral", "did you mean `general`"),
+        ("by: general, questions: {number: [One?]}", "expected 3 to 5"),
+        ("by: general, questions: {numbre: [A?, B?, C?]}", r"numbre is no skill .*\n.*did you mean `number`"),
+    ],
 )
 def test_options_that_cannot_be_are_refused_by_their_line(scripted: Scripted, options: str, words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words) as refused:
         scripted.pipeline(registry(f"use: score, options: {{{options}}}"), book(four="1", five="1", six="1"))
+    assert "experts.yaml:" in str(refused.value)
+
+
+def test_a_skill_of_the_registry_may_have_questions_of_its_own(scripted: Scripted) -> None:
+    text = registry("use: score, options: {by: general, questions: {sums: [A?, B?, C?]}}")
+    scripted.pipeline(text.replace("system: S.", "system: S., skills: [sums]"), book(four="1", five="1", six="1"))

@@ -107,3 +107,8 @@ def test_a_budget_that_ends_on_the_way_leaves_the_row_for_the_next_start(scripte
 def test_the_verifier_has_to_be_an_expert(scripted: Scripted) -> None:
     with pytest.raises(ConfigError, match="nobody"):
         scripted.pipeline(registry("use: search, options: {by: nobody}"), Book(SAID))
+
+
+def test_more_paths_than_there_are_cannot_go_on(scripted: Scripted) -> None:
+    with pytest.raises(ConfigError, match=r"options\.beam\): 9 paths cannot go on where 4 are followed"):
+        scripted.pipeline(registry("use: search, options: {paths: 4, beam: 9}"))
