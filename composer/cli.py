@@ -67,7 +67,7 @@ def ask(
     from composer.jsonl import check_outputs, write_atomic
     from composer.running.batch import ask_once
     from composer.show import drafts_text, printable, route_data, route_text
-    from composer.traced import calls_of
+    from composer.traced import calls_of, cut_told, settled_text, silence_of
 
     if html is not None:
         check_outputs([html], [])
@@ -88,8 +88,14 @@ def ask(
                 "score": trace["route"]["scores"].get(draft["name"]),
                 **{key: draft[key] for key in ("draft", "seconds", "cached", "error")},
                 "tokens": draft["tokens_out"],
+                "role": draft.get("role", "draft"),
             }
             for draft in trace["drafts"]
+        ]
+        # who was asked beside them; what these wrote is not kept, but for the text in `settled`
+        others = [
+            {**{key: call[key] for key in ("name", "role", "seconds", "cached")}, "tokens": call["tokens_out"]}
+            for call in trace.get("beside", ())
         ]
         print_json(
             {
@@ -98,7 +104,8 @@ def ask(
                 "sure": answer.sure,
                 "calibrated": answer.calibrated,
                 "marks": list(answer.marks),
-                "experts": drafts,
+                "experts": [*drafts, *others],
+                "settled": settled_text(trace),
                 "route": route_data(trace["question"], route),
                 "stopped": budget.why if stopped else None,
                 "seconds": round(time.monotonic() - began, 3),
@@ -106,10 +113,11 @@ def ask(
                 "trace_id": answer.trace_id,
             }
         )
-    elif answer.status != "failed":
-        typer.echo(printable(answer.text))
+    else:
+        if answer.status != "failed":
+            typer.echo(printable(answer.text) + ("\n" if explain else ""))
         if explain:
-            typer.echo("\n" + route_text(route) + "\n" + drafts_text(trace))
+            typer.echo(route_text(route) + "\n" + drafts_text(trace))
     if stopped:
         made = "the answer is made of the drafts that were there" if answer.status != "failed" else "no draft was there"
         complain(f"stopped by {budget.told}: {made}")
@@ -119,11 +127,10 @@ def ask(
             complain(f"not answered: {trace['abstained']}")
             raise typer.Exit(INCOMPLETE)
         for draft in trace["drafts"]:
-            said = draft["error"]["message"] if draft["error"] else "was cut off" if draft["draft"] else "said nothing"
-            complain(f"{draft['name']}: {said}")
+            complain(f"{draft['name']}: {silence_of(draft)}")
         raise typer.Exit(INCOMPLETE)
-    if answer.status == "degraded" and any(draft["stop"] == "length" for draft in trace["drafts"]):
-        say("(cut off: raise `sampling.max_tokens` of this expert for longer answers)")
+    if answer.status == "degraded" and (cut := cut_told(trace)):
+        say(f"({cut})")
 
 
 @app.command()

@@ -131,7 +131,7 @@ def _strategy(draft: Mapping[str, Any]) -> list[str]:
     """The programs in a draft, and what they gave."""
     if (one := draft.get("strategy")) is None:
         return []
-    lines = [f"strategy {one['use']}, {len(one['calls'])} programs were run"]
+    lines = [f"strategy {one['use']}, {_many(len(one['calls']), 'program was run', 'programs were run')}"]
     for call in one["calls"]:
         lines += [f"         > {line}" for line in call["program"].splitlines()]
         lines += [f"         = {line}" for line in outcome_of(call).splitlines()]
@@ -140,17 +140,27 @@ def _strategy(draft: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _many(count: int, one: str, more: str) -> str:
+    return f"{count} {one if count == 1 else more}"
+
+
 def cost_of(told: Mapping[str, Any]) -> str:
     """What a draft cost."""
     return "from the store" if told["cached"] else f"{told['tokens_out']} tokens, {told['seconds']:.2f} s"
 
 
-def _planned(plan: Mapping[str, Any] | None) -> list[str]:
-    """How the question was split."""
+def unsplit(trace: Mapping[str, Any]) -> bool:
+    """Whether a planner was asked and chose to leave the question whole."""
+    return not trace.get("plan") and any(one["role"] == "plan" for one in trace.get("beside", ()))
+
+
+def _planned(trace: Mapping[str, Any]) -> list[str]:
+    """How the question was split, or that its planner left it whole."""
+    plan: Mapping[str, Any] | None = trace.get("plan")
     if plan is None:
-        return []
+        return ["plan     the planner did not split the question"] if unsplit(trace) else []
     shown = f", shown {len(plan['like'])} plans that were right" if plan.get("like") else ""
-    lines = [f"plan     by {plan['planner']}, {len(plan['steps'])} steps taken{shown}"]
+    lines = [f"plan     by {plan['planner']}, {_many(len(plan['steps']), 'step', 'steps')} taken{shown}"]
     for number, step in enumerate(plan["steps"], 1):
         lines += [f"         {number}. {step['asked']}", f"            {_answered(step)}"]
     if plan["why"]:
@@ -176,7 +186,11 @@ def _beside(trace: Mapping[str, Any]) -> list[str]:
     tokens = sum(one["tokens_out"] for one in own if not one["cached"])
     seconds = sum(one["seconds"] for one in own if not one["cached"])
     roles = ", ".join(dict.fromkeys(one["role"] for one in own))
-    return [f"beside   {len(own)} calls ({roles}): {tokens} tokens, {seconds:.2f} s"] if own else []
+    return (
+        [f"beside   {_many(len(own), 'call', 'calls')} ({roles}): {tokens} tokens, waited together {seconds:.2f} s"]
+        if own
+        else []
+    )
 
 
 def _merged(merge: Mapping[str, Any] | None) -> list[str]:
@@ -192,10 +206,26 @@ def _merged(merge: Mapping[str, Any] | None) -> list[str]:
     if "why" in merge:
         return [*by, *steps, f"         {merge['why']}: left to the vote"] if steps else [*by, _not_asked(merge)]
     if steps:
-        return [*by, *steps]
+        return [*by, *steps, *_wrote(merge)]
     said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
     lines = [f"merge    {merge['by']}:"]
-    return [*by, *lines, *(f"         | {line}" for line in said.strip().splitlines())]
+    lines += [f"         | {line}" for line in said.strip().splitlines()]
+    return [*by, *lines, *([f"         {left}"] if (left := left_of(merge)) else [])]
+
+
+def _wrote(merge: Mapping[str, Any]) -> list[str]:
+    """The text that the answer came from, where it is none of the drafts above."""
+    if merge.get("role", "draft") == "draft" or merge.get("answer") is None:
+        return []
+    lines = [f"wrote    {merge['author']} ({merge['role']}), and that is the answer:"]
+    return [*lines, *(f"         | {line}" for line in merge["draft"].strip().splitlines())]
+
+
+def left_of(merge: Mapping[str, Any]) -> str:
+    """Why what a merger wrote is not the answer; "" where it is."""
+    if "why" in merge or merge.get("answer") is not None:
+        return ""
+    return f"{'it was cut off' if merge.get('stop') == 'length' else 'no answer could be read in it'}: left to the vote"
 
 
 def _not_asked(merge: Mapping[str, Any]) -> str:
@@ -267,7 +297,7 @@ def drafts_text(trace: Mapping[str, Any]) -> str:
         said = draft["draft"] if draft["error"] is None else f"failed: {draft['error']['message']}"
         lines += [f"         | {line}" for line in said.strip().splitlines()]
         lines += [*_strategy(draft), *_reading(draft), *_contrast(draft), *_persona(draft)]
-    lines += [*_planned(trace.get("plan")), *_discussed(trace.get("discussed", ()))]
+    lines += [*_planned(trace), *_discussed(trace.get("discussed", ()))]
     lines += [*_merged(trace.get("merge")), *_beside(trace)]
     if trace["sure"] is not None:
         known = "calibrated on the profile" if trace["calibrated"] else "not calibrated"

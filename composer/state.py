@@ -114,8 +114,11 @@ class Answer:
     `status` is `ok`, `degraded` (answered, but an expert that was asked failed or was cut off, or no answer could be read, or it is a program that fails a test) or `failed`.
     `score` is the router's score of the arm whose draft was taken, `agreement` the share of drafts that say the same,
     `sure` is P(right) where the pipeline was rehearsed on its profile, the question lies inside it, and no draft has a
-    contrast (`calibrated`), else how much the aggregator believes the answer, in [0, 1] (None: it took a text in which no answer could be read). `marks` say why the answer may be wrong
-    all the same: its question's flags, that the experts disagree, that the chosen one is known to be sure and wrong here,
+    contrast (`calibrated`), else how much the aggregator believes the answer, in [0, 1]; of a draft that a judge, a scorer or the
+    like chose, the share of drafts that say the same. It is None where nothing is known: no answer could be read in the text
+    that was taken, the expert was asked by name, a plan was followed, or a merger, a supervisor's author or a search wrote the
+    answer after the drafts, for which none of them voted (`agreement` still says how many say the same). `marks` say why the answer may be wrong
+    all the same: its question's flags, that the experts disagree, that a plan was followed, that the chosen one is known to be sure and wrong here,
     that its text speaks of something else; heuristics. A question that was not answered on purpose is `failed`, with why in its trace.
     """
 
@@ -358,6 +361,17 @@ _COLUMNS = (
     "withheld",
 )
 """The fields with an entry per query; `wanted` and `answers` are empty until somebody has filled them."""
+
+
+def followed(state: State, row: int) -> bool:
+    """Whether the reply of the row is that of a plan's last step."""
+    planned = state.planned[row]
+    return planned is not None and not planned.why
+
+
+def voted_on(state: State, row: int, reply: Reply) -> bool:
+    """Whether a reply that settles the row is one of its drafts, and was not written after them."""
+    return any(own.draft is reply.draft for own in state.replies[row])
 
 
 def told(replies: Sequence[Reply]) -> tuple[tuple[str, str | None], ...]:

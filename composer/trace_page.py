@@ -7,7 +7,19 @@ from html import escape
 from typing import Any
 
 from composer.page import document
-from composer.show import author_of, cost_of, found_of, outcome_of, printable, ratings_of, revised_of, said_of, why
+from composer.show import (
+    author_of,
+    cost_of,
+    found_of,
+    left_of,
+    outcome_of,
+    printable,
+    ratings_of,
+    revised_of,
+    said_of,
+    unsplit,
+    why,
+)
 from composer.traced import calls_of
 from routers.types import Route
 
@@ -29,7 +41,7 @@ def trace_page(trace: Mapping[str, Any], route: Route) -> str:
         _STYLE,
         _answer(trace),
         _route(route),
-        _plan(trace.get("plan")),
+        _plan(trace),
         _discussed(trace.get("discussed", ())),
         _drafts(trace),
         _merge(trace.get("merge")),
@@ -69,9 +81,10 @@ def _route(route: Route) -> str:
     return f"<h2>Who was asked, and why</h2><p>{_text(why(route))}</p>{table}"
 
 
-def _plan(plan: Mapping[str, Any] | None) -> str:
+def _plan(trace: Mapping[str, Any]) -> str:
+    plan: Mapping[str, Any] | None = trace.get("plan")
     if plan is None:
-        return ""
+        return "<p>The planner did not split the question.</p>" if unsplit(trace) else ""
     rows = "".join(
         f'<tr><td>{number}</td><td class="text">{_text(step["asked"])}</td><td>{_text(step["chosen"] or "nobody")}</td>'
         f'<td class="text">{_text(step["answer"] or "no answer")}</td></tr>'
@@ -139,11 +152,21 @@ def _merge(merge: Mapping[str, Any] | None) -> str:
         return head + _table("duels", ("of", "and", "it prefers, in both orders"), rows)
     if steps := _ratings(merge) + _tries(merge) + _paths(merge):
         told = "; ".join(filter(None, [merge.get("note"), merge.get("why") and f"{merge['why']}: left to the vote"]))
-        return head + steps + (f'<p class="note">{_text(told)}</p>' if told else "")
+        return head + steps + (f'<p class="note">{_text(told)}</p>' if told else "") + _wrote(merge)
     if "why" in merge:
         return f"{head}<p>It was not asked: {_text(merge['why'])}.</p>"
     said = merge["draft"] if merge["error"] is None else f"failed: {merge['error']}"
-    return f"{head}<pre>{_text(said)}</pre>"
+    left = f'<p class="differs">{_text(left_of(merge))}</p>' if left_of(merge) else ""
+    return f"{head}<pre>{_text(said)}</pre>{left}"
+
+
+def _wrote(merge: Mapping[str, Any]) -> str:
+    """The text that the answer came from, where it is none of the drafts."""
+    if merge.get("role", "draft") == "draft" or merge.get("answer") is None:
+        return ""
+    return (
+        f"<p>{_text(merge['author'])} ({_text(merge['role'])}) wrote the answer:</p><pre>{_text(merge['draft'])}</pre>"
+    )
 
 
 def _ratings(merge: Mapping[str, Any]) -> str:
@@ -205,5 +228,7 @@ def _costs(calls: Sequence[Mapping[str, Any]]) -> str:
         for call in calls
     )
     tokens, seconds = sum(call["tokens_out"] for call in paid), sum(call["seconds"] for call in paid)
-    rows += f"<tr class=chosen><td>all</td><td></td><td>{tokens}</td><td>{seconds:.2f}</td><td></td></tr>"
-    return "<h2>What it cost</h2>" + _table("costs", ("expert", "for", "tokens written", "seconds", ""), rows)
+    rows += (
+        f"<tr class=chosen><td>all, waited together</td><td></td><td>{tokens}</td><td>{seconds:.2f}</td><td></td></tr>"
+    )
+    return "<h2>What it cost</h2>" + _table("costs", ("expert", "for", "tokens written", "seconds waited", ""), rows)

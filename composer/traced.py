@@ -62,7 +62,7 @@ def _discussed(one: Discussed) -> dict[str, Any]:
     return {"drafts": said, "asked": list(one.asked)}
 
 
-def _merge(merged: Merged) -> dict[str, Any]:
+def _merge(state: State, row: int, merged: Merged) -> dict[str, Any]:
     reply = merged.reply
     told: dict[str, Any] = {"duels": [list(duel) for duel in merged.duels]} if merged.duels else {}
     told |= {
@@ -73,9 +73,13 @@ def _merge(merged: Merged) -> dict[str, Any]:
     if reply is None:
         return {"by": merged.by, "why": merged.why, **told}
     error = reply.draft.error
+    role = next((own.role for own in state.beside[row] if own.draft is reply.draft), "draft")
     return {
         "by": merged.by,
         **told,
+        "author": reply.arm,
+        "role": role,
+        "stop": reply.draft.stop,
         "draft": reply.draft.text,
         "answer": reply.answer,
         "error": error.message if error else None,
@@ -107,6 +111,45 @@ def calls_of(trace: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Every call of a trace with its `name`, `role` (what it was for), tokens, seconds and whether it was `cached`; those beside the
     drafts first. What experts wrote for others to read is not in it."""
     return [*trace.get("beside", ()), *({"role": "draft", **draft} for draft in trace["drafts"])]
+
+
+def asked_of(trace: Mapping[str, Any]) -> list[str]:
+    """Everybody who was asked for an answer: the arms of its drafts as the policy chose them, then planners, mergers, judges and who
+    took the steps of a plan. Who wrote what others read is not in it."""
+    return list(dict.fromkeys([*trace["route"]["chosen"], *(call["name"] for call in trace.get("beside", ()))]))
+
+
+def silence_of(draft: Mapping[str, Any]) -> str:
+    """Why a trace's draft holds no answer: its failure, that it ran out of tokens, what became of its program."""
+    if draft["error"]:
+        return str(draft["error"]["message"])
+    if draft["stop"] == "length":
+        return "was cut off"
+    if (strategy := draft.get("strategy")) and strategy["why"]:
+        return str(strategy["why"])
+    return "no answer could be read in what it wrote" if draft["draft"].strip() else "said nothing"
+
+
+def cut_told(trace: Mapping[str, Any]) -> str | None:
+    """Whose draft ran out of tokens, and whether the answer rests on it; None where all ended."""
+    cut = list(dict.fromkeys(draft["name"] for draft in trace["drafts"] if draft["stop"] == "length"))
+    if not cut:
+        return None
+    own = trace["chosen"] in cut and all(
+        draft["stop"] == "length" for draft in trace["drafts"] if draft["name"] == trace["chosen"]
+    )
+    if own and not settled_text(trace):
+        return f"cut off: raise `sampling.max_tokens` of {trace['chosen']} for longer answers"
+    return f"the {'draft' if len(cut) == 1 else 'drafts'} of {', '.join(cut)}: cut off, and did not count"
+
+
+def settled_text(trace: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The text that the answer came from, where a merger, an author whom a supervisor corrected, or a search wrote it after the drafts,
+    or a judge or the like chose one: who settled it (`by`), who wrote it (`author`) in which `role`. None where the vote stands."""
+    merge = trace.get("merge") or {}
+    if merge.get("answer") is None or "author" not in merge:  # traces of earlier versions do not say who wrote it
+        return None
+    return {name: merge[name] for name in ("by", "author", "role", "draft", "answer")}
 
 
 def said_of(draft: Mapping[str, Any]) -> str:
@@ -166,7 +209,7 @@ def trace_of(state: State, row: int) -> dict[str, Any]:
         ],
         **({"plan": asdict(planned)} if (planned := state.planned[row]) else {}),
         **({"discussed": [_discussed(one) for one in rounds]} if (rounds := state.discussed[row]) else {}),
-        **({"merge": _merge(merged)} if (merged := state.merged[row]) else {}),
+        **({"merge": _merge(state, row, merged)} if (merged := state.merged[row]) else {}),
         **({"beside": [_call(one) for one in own]} if (own := state.beside[row]) else {}),
         "answer": answer.text,
         "status": answer.status,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from composer.answers.ballots import Ballots, Verdicts
-from composer.answers.vote import agreement
+from composer.answers.vote import agreement, scores_at
 from composer.settings.strategy import CODE, PROSE, TOOL, strategy_of
 from routers.evidence import best_slot, equal_answers, first_slots
 from routers.types import Indices
@@ -23,7 +23,7 @@ class Prism:
     So it is in each of its branches: of one strategy its answer; of two what both say, else the first one's; of all the
     majority, and at a tie the first one's, though it may be none of those that tie. Where the first one has no answer (its
     program failed), the next one in the plan counts for it: the paper would have none. Sure: the share of all drafts that
-    agree."""
+    agree; of a single draft, which agrees with itself, as the router is."""
 
     def combine(self, ballots: Ballots) -> Verdicts:
         """The first draft of the answer is taken."""
@@ -42,7 +42,7 @@ class Ordered:
 
     The paper's ensemble has an algebraic and a Python program; ours are the program and the calls of a tool. That both are
     equal changes nothing of the answer, since the program's is taken anyway, but of how sure it is: the share of all drafts
-    that agree. Where nobody knows an arm (it was asked by name), it counts as prose."""
+    that agree, and of a single draft as the router is. Where nobody knows an arm (it was asked by name), it counts as prose."""
 
     def combine(self, ballots: Ballots) -> Verdicts:
         """The first draft of that strategy."""
@@ -52,4 +52,5 @@ class Ordered:
 
 
 def _told(ballots: Ballots, slot: Indices) -> Verdicts:
-    return Verdicts(slot, agreement(ballots, slot))
+    alone = (ballots.arm >= 0).sum(axis=1) <= 1
+    return Verdicts(slot, np.where(alone, scores_at(ballots, slot), agreement(ballots, slot)))

@@ -21,7 +21,7 @@ class BestScored:
     def combine(self, ballots: Ballots) -> Verdicts:
         """Equal scores go to the draft that was planned first."""
         slot = best_slot(ballots.score, ballots.code >= 0)
-        return Verdicts(slot, _at(ballots.score, slot))
+        return Verdicts(slot, scores_at(ballots, slot))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,11 @@ def agreement(ballots: Ballots, slot: Indices) -> Table:
     """The share of each question's drafts that give the answer in `slot`, [n]; 0 where there is none."""
     same = equal_answers(ballots.code).sum(axis=2)
     return _at(same / _asked(ballots), slot)
+
+
+def scores_at(ballots: Ballots, slot: Indices) -> Table:
+    """The router's score of the arm of the draft in `slot`, [n]; 0 where there is none."""
+    return _at(ballots.score, slot)
 
 
 def _asked(ballots: Ballots) -> Table:

@@ -198,7 +198,7 @@ def tell(done: Summary, out: Path) -> None:
     from composer.running.results import MADE
 
     say(
-        f"{done.queries} queries: {done.drafts} drafts ({done.cached} from the store), {done.loads} loads of "
+        f"{done.queries} queries: {done.drafts} drafts ({done.cached} from the store), {done.loads} {'load' if done.loads == 1 else 'loads'} of "
         f"{done.distinct_models} models, {done.seconds:.1f} s; failed {done.failed}, degraded {done.degraded}, "
         f"bad rows {done.bad_rows}"
     )
@@ -212,6 +212,10 @@ def tell(done: Summary, out: Path) -> None:
         skipped = {why: count for why, count in done.merges.items() if why != MADE}
         told = ", ".join(f"{count}: {why}" for why, count in sorted(skipped.items()))
         many = sum(skipped.values())
-        say(f"merged or judged {done.merges.get(MADE, 0)} questions, skipped {many}" + (f" ({told})" if told else ""))
+        made = done.merges.get(MADE, 0)
+        say(
+            f"settled {made} {'question' if made == 1 else 'questions'} after the drafts, skipped {many}"
+            + (f" ({told})" if told else "")
+        )
     if done.bad_rows:
         say(f"bad rows: see {errors_file(out)}")

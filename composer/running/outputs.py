@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from composer.errors import InputError, suggest
 from composer.jsonl import write_atomic
-from composer.traced import calls_of
+from composer.traced import asked_of, calls_of
 
 Form = Literal["rows", "openai-batch"]
 """`rows` are ours; `openai-batch` are the lines of an OpenAI batch's output file, ours beside them as `x_coe`."""
@@ -44,7 +44,7 @@ def row_of(trace: Mapping[str, Any]) -> dict[str, Any]:
         "id": trace["id"],
         "answer": trace["answer"] if trace["status"] != "failed" else None,
         "status": trace["status"],
-        "experts": list(trace["route"]["chosen"]),
+        "experts": asked_of(trace),
         "score": None if score is None else round(score, 4),
         # a run of an earlier version did not keep the rest
         "sure": trace.get("sure"),

@@ -72,14 +72,14 @@ def choice_of(state: State, row: int) -> Choice:
     answer, drafts = state.answers[row], [reply.draft for reply in state.replies[row]]
     about: Data = {
         "trace_id": answer.trace_id,
-        "experts": list(answer.experts),
+        "experts": list(dict.fromkeys([*answer.experts, *(own.arm for own in state.beside[row])])),
         "chosen": answer.chosen,
         "status": "ok" if answer.status == "ok" else "degraded",
         "sure": answer.sure,
         "calibrated": answer.calibrated,
         "marks": list(answer.marks),
         "agreement": round(answer.agreement, 4),
-        "cached": sum(draft.cached for draft in drafts),
+        "cached": sum(draft.cached for draft in (*drafts, *(own.draft for own in state.beside[row]))),
         "failed": [
             {"expert": reply.arm, "kind": reply.draft.error.kind}
             for reply in state.replies[row]

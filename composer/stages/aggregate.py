@@ -14,7 +14,7 @@ from composer.answers.vote import agreement
 from composer.plugins import load
 from composer.stages.balloting import ballots_of, score_of, taken_of
 from composer.stages.kit import Kit, Stage, kind_of
-from composer.state import Answer, Reply, State, Status, Update
+from composer.state import Answer, Reply, State, Status, Update, followed, voted_on
 from composer.trace import Answered
 from composer.types import Kind
 from routers.coverage import GAP
@@ -22,6 +22,8 @@ from routers.doubting import DISAGREEMENT, disagree
 
 UNREAD = "retrieval: unavailable"
 """The mark of an answer whose arm was to read passages, and could not."""
+PLANNED = "planned"
+"""The mark of an answer that the last step of a plan gave: nobody has measured how often such answers are right."""
 
 
 def aggregate(kit: Kit, *, by: str = "best") -> Stage:
@@ -65,6 +67,7 @@ class _Aggregate:
         inside &= np.array([_rehearsed(state, row) for row in range(len(kinds))], dtype=bool)
         settled = np.array([_merged(state, row) is not None for row in range(len(kinds))], dtype=bool)
         sure = np.where(settled, shares, sure)  # the vote's belief is in another answer
+        known = [scored and slot >= 0 and _believed(state, row) for row, slot in enumerate(verdicts.slot)]
         if trust:
             sure = np.where(inside, trust.sureness.probable(sure, ballots.signals), sure)
         taken = [
@@ -87,7 +90,7 @@ class _Aggregate:
                 agreement=float(shares[row]),
                 chosen=reply.arm if reply else None,
                 trace_id=hashlib.sha256(f"{state.run}\0{query.id}".encode()).hexdigest()[:16],
-                sure=round(float(sure[row]), 4) if reply and verdicts.slot[row] >= 0 and scored else None,
+                sure=round(float(sure[row]), 4) if reply and known[row] else None,
                 calibrated=trust is not None and bool(inside[row]),
                 marks=marks[row],
             )
@@ -119,8 +122,17 @@ async def _marks(kit: Kit, trust: Trust | None, state: State, taken: Sequence[Re
             told.append(OFF_DOMAIN)
         if reply and (evidence := state.evidence[row].get(reply.arm)) and evidence.missing is not None:
             told.append(UNREAD)
+        if followed(state, row):
+            told.append(PLANNED)
         found.append(tuple(told))
     return found
+
+
+def _believed(state: State, row: int) -> bool:
+    """Whether anything is known of how sure the answer is. The router's score of who took a plan's last step says nothing of
+    the steps before it, and nobody voted for a text that was written after the vote."""
+    reply = _merged(state, row)
+    return not followed(state, row) and (reply is None or voted_on(state, row, reply))
 
 
 def _rehearsed(state: State, row: int) -> bool:

@@ -149,11 +149,11 @@ def test_who_was_asked_by_name_has_no_scores_to_show() -> None:
         (None, []),
         (
             {"use": "code", "calls": [{"program": "1 +\\\n1", "gave": "2", "why": ""}], "why": ""},
-            ["strategy code, 1 programs were run", "         > 1 +\\", "         > 1", "         = 2"],
+            ["strategy code, 1 program was run", "         > 1 +\\", "         > 1", "         = 2"],
         ),
         (
             {"use": "code", "calls": [{"program": "x", "gave": "", "why": "no x"}], "why": "no x"},
-            ["strategy code, 1 programs were run", "         > x", "         = nothing: no x"],
+            ["strategy code, 1 program was run", "         > x", "         = nothing: no x"],
         ),
         (
             {"use": "tool", "calls": [], "why": "the draft was cut off"},

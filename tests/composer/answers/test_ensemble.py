@@ -23,7 +23,7 @@ def ballots(*rows: list[Said]) -> Ballots:
             arm[i, j] = ARMS.index(name) if name else -1
             code[i, j] = -1 if answer is None else ord(answer)
     zeros = np.zeros(shape, dtype=np.int64)
-    return Ballots(tuple(map(Arm, ARMS)), arm, code, np.zeros(shape), zeros, zeros[:, :1], np.zeros((*shape, 4)))
+    return Ballots(tuple(map(Arm, ARMS)), arm, code, np.full(shape, 0.7), zeros, zeros[:, :1], np.zeros((*shape, 4)))
 
 
 def taken(aggregator: Aggregator, *row: Said) -> tuple[int, float]:
@@ -34,7 +34,7 @@ def taken(aggregator: Aggregator, *row: Said) -> tuple[int, float]:
 @pytest.mark.parametrize(
     ("said", "slot", "sure"),
     [
-        ("4", 0, 1.0),  # one strategy
+        ("4", 0, 0.7),  # one strategy agrees with itself, which says nothing: as the router is
         ("44", 0, 1.0),  # two that agree
         ("45", 0, 0.5),  # two that do not: the first one's
         ("455", 1, 2 / 3),
@@ -62,7 +62,8 @@ def test_the_majority_counts_and_at_a_tie_the_strategy_planned_first(said: str, 
         ([("x", "4"), ("x@tool", None), ("x@code", None)], 0, 1 / 3),  # else prose
         ([("x", None), ("x@tool", None), ("x@code", None)], -1, 0.0),
         ([("x", "4"), ("y@code", "5"), ("x@code", "6")], 1, 1 / 3),  # of two programs the first in the plan
-        ([("", "4")], 0, 1.0),  # asked by name
+        ([("x", "4")], 0, 0.7),  # one draft: as the router is
+        ([("", "4")], 0, 0.7),  # asked by name
     ],
 )
 def test_the_program_goes_before_the_tool_and_the_tool_before_prose(row: list[Said], slot: int, sure: float) -> None:

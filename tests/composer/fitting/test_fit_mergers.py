@@ -239,7 +239,7 @@ def test_a_run_counts_merges_and_those_that_were_skipped_with_why(
     assert done.merges == {"made": 5, "all drafts say the same": 5}
     assert again.merges == done.merges, "also what came from the store"
     tell(done, tmp_path / "answers.jsonl")
-    assert "merged or judged 5 questions, skipped 5 (5: all drafts say the same)" in capsys.readouterr().err
+    assert "settled 5 questions after the drafts, skipped 5 (5: all drafts say the same)" in capsys.readouterr().err
 
 
 def test_the_command_refuses_options_of_the_other_fit() -> None:

@@ -15,6 +15,7 @@ from composer.pipeline import Pipeline
 from composer.planning.plan import SCHEMA
 from composer.planning.planner import plan_request
 from composer.running.batch import run_file
+from composer.show import drafts_text
 from composer.state import Query, State
 from composer.trace import Answered, Drafted, Event
 from composer.traced import calls_of, trace_of
@@ -72,6 +73,9 @@ def test_each_step_is_a_question_of_its_own_and_the_last_one_answers(scripted: S
     assert (told["planner"], told["why"]) == ("planner", "")
     assert book.asked[0].sampling.schema == SCHEMA
     assert not state.answers[0].calibrated
+    assert state.answers[0].sure is None, "the score of who took the last step says nothing of the plan"
+    assert "planned" in state.answers[0].marks
+    assert "\nsure  " not in drafts_text(trace_of(state, 0))
 
 
 @pytest.mark.parametrize(
