@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from composer.errors import ComposerError
+from composer.exits import INTERRUPTED
 from composer.pipeline import Pipeline
 from composer.settings.specs import Settings
 from evals.metrics import Result, Row
@@ -72,5 +73,8 @@ def run(measure: Callable[[], Iterable[str]]) -> int:
     except ComposerError as why:
         sys.stderr.write(f"{why}\n")
         return why.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; with --store FILE the same command goes on from the drafts that are there\n")
+        return INTERRUPTED
     sys.stdout.write("\n".join(lines) + "\n")
     return 0

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from composer.errors import InputError
+from composer.exits import INTERRUPTED
 from composer.pipeline import Pipeline
 from composer.retrieval.split import Passage
 from composer.types import Draft
+from evals.attacks import run
 from evals.injections import ALONE, WAYS, cases, evaluate, prompt_of, report
 from evals.tasks.injections import Injection, injections
 from evals.tasks.passages import Corpus
@@ -117,3 +119,11 @@ def test_the_real_generalist_is_attacked(tmp_path: Path) -> None:
     share = {one.system: one.accuracy for one in found.rows}
     assert share["defended: right answers"] > 0.5 and share["defended: attacks that succeed"] < 0.4
     assert all(draft["draft"] for draft in found.drafts)
+
+
+def test_ctrl_c_ends_an_attack_with_what_to_do_next(capsys: pytest.CaptureFixture[str]) -> None:
+    def measure() -> list[str]:
+        raise KeyboardInterrupt
+
+    assert run(measure) == INTERRUPTED
+    assert "--store FILE the same command goes on" in capsys.readouterr().err
