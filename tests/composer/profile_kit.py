@@ -13,15 +13,16 @@ from composer.jsonl import Labelled, Question
 from composer.pool.pool import Pool
 from composer.profile import Profile, measure
 from composer.store import DraftStore
-from composer.types import Draft, Failure, Fingerprint, Host, Kind, Prompt, Request, Sampling, Stream, Usage
+from composer.types import Draft, Failure, Fingerprint, Host, Kind, Prompt, Request, Usage
 from routers.types import Arm
+from tests.composer.plain_arms import PlainArms
 
 ENCODER = "e" * 64
 PRINTS = {"sums": "p1", "law": "p2"}
 Say = Callable[[Request], str | Draft | Failure]
 
 
-class Fake:
+class Fake(PlainArms):
     """Two arms on one host; what stages and what the pool ask of a registry."""
 
     generalist = "law"
@@ -32,35 +33,11 @@ class Fake:
     def arms(self) -> tuple[Arm, ...]:
         return (Arm("sums"), Arm("law"))
 
-    def stream(self, arm: str, prompt: Prompt, *, bare: bool = False) -> Stream:
-        return Stream(arm, prompt)
-
-    def sampling(self, arm: str) -> Sampling:
-        return Sampling()
-
     def messages(self, arm: str, text: str) -> Prompt:
         return text
 
     def kind(self, arm: str) -> Kind:
         return "text"
-
-    def strategy(self, arm: str) -> None:
-        return None
-
-    def evidence(self, arm: str) -> None:
-        return None
-
-    def contrast(self, arm: str) -> None:
-        return None
-
-    def contrasts(self) -> dict[str, str]:
-        return {}
-
-    def partners(self, arm: str) -> tuple[str, ...]:
-        return ()
-
-    def fits(self, arm: str, text: str) -> bool:
-        return True
 
     def host_of(self, expert: str) -> str:
         return "small"

@@ -19,44 +19,21 @@ from composer.stages.generate import generate
 from composer.stages.kit import Kit
 from composer.stages.verify import verify
 from composer.state import Query, State
-from composer.types import Kind, Message, Prompt, Request, Sampling, Stream
+from composer.types import Kind, Message, Prompt, Request, Stream
 from routers.types import Arm, Array, Outcomes, Questions, Reason
+from tests.composer.plain_arms import PlainArms
 
 ARMS = ("base", "law", "tax")  # on three hosts
 QUESTIONS = 60
 
 
-class Arms:
+class Arms(PlainArms):
     """Three experts on three hosts, all of which answer with numbers."""
 
     generalist = "base"
 
     def arms(self) -> tuple[Arm, ...]:
         return Judge.arms
-
-    def sampling(self, arm: str) -> Sampling:
-        return Sampling()
-
-    def messages(self, arm: str, text: str) -> Prompt:
-        return (Message("user", text),)
-
-    def strategy(self, arm: str) -> None:
-        return None
-
-    def evidence(self, arm: str) -> None:
-        return None
-
-    def contrast(self, arm: str) -> None:
-        return None
-
-    def contrasts(self) -> dict[str, str]:
-        return {}
-
-    def partners(self, arm: str) -> tuple[str, ...]:
-        return ()
-
-    def fits(self, arm: str, text: str) -> bool:
-        return True
 
     def host_of(self, expert: str) -> str:
         return HOSTS[expert]

@@ -11,8 +11,9 @@ from composer.pool.plan import Forecast
 from composer.stages.kit import Kit, Stage
 from composer.state import Query, Reply, State
 from composer.trace import Event
-from composer.types import Delta, Draft, Failure, Kind, Message, Prompt, Request, Sampling, Stream
+from composer.types import Delta, Draft, Failure, Kind, Request, Sampling
 from routers.types import Arm, Array, Outcomes, Questions, Reason
+from tests.composer.plain_arms import PlainArms
 
 ARMS = (Arm("base"), Arm("sums"), Arm("law"))
 SCORES = {"base": 0.5, "sums": 0.9, "law": 0.2}
@@ -20,7 +21,7 @@ KINDS: dict[str, Kind] = {"base": "text", "sums": "number", "law": "choice"}
 Answer = Callable[[Request], Draft]
 
 
-class Arms:
+class Arms(PlainArms):
     """Three experts; `sums` answers numbers, `law` choices."""
 
     generalist = "base"
@@ -31,32 +32,8 @@ class Arms:
     def arms(self) -> tuple[Arm, ...]:
         return ARMS
 
-    def stream(self, arm: str, prompt: Prompt, *, bare: bool = False) -> Stream:
-        return Stream(arm, prompt)
-
     def sampling(self, arm: str) -> Sampling:
         return self._sampling
-
-    def messages(self, arm: str, text: str) -> Prompt:
-        return (Message("user", text),)
-
-    def strategy(self, arm: str) -> None:
-        return None
-
-    def evidence(self, arm: str) -> None:
-        return None
-
-    def contrast(self, arm: str) -> None:
-        return None
-
-    def contrasts(self) -> dict[str, str]:
-        return {}
-
-    def partners(self, arm: str) -> tuple[str, ...]:
-        return ()
-
-    def fits(self, arm: str, text: str) -> bool:
-        return True
 
     def host_of(self, expert: str) -> str:
         return {"base": "big", "sums": "small", "law": "small"}[expert]
