@@ -23,7 +23,7 @@ from routers.doubting import DISAGREEMENT, disagree
 UNREAD = "retrieval: unavailable"
 """The mark of an answer whose arm was to read passages, and could not."""
 PLANNED = "planned"
-"""The mark of an answer that the last step of a plan gave: nobody has measured how often such answers are right."""
+"""The mark of an answer that the last step of a plan gave: no belief is calibrated for whole plans."""
 
 
 def aggregate(kit: Kit, *, by: str = "best") -> Stage:

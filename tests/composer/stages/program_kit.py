@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import numpy as np
+
+from composer.answers.sandbox import Sandbox
+from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
+from composer.profile import Profile, measure
+from composer.settings.strategy import StrategySpec
 from composer.state import Query, State
 from composer.types import Draft, Failure, Request
-from tests.composer.scripted import MODEL
+from tests.composer.scripted import MODEL, Scripted
 
 STEPS = (
     "pipeline:\n  - {use: decide, options: {k: 8}}\n  - use: generate\n  - use: execute\n  - use: verify\n"
@@ -43,3 +49,21 @@ class Book:
 
 def one(pipeline: Pipeline, question: str = SUM, **more: object) -> State:
     return asyncio.run(pipeline.astate([Query("q", question)], **more))  # type: ignore[arg-type]
+
+
+def measured(scripted: Scripted, sandbox: Callable[[StrategySpec], Sandbox] | None = None) -> Profile:
+    """The profile of one sum, which prose gets wrong and programs right; in `sandbox`, None: the registry's."""
+    book = Book(general="5", coder="5", coder_code="47 + 38", coder_tool=["<call>47 + 38</call>", "Answer: 85"])
+    items = [Labelled(Question("q", SUM, (), "number", 1), "85", "sums", "profile")]
+    with scripted.pipeline(registry("[prose, code, tool]"), book) as pipeline:
+        return pipeline.complete(
+            measure(
+                items,
+                pipeline.pool,
+                pipeline.registry,
+                np.ones((1, 2), dtype=np.float32),
+                encoder="e",
+                prints=pipeline.registry.prints(),
+                sandbox=sandbox or pipeline.sandbox,
+            )
+        )

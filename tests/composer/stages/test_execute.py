@@ -9,9 +9,7 @@ import pytest
 
 from composer.budget import Budget, Limits
 from composer.errors import ConfigError, InputError
-from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
-from composer.profile import measure
 from composer.settings.strategy import ASKS
 from composer.show import drafts_text
 from composer.state import Query
@@ -21,7 +19,7 @@ from composer.types import Draft, Failure, Request
 from routers.testing import HashEncoder
 from routers.types import Arm, Array, Questions, Reason
 from tests.composer.scripted import MODEL, SHA, Scripted
-from tests.composer.stages.program_kit import STEPS, SUM, Book, one, registry
+from tests.composer.stages.program_kit import STEPS, SUM, Book, measured, one, registry
 
 
 def test_a_program_votes_with_what_it_gives(scripted: Scripted) -> None:
@@ -203,20 +201,7 @@ def test_prism_asks_one_two_or_all_strategies_of_the_best_expert(
 
 
 def test_an_arm_with_a_strategy_is_measured_by_what_its_programs_give(scripted: Scripted) -> None:
-    book = Book(general="5", coder="5", coder_code="47 + 38", coder_tool=["<call>47 + 38</call>", "Answer: 85"])
-    items = [Labelled(Question("q", SUM, (), "number", 1), "85", "sums", "profile")]
-    with scripted.pipeline(registry("[prose, code, tool]"), book) as pipeline:
-        found = pipeline.complete(
-            measure(
-                items,
-                pipeline.pool,
-                pipeline.registry,
-                np.ones((1, 2), dtype=np.float32),
-                encoder="e",
-                prints=pipeline.registry.prints(),
-                sandbox=pipeline.sandbox,
-            )
-        )
+    found = measured(scripted)
 
     rows = {row["arm"]: (row["answer"], row["score"]) for row in found.table.to_pylist()}
     assert rows == {"general": ("5", 0), "coder": ("5", 0), "coder@code": ("85", 1), "coder@tool": ("85", 1)}

@@ -12,9 +12,7 @@ import pytest
 
 from composer.answers.sandbox import Monty, Outcome
 from composer.errors import ConfigError, EngineError
-from composer.jsonl import Labelled, Question
 from composer.pipeline import Pipeline
-from composer.profile import measure
 from composer.settings.strategy import StrategySpec
 from composer.show import drafts_text
 from composer.stages.running import Written, run_all
@@ -23,7 +21,7 @@ from composer.traced import trace_of
 from composer.types import Draft, Request
 from tests.composer.answers.test_sandbox import PROGRAMS
 from tests.composer.scripted import Scripted
-from tests.composer.stages.program_kit import SUM, Book, one, registry
+from tests.composer.stages.program_kit import SUM, Book, measured, one, registry
 
 
 @pytest.mark.parametrize("program", PROGRAMS[::9], ids=range(len(PROGRAMS[::9])))
@@ -120,20 +118,7 @@ def test_what_runs_programs_fails_and_not_the_expert(
 
 
 def test_what_runs_programs_fails_and_leaves_no_record(scripted: Scripted) -> None:
-    book = Book(general="5", coder="5", coder_code="47 + 38", coder_tool=["<call>47 + 38</call>", "Answer: 85"])
-    items = [Labelled(Question("q", SUM, (), "number", 1), "85", "sums", "profile")]
-    with scripted.pipeline(registry("[prose, code, tool]"), book) as pipeline:
-        found = pipeline.complete(
-            measure(
-                items,
-                pipeline.pool,
-                pipeline.registry,
-                np.ones((1, 2), dtype=np.float32),
-                encoder="e",
-                prints=pipeline.registry.prints(),
-                sandbox=lambda _: Out(),
-            )
-        )
+    found = measured(scripted, lambda _: Out())
 
     assert {row["arm"] for row in found.table.to_pylist()} == {"general", "coder"}
 
