@@ -131,7 +131,7 @@ def _strategy(draft: Mapping[str, Any]) -> list[str]:
     """The programs in a draft, and what they gave."""
     if (one := draft.get("strategy")) is None:
         return []
-    lines = [f"strategy {one['use']}, {_many(len(one['calls']), 'program was run', 'programs were run')}"]
+    lines = [f"strategy {one['use']}, {many(len(one['calls']), 'program was run', 'programs were run')}"]
     for call in one["calls"]:
         lines += [f"         > {line}" for line in call["program"].splitlines()]
         lines += [f"         = {line}" for line in outcome_of(call).splitlines()]
@@ -140,8 +140,13 @@ def _strategy(draft: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _many(count: int, one: str, more: str) -> str:
-    return f"{count} {one if count == 1 else more}"
+def many(count: int, one: str, more: str = "") -> str:
+    """`count` of what is called `one`, or else `more` (by default with an s).
+
+    >>> many(1, "load"), many(0, "load"), many(2, "query", "queries")
+    ('1 load', '0 loads', '2 queries')
+    """
+    return f"{count} {one if count == 1 else more or one + 's'}"
 
 
 def cost_of(told: Mapping[str, Any]) -> str:
@@ -160,7 +165,7 @@ def _planned(trace: Mapping[str, Any]) -> list[str]:
     if plan is None:
         return ["plan     the planner did not split the question"] if unsplit(trace) else []
     shown = f", shown {len(plan['like'])} plans that were right" if plan.get("like") else ""
-    lines = [f"plan     by {plan['planner']}, {_many(len(plan['steps']), 'step', 'steps')} taken{shown}"]
+    lines = [f"plan     by {plan['planner']}, {many(len(plan['steps']), 'step', 'steps')} taken{shown}"]
     for number, step in enumerate(plan["steps"], 1):
         lines += [f"         {number}. {step['asked']}", f"            {_answered(step)}"]
     if plan["why"]:
@@ -187,7 +192,7 @@ def _beside(trace: Mapping[str, Any]) -> list[str]:
     seconds = sum(one["seconds"] for one in own if not one["cached"])
     roles = ", ".join(dict.fromkeys(one["role"] for one in own))
     return (
-        [f"beside   {_many(len(own), 'call', 'calls')} ({roles}): {tokens} tokens, waited together {seconds:.2f} s"]
+        [f"beside   {many(len(own), 'call', 'calls')} ({roles}): {tokens} tokens, waited together {seconds:.2f} s"]
         if own
         else []
     )

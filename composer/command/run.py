@@ -196,25 +196,26 @@ def tell(done: Summary, out: Path) -> None:
     """What a run did, for people."""
     from composer.running.outputs import errors_file
     from composer.running.results import MADE
+    from composer.show import many
 
     say(
-        f"{done.queries} queries: {done.drafts} drafts ({done.cached} from the store), {done.loads} {'load' if done.loads == 1 else 'loads'} of "
-        f"{done.distinct_models} models, {done.seconds:.1f} s; failed {done.failed}, degraded {done.degraded}, "
+        f"{many(done.queries, 'query', 'queries')}: {many(done.drafts, 'draft')} ({done.cached} from the store), {many(done.loads, 'load')} of "
+        f"{many(done.distinct_models, 'model')}, {done.seconds:.1f} s; failed {done.failed}, degraded {done.degraded}, "
         f"bad rows {done.bad_rows}"
     )
     if done.predicted_loads is not None and done.asking_seconds is not None:
         known = "seconds unknown" if done.predicted_seconds is None else f"{done.predicted_seconds:.1f} s"
         most = f"; most of the time: {done.bottleneck}" if done.bottleneck else ""
+        first = " for the first drafts" if done.merges else ""
         say(
-            f"predicted {done.predicted_loads} loads and {known}, measured {done.loads} and {done.asking_seconds:.1f} s{most}"
+            f"predicted {many(done.predicted_loads, 'load')} and {known}{first}, measured {done.loads} and {done.asking_seconds:.1f} s{most}"
         )
     if done.merges:
         skipped = {why: count for why, count in done.merges.items() if why != MADE}
         told = ", ".join(f"{count}: {why}" for why, count in sorted(skipped.items()))
-        many = sum(skipped.values())
         made = done.merges.get(MADE, 0)
         say(
-            f"settled {made} {'question' if made == 1 else 'questions'} after the drafts, skipped {many}"
+            f"settled {many(made, 'question')} after the drafts, skipped {sum(skipped.values())}"
             + (f" ({told})" if told else "")
         )
     if done.bad_rows:

@@ -11,7 +11,7 @@ from composer.jsonl import Dedupe, read_questions
 from composer.pipeline import Pipeline
 from composer.running.bounds import most_calls
 from composer.running.honours import refusal
-from composer.show import route_data, route_text
+from composer.show import many, route_data, route_text
 from composer.stages.contrast import decided_contrasts
 from composer.stages.foresight import may_want
 from composer.stages.generate import first_requests
@@ -30,7 +30,7 @@ _ROUTES = 3
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """`forecast` is of what is asked first; a policy may ask `more` calls after it, and each stage that plans or settles (`settling`)
+    """`forecast` is of what is asked first, its tokens and seconds too; a policy may ask `more` calls after it, and each stage that plans or settles (`settling`)
     so many at most, an upper bound. `routes` are the first three."""
 
     queries: int
@@ -50,26 +50,28 @@ class Preview:
     def lines(self) -> Iterator[str]:
         """For people."""
         found = self.forecast
-        left_out = f" ({self.bad_rows} lines cannot be used)" if self.bad_rows else ""
-        yield f"{self.queries} questions{left_out}: {sum(found.calls.values())} calls, {sum(found.stored.values())} more are in the store"
+        left_out = f" ({many(self.bad_rows, 'line')} cannot be used)" if self.bad_rows else ""
+        calls, stored = sum(found.calls.values()), sum(found.stored.values())
+        yield f"{many(self.queries, 'question')}{left_out}: {many(calls, 'call')}, {stored} more are in the store"
         for arm in sorted({*found.calls, *found.stored}):
-            yield f"  {arm}: {found.calls.get(arm, 0)} calls, {found.stored.get(arm, 0)} in the store"
+            yield f"  {arm}: {many(found.calls.get(arm, 0), 'call')}, {found.stored.get(arm, 0)} in the store"
         if self.more:
-            yield f"the policy may ask up to {self.more} calls more"
+            yield f"the policy may ask up to {many(self.more, 'call')} more"
         for name, calls in self.settling.items():
-            yield f"`{name}` may ask up to {calls} calls more: an upper bound, fewer where answers agree"
-        yield f"{found.loads} loads (the fewest possible: {found.floor}), at most {found.peak / 2**20:.0f} MiB at a time"
+            yield f"`{name}` may ask up to {many(calls, 'call')} more: an upper bound, fewer where answers agree"
+        yield f"{many(found.loads, 'load')} (the fewest possible: {found.floor}), at most {found.peak / 2**20:.0f} MiB at a time"
         for step in found.steps:
             seconds = "" if step.load_seconds is None else f", to open {step.load_seconds:.1f} s"
             work = "" if step.work_seconds is None else f", to answer {step.work_seconds:.1f} s"
-            yield f"  {step.host}: {step.calls} calls{seconds}{work}"
+            yield f"  {step.host}: {many(step.calls, 'call')}{seconds}{work}"
         bound = ", where answers are as long as they may be" if found.bound else ""
         passes = f", in up to {found.passes} passes" if found.passes > found.tokens_out else ""
-        yield f"about {found.tokens_in} tokens read and {found.tokens_out} written{passes}{bound}"
+        first = " for the first drafts, without what may be asked after them" if self.more or self.settling else ""
+        yield f"about {found.tokens_in} tokens read and {found.tokens_out} written{passes}{bound}{first}"
         yield (
             "seconds: unknown; `coe calibrate` measures this machine once"
             if found.seconds is None
-            else f"about {found.seconds:.0f} s{bound}"
+            else f"about {found.seconds:.0f} s{bound}{first}"
         )
         if len(self.routes) < self.queries:
             yield ""

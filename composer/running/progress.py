@@ -16,6 +16,7 @@ from rich.text import Text
 
 from composer.pipeline import Pipeline
 from composer.serving import put_on, served_by
+from composer.show import many
 from composer.trace import Drafted, Event, Routed
 
 EVERY = 5.0  # seconds between two plain lines
@@ -185,7 +186,7 @@ def table(view: View, what: str) -> Group:
 
 def line(view: View, what: str) -> str:
     """The view in one line, for logs."""
-    loads = f"{view.loads} loads" + ("" if view.floor is None else f" (floor {view.floor})")
+    loads = many(view.loads, "load") + ("" if view.floor is None else f" (floor {view.floor})")
     parts = [f"{view.done} of {view.wanted} {what}", f"{view.cached} from the store", loads, f"{view.seconds:.0f} s"]
     if view.failed:
         parts.append(f"{view.failed} not whole")

@@ -40,8 +40,7 @@ def build(door: Door) -> Starlette:
 
     async def model(request: Request) -> Response:
         name = request.path_params["name"]
-        if name not in door.models():
-            raise Refused(404, f"no model is called {name[:64]!r}", code="model_not_found", param="model")
+        door.check(name)
         return JSONResponse(model_data(name, door.started))
 
     async def chat(request: Request) -> Response:

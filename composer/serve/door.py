@@ -24,6 +24,7 @@ from composer.serve.refusal import Refused, internal, of_error, stopping
 from composer.serve.reply import Passing, Told, choice_of, usage_of
 from composer.serve.traces import Traces
 from composer.settings.specs import StageSpec
+from composer.show import many
 from composer.state import Query, State
 from composer.trace import Drafted, Event, Routed, Written
 from composer.types import Draft
@@ -56,14 +57,21 @@ class Door:
         settings = self.pipeline.settings
         return [AUTO, *settings.arms, *settings.pipelines]
 
+    def check(self, model: str) -> None:
+        """Raise Refused, 404, for a model that nobody has; of an expert that is not asked by its name it says why."""
+        if model in (known := self.models()):
+            return
+        told = f"no model is called {model[:64]!r}: /v1/models lists them"
+        if model in self.pipeline.settings.experts:
+            told = ": ".join(self.pipeline.settings.unanswering(model, known))
+        raise Refused(404, told, code="model_not_found", param="model")
+
     def begin(self, asked: Asked, caller: str = "") -> Call:
         """Start to answer; the caller's request itself is counted already. Raises Refused: 404 for a model that nobody
         has, 429 when too much is under way, 503 at the end."""
         if self.closing:
             raise stopping()
-        if asked.model not in self.models():
-            told = f"no model is called {asked.model[:64]!r}: /v1/models lists them"
-            raise Refused(404, told, code="model_not_found", param="model")
+        self.check(asked.model)
         if self._under_way + asked.n > self.limits.queue:
             told = f"{self._under_way} answers are under way, at most {self.limits.queue} may be"
             raise Refused(429, told, code="queue_full", retry=self._wait())
@@ -110,8 +118,9 @@ class Door:
         if not self.answers:
             return "nothing was asked"
         ledger = self.pipeline.ledger
-        drafts = f"{ledger.drafts} drafts ({ledger.cached} from the store, {ledger.failed} failed or cut)"
-        return f"{self.answers} answers of {drafts}, {ledger.loads} loads, {ledger.tokens_out} tokens written"
+        drafts = f"{many(ledger.drafts, 'draft')} ({ledger.cached} from the store, {ledger.failed} failed or cut)"
+        written = many(ledger.tokens_out, "token")
+        return f"{many(self.answers, 'answer')} of {drafts}, {many(ledger.loads, 'load')}, {written} written"
 
     def _wait(self) -> int:
         """Seconds after which somebody will have ended, most likely."""

@@ -39,6 +39,7 @@ def test_a_file_is_foretold_without_asking_anybody(bench: Scripted, tmp_path: Pa
     assert (preview.queries, preview.forecast.calls, preview.forecast.loads) == (5, {"general": 5}, 1)
     assert preview.forecast.seconds is None
     told = "\n".join(preview.lines())
+    assert "\n1 load (the fewest possible: 1)" in told and "first drafts" not in told
     assert "5 questions: 5 calls, 0 more are in the store" in told
     assert "coe calibrate" in told
     assert told.count("\nquestion ") == 3 and "\nroutes of the first 3 of 5 questions\n" in told
@@ -134,6 +135,7 @@ def test_what_settling_may_cost_is_told_as_an_upper_bound_and_holds(
         f"`{name}` may ask up to {5 * calls} calls more: an upper bound, fewer where answers agree" in preview.lines()
     )
     assert 0 < made - drafts <= 5 * calls
+    assert any(line.endswith(" for the first drafts, without what may be asked after them") for line in preview.lines())
 
 
 def test_a_plan_may_cost_six_times_what_follows_it(bench: Scripted, tmp_path: Path) -> None:

@@ -34,6 +34,19 @@ async def test_models_are_auto_every_expert_and_every_named_pipeline(bench: Scri
     assert (missing.status_code, missing.json()["error"]["code"]) == (404, "model_not_found")
 
 
+async def test_of_an_expert_that_answers_nothing_it_is_told_why_it_is_no_model(bench: Scripted) -> None:
+    text = THREE.replace("encoder:", "  planner: {model: small, writes: plans}\nencoder:")
+    async with served(bench.pipeline(text)) as (client, _):
+        asked, listed = await chat(client, ask("planner")), await client.get("/v1/models/planner")
+
+    for told in (asked, listed):
+        assert told.status_code == 404
+        assert told.json()["error"]["message"] == (
+            "'planner' writes plans and answers nothing: name one that answers: auto, general, sums, law"
+        )
+    assert bench.engines == []
+
+
 async def test_an_expert_by_name_answers_alone(bench: Scripted) -> None:
     async with served(bench.pipeline(THREE, lambda request: request.arm)) as (client, _):
         told = (await chat(client, ask("law"))).json()
