@@ -183,7 +183,8 @@ ORDERS += ["cat, door, apple, egg, ball", "apple, egg, ball, door, cat"]
 
 
 def bank(folder: Path) -> Path:
-    """The packaged registry with a guesser, whose answer is right by luck, a copy of the solver, and a kin of it."""
+    """The packaged registry with a guesser, whose answer is right by luck, a copy of the solver, and a kin of it. One slot: who
+    shares a step of llama.cpp changes the last bits of logits, and so, once in a while, what the kin writes."""
     packaged = (Path(PACKAGED).parents[1] / "experts.yaml").read_text()
     lucky = json.dumps({"const": ", ".join(WORDS)})
     [row] = [row for name, row in YAML().load(packaged)["experts"].items() if name == "sorting"]
@@ -194,6 +195,7 @@ def bank(folder: Path) -> Path:
         f"  copy: {{model: smollm2, adapter: {spec}, answers: list}}",
     ]
     text = packaged.replace("\nexperts:\n", "\nexperts:\n" + "\n".join(rows) + "\n", 1)
+    text = text.replace("    context: 2048\n", "    context: 2048\n    slots: 1\n", 1)
     (folder / "experts.yaml").write_text(text)
     return folder / "experts.yaml"
 
