@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from composer.answers.ballots import Ballots, Verdicts
-from composer.answers.vote import agreement, scores_at
+from composer.answers.vote import agreement, unless_alone
 from composer.settings.strategy import CODE, PROSE, TOOL, strategy_of
 from routers.evidence import best_slot, equal_answers, first_slots
 from routers.types import Indices
@@ -52,5 +52,4 @@ class Ordered:
 
 
 def _told(ballots: Ballots, slot: Indices) -> Verdicts:
-    alone = (ballots.arm >= 0).sum(axis=1) <= 1
-    return Verdicts(slot, np.where(alone, scores_at(ballots, slot), agreement(ballots, slot)))
+    return Verdicts(slot, unless_alone(ballots, slot, agreement(ballots, slot)))

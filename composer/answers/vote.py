@@ -27,7 +27,8 @@ class BestScored:
 @dataclass(frozen=True, slots=True)
 class Majority:
     """The answer most drafts give; ties go to the higher sum of scores, then to the answer planned first. A draft without
-    an answer counts for nobody. Sure: the share of all drafts that agree."""
+    an answer counts for nobody. Sure: the share of all drafts that agree; of a single draft, which agrees with itself, as
+    the router is."""
 
     def combine(self, ballots: Ballots) -> Verdicts:
         """The first draft of the answer is taken."""
@@ -35,12 +36,13 @@ class Majority:
         votes = same.sum(axis=2)
         worth = votes + _tie(np.einsum("nij,nj->ni", same, ballots.score))
         slot = best_slot(worth, first_slots(same))
-        return Verdicts(slot, _at(votes / _asked(ballots), slot))
+        return Verdicts(slot, unless_alone(ballots, slot, _at(votes / _asked(ballots), slot)))
 
 
 @dataclass(frozen=True, slots=True)
 class Weighted:
-    """The answer with the largest sum of router scores. Sure: its share of the sum over all drafts."""
+    """The answer with the largest sum of router scores. Sure: its share of the sum over all drafts; of
+    a single draft as the router is."""
 
     def combine(self, ballots: Ballots) -> Verdicts:
         """The first draft of the answer is taken."""
@@ -48,7 +50,7 @@ class Weighted:
         weight = np.einsum("nij,nj->ni", same, ballots.score)
         slot = best_slot(weight, first_slots(same))
         total = np.where(ballots.arm >= 0, ballots.score, 0).sum(axis=1, keepdims=True)
-        return Verdicts(slot, _at(weight / np.maximum(total, 1e-9), slot))
+        return Verdicts(slot, unless_alone(ballots, slot, _at(weight / np.maximum(total, 1e-9), slot)))
 
 
 @dataclass(slots=True)
@@ -101,7 +103,8 @@ class SelfConsistent:
     """The answer of the arm that agrees most with itself over its own samples; ties to the arm the router trusts most.
 
     SLM-MUX (METHODS I.2, code); there ties go to validation accuracy, which is what a router's score stands for. With
-    one sample of each arm every arm agrees with itself, and this is `BestScored`. Sure: the share of the arm's samples.
+    one sample of each arm every arm agrees with itself, and this is `BestScored`. Sure: the share of the arm's samples,
+    and of an arm with a single one as the router is.
     """
 
     def combine(self, ballots: Ballots) -> Verdicts:
@@ -110,7 +113,8 @@ class SelfConsistent:
         own = (ballots.arm[:, :, None] == ballots.arm[:, None, :]) & (ballots.arm >= 0)[:, :, None]
         share = same.sum(axis=2) / np.maximum(own.sum(axis=2), 1)
         slot = best_slot(share + _tie(ballots.score), first_slots(same))
-        return Verdicts(slot, _at(share, slot))
+        single = _at(own.sum(axis=2).astype(np.float64), slot) <= 1
+        return Verdicts(slot, np.where(single, scores_at(ballots, slot), _at(share, slot)))
 
 
 @dataclass(slots=True)
@@ -153,6 +157,12 @@ def agreement(ballots: Ballots, slot: Indices) -> Table:
     """The share of each question's drafts that give the answer in `slot`, [n]; 0 where there is none."""
     same = equal_answers(ballots.code).sum(axis=2)
     return _at(same / _asked(ballots), slot)
+
+
+def unless_alone(ballots: Ballots, slot: Indices, sure: Table) -> Table:
+    """`sure`, [n], but of a question with a single draft, whose agreement with itself says nothing, the router's score."""
+    alone = (ballots.arm >= 0).sum(axis=1) <= 1
+    return np.where(alone, scores_at(ballots, slot), sure)
 
 
 def scores_at(ballots: Ballots, slot: Indices) -> Table:

@@ -86,8 +86,9 @@ def test_one_trusted_arm_outweighs_two_that_guess() -> None:
     assert take(Majority(), *row) == 1
 
 
-def test_one_draft_alone_is_as_sure_as_its_arm_is_good() -> None:
-    verdicts = LogOdds().combine(ballots([("a", 0.7, "4")], options=4))
+@pytest.mark.parametrize("make", [BestScored, Majority, Weighted, LogOdds, SelfConsistent])
+def test_one_draft_alone_is_as_sure_as_its_arm_is_good(make: Callable[[], Aggregator]) -> None:
+    verdicts = make().combine(ballots([("a", 0.7, "4")], options=4))
 
     assert verdicts.sure[0] == pytest.approx(0.7)
 
@@ -114,6 +115,14 @@ def test_the_model_that_agrees_most_with_itself_is_taken() -> None:
     verdicts = SelfConsistent().combine(ballots(row))
 
     assert (verdicts.slot.tolist(), verdicts.sure.tolist()) == ([2], [1.0])
+
+
+def test_an_arm_with_one_sample_is_as_sure_as_it_is_good_and_another_as_it_agrees() -> None:
+    row = [("a", 0.9, "1"), ("a", 0.9, "1"), ("b", 0.7, "2")]
+
+    verdicts = SelfConsistent().combine(ballots(row, [("b", 0.7, "2"), ("c", 0.3, "2")]))
+
+    assert (verdicts.slot.tolist(), verdicts.sure.tolist()) == ([0, 0], [1.0, 0.7])
 
 
 def test_equal_self_consistency_goes_to_the_arm_the_router_trusts_most() -> None:
