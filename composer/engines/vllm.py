@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge
 
 from composer import __version__
+from composer.engines.apart import Apart
 from composer.engines.common import answered
 from composer.engines.http import ChatClient
 from composer.engines.limits import LONGEST_CALL, Limits
@@ -97,7 +98,7 @@ class VllmEngine:
                 f"options `in_process` and `url` exclude each other: {url} is somebody else's process",
                 remedy="remove one of them",
             )
-        self._in_process = in_process
+        self._in_process, self._apart = in_process, Apart()
         self._url = url.rstrip("/").removesuffix("/v1") if url is not None else None
         self._model, self._key, self._python = model, key, python
         self._max_loras = max(max_loras, max_cpu_loras or 0)
@@ -353,24 +354,21 @@ class VllmEngine:
         adapters = self._adapters
         if self._gone is not None or self._client is None or self._host is None or adapters is None:
             return self._failed(self._gone or _CLOSED)
-        for stream in request.streams:
-            refused = adapters.refused.get(stream.adapter or "")
-            if refused is not None:
-                return self._failed(Failure("refused", refused))
-        contrast = self._caps.contrast
-        problem = unsupported(request, self._host, adapters.names, self._max_logprobs, contrast=contrast)
+        if refused := [why for one in request.streams if (why := adapters.refused.get(one.adapter or ""))]:
+            return self._failed(Failure("refused", refused[0]))
+        problem = unsupported(request, self._host, adapters.names, self._max_logprobs, contrast=self._caps.contrast)
         if problem is not None:
             return self._failed(Failure("unsupported", problem))
         fields = fields_of(request, adapters.names, adapters.base, self._chat_options)
-        if request.target is not None:
-            if isinstance(self._client, Pipe):
+        if isinstance(self._client, Pipe):
+            if request.target is not None:
                 return self._failed(Failure("unsupported", "vLLM in process scores no given text: its server does"))
-            draft = await read(self._client, request, fields)
-        elif isinstance(self._client, Pipe):
             models = [adapters.names[stream.adapter] if stream.adapter else adapters.base for stream in request.streams]
             draft = await self._client.complete(request, fields, tell, models)
-        else:
-            draft = await self._client.complete(request, fields, tell)
+        else:  # where there may be adapters, vLLM 0.32 dies of a scored text that shares a step with another request
+            async with self._apart.enter(alone=request.target is not None):
+                asked = read(self._client, request, fields) if request.target is not None else None
+                draft = await (asked or self._client.complete(request, fields, tell))
         if draft.error is None:
             return draft
         if draft.error.kind in ("disconnected", "unreachable", "bad_response") and await self._has_died(draft.error):

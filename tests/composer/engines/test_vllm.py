@@ -345,13 +345,20 @@ async def test_a_given_text_has_the_score_that_llamacpp_and_transformers_give_it
 
 
 @of_a_server
-async def test_an_adapter_scores_its_own_texts_higher_than_the_base_does(opened: Opened) -> None:
-    asked = [
+async def test_an_adapter_scores_its_own_texts_higher_than_the_base_does_beside_others(opened: Opened) -> None:
+    scored = [
         Request(str(who), (Stream("smol", chat("What is 12 + 30?"), who),), target="12 + 30 = 42")
         for who in ("arithmetic", None)
     ]
+    others = [
+        replace(one, id=f"{one.id} {i} {target}", target=target)
+        for one in scored
+        for i in range(4)
+        for target in (None, "43")
+    ]
 
-    found = await drafts(opened.engine, asked)
+    found = await drafts(opened.engine, [*others[:8], *scored, *others[8:]])  # vLLM itself would die of these at once
 
+    assert all(draft.error is None for draft in found.values()), found
     own, base = (sum(token.logprob for token in found[str(who)].logprobs or ()) for who in ("arithmetic", None))
     assert -1 < own < 0 and base < -5  # it was trained to write just this
